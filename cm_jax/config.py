@@ -1,0 +1,100 @@
+"""Every default of a run, in one place: `configs/*.py` start from `default()` and change what their paper row changes.
+
+Sections with a `name` choose a component; the other keys of the section are that component's fields. To choose another component
+replace the whole section: `config.network = {"name": "toy", "width": 16}`. Durations are in images (`*_images`); `build` turns them
+into steps. `config.run` and `config.mesh` may differ when a run resumes, nothing else may.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+
+def default() -> ml_collections.ConfigDict:
+  """Return the config of an EDM diffusion model on CIFAR-size images (EDM table 7, "DDPM++ VP"), the start of every other config."""
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "batch_size": 512,  # global: all devices of all hosts
+      "accumulation": 1,  # micro-batches inside one step
+      "noise": {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0},
+      "data": {
+        "source": "digits:train",
+        "image_shape": (),  # () takes it from the source
+        "conditional": False,
+        "flip": False,
+      },
+      "network": {
+        "name": "songunet",
+        "model_channels": 128,
+        "channel_mult": (2, 2, 2),
+        "channel_mult_emb": 4,
+        "num_blocks": 4,
+        "attn_resolutions": (16,),
+        "dropout": 0.13,
+        "label_dropout": 0.0,
+        "embedding_type": "positional",
+        "channel_mult_noise": 1,
+        "encoder_type": "standard",
+        "decoder_type": "standard",
+        "resample_filter": (1, 1),
+        "dtype": "float32",
+      },
+      "precond": {"name": "edm"},
+      "objective": {"name": "denoising", "P_mean": -1.2, "P_std": 1.2},
+      "optimizer": {
+        "name": "adam",
+        "learning_rate": 1e-3,
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "schedule": "constant",  # or "cosine", "linear": to zero over decay_images
+        "decay_images": 0,
+        "warmup_images": 10_000_000,
+        "clip_norm": 0.0,  # 0: no clipping
+        "nonfinite": "skip",  # or "zero": the peers' nan-to-zero
+      },
+      "averages": {"ema": {"name": "half_life", "half_life_images": 500_000, "ramp_up": 0.05}},
+      "teacher": {"path": "", "step": -1, "average": "ema"},
+      "init": {"path": "", "step": -1, "average": "ema"},
+      "sampler": {"name": "heun", "num_steps": 18},
+      "run": {
+        "num_steps": 400_000,
+        "log_every": 100,
+        "sample_every": 5_000,
+        "num_samples": 64,
+        "checkpoint_every": 5_000,
+        "keep_checkpoints": 2,
+        "keep_every": 0,  # 0: none for ever; else one each so many steps
+        "max_nonfinite": 20,
+        "on_other_data": "error",  # or "allow": resume although the data set's fingerprint changed
+      },
+      "mesh": {"data": -1, "fsdp": 1},
+    }
+  )
+
+
+def content(config: Mapping[str, Any] | ml_collections.ConfigDict | ml_collections.FrozenConfigDict) -> dict[str, Any]:
+  """Return a config as plain JSON types, without `run` and `mesh`: what identifies a run.
+
+  >>> sorted(set(default()) - set(content(default())))
+  ['mesh', 'run']
+  """
+  plain = plain_json(config)
+  return {key: value for key, value in plain.items() if key not in ("run", "mesh")}
+
+
+def plain_json(config: Any) -> dict[str, Any]:
+  """Return a config as plain JSON types (tuples become lists)."""
+  if isinstance(config, (ml_collections.ConfigDict, ml_collections.FrozenConfigDict)):
+    config = config.to_dict()
+  return json.loads(json.dumps(config))
+
+
+def sha256(config: Any) -> str:
+  """Return the sha256 of the sorted JSON of `content(config)`: `config_sha256` in every record."""
+  return hashlib.sha256(json.dumps(content(config), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,19 @@
+"""What every test runs under: 8 fake CPU devices, full-precision products, no silent rank promotion, no network cache of ours."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import pytest
+
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+  """Float64 for the length of one test."""
+  with jax.enable_x64(True):
+    yield
