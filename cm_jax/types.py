@@ -165,8 +165,15 @@ class Context(NamedTuple):
 class Objective(Protocol):
   """A loss in two halves: `draw` holds all its randomness (as arrays), `loss` none.
 
-  Tests and fixtures pass their own draws to `loss`.
+  Tests and fixtures pass their own draws to `loss`. `needs_teacher`: whether `context.teacher` must be given. `target_decay`: mu(step)
+  of the target average that the optimiser carries as `averages["target"]`, or None where the target is the student itself.
   """
+
+  @property
+  def needs_teacher(self) -> bool: ...
+
+  @property
+  def target_decay(self) -> Callable[[Array], Array] | None: ...
 
   def draw(self, key: Array, batch: Batch, step: Array) -> Any: ...
 

@@ -1,0 +1,147 @@
+"""Curricula: N(k) and mu(k), computed in float64 on the host once; the step only looks them up, so a new N never recompiles.
+
+A curriculum is a piecewise constant function of the training step k: `Curriculum(starts, values)` holds value values[j] for
+starts[j] <= k < starts[j + 1].
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from cm_jax.errors import UserError
+from cm_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+  """A piecewise constant function of the step.
+
+  Args:
+    starts: First step of each piece; increasing, the first is 0.
+    values: The value on each piece.
+
+  >>> curriculum = Curriculum(starts=(0, 10), values=(2, 4))
+  >>> [int(curriculum(k)) for k in (0, 9, 10, 10**6)]
+  [2, 2, 4, 4]
+  """
+
+  starts: tuple[int, ...]
+  values: tuple[float, ...]
+
+  def __call__(self, step: Array | int) -> Array:
+    """Return the value at `step` (traced or not), int32 if all values are integers, else float32."""
+    piece = jnp.searchsorted(jnp.asarray(self.starts, jnp.int32), jnp.asarray(step, jnp.int32), side="right") - 1
+    exact = all(float(value).is_integer() for value in self.values)
+    return jnp.asarray(self.values, jnp.int32 if exact else jnp.result_type(float))[piece]
+
+  @property
+  def largest(self) -> int:
+    """The largest value, a static bound for padded shapes."""
+    return int(max(self.values))
+
+  def map(self, function) -> "Curriculum":
+    """Apply a host function (in float64) to every value: how mu(k) follows N(k)."""
+    return Curriculum(self.starts, tuple(function(value) for value in self.values))
+
+
+def constant(value: float) -> Curriculum:
+  """Return the curriculum that never changes: CD's fixed N.
+
+  >>> int(constant(18)(123))
+  18
+  """
+  return Curriculum((0,), (value,))
+
+
+def _pieces(values: np.ndarray) -> Curriculum:
+  starts = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1])
+  return Curriculum(tuple(starts.tolist()), tuple(values[starts].tolist()))
+
+
+def progressive_scales(s0: int, s1: int, total_steps: int) -> Curriculum:
+  """Return CT's N(k) = ceil(sqrt(k/K ((s1+1)^2 - s0^2) + s0^2) - 1) + 1 for k = 0..K-1 (CM appendix C).
+
+  The value before the +1 is floored at 1, as both official codes do. The last N is s1 + 1.
+
+  Args:
+    s0, s1: First and last number of discretisation steps, 1 <= s0 <= s1.
+    total_steps: K, in training steps; N stays constant from K on.
+
+  Raises:
+    UserError: s0, s1 or K out of range.
+
+  >>> scales = progressive_scales(2, 150, 800_000)
+  >>> [int(scales(k)) for k in (0, 1, 799_999, 900_000)]
+  [2, 3, 151, 151]
+  """
+  _check(s0, s1, total_steps)
+  k = np.arange(total_steps, dtype=np.float64)
+  scales = np.ceil(np.sqrt(k / total_steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)
+  return _pieces(np.maximum(scales, 1).astype(np.int64) + 1)
+
+
+def doubling_scales(s0: int, s1: int, total_steps: int) -> Curriculum:
+  """Return iCT's N(k) = min(s0 2^floor(k/K'), s1) + 1, K' = floor(K / (log2 floor(s1/s0) + 1)) (iCT section 3.4).
+
+  Args:
+    s0, s1: First and last number of discretisation steps, 1 <= s0 <= s1.
+    total_steps: K, in training steps.
+
+  Raises:
+    UserError: s0, s1 or K out of range.
+
+  >>> scales = doubling_scales(10, 1280, 400_000)
+  >>> [int(scales(k)) for k in (0, 49_999, 50_000, 399_999)]
+  [11, 11, 21, 1281]
+  """
+  _check(s0, s1, total_steps)
+  period = max(int(total_steps / (math.log2(s1 // s0) + 1)), 1)
+  k = np.arange(total_steps, dtype=np.int64)
+  # Exponents beyond 62 would overflow, and s1 caps them anyway.
+  return _pieces(np.minimum(s0 * 2 ** np.minimum(k // period, 40), s1) + 1)
+
+
+def stages(stage_steps: int, num_stages: int) -> Curriculum:
+  """Return ECT's stage s(k) = min(floor(k / stage_steps), num_stages - 1).
+
+  Args:
+    stage_steps: Length of a stage in training steps, >= 1.
+    num_stages: Number of stages, >= 1.
+
+  >>> [int(stages(100, 3)(k)) for k in (0, 99, 100, 1000)]
+  [0, 0, 1, 2]
+  """
+  if stage_steps < 1 or num_stages < 1:
+    raise UserError("config.objective.pairs.stage_images", stage_steps, "stages of at least one step, and at least one stage")
+  return Curriculum(tuple(s * stage_steps for s in range(num_stages)), tuple(range(num_stages)))
+
+
+def target_decay(scales: Curriculum, s0: int, mu0: float, convention: str = "paper") -> Curriculum:
+  """Return CT's mu(k) = exp(s0 ln mu0 / N(k)) (CM appendix C).
+
+  Args:
+    scales: N(k), counting grid points.
+    s0: The curriculum's first number of discretisation steps.
+    mu0: Decay at the start, in [0, 1); 0 means no average.
+    convention: "paper" divides by N(k); "code" divides by N(k) - 1, as both official codes do (they pass N before its +1).
+
+  Raises:
+    UserError: An unknown convention.
+
+  >>> scales = progressive_scales(2, 150, 800_000)
+  >>> [round(float(target_decay(scales, 2, 0.9, c)(0)), 4) for c in ("paper", "code")]
+  [0.9, 0.81]
+  """
+  if convention not in ("paper", "code"):
+    raise UserError("config.objective.target.convention", convention, "paper or code")
+  offset = 0 if convention == "paper" else 1
+  return scales.map(lambda n: math.exp(s0 * math.log(mu0) / (n - offset)) if mu0 > 0 else 0.0)
+
+
+def _check(s0: int, s1: int, total_steps: int) -> None:
+  if not 1 <= s0 <= s1:
+    raise UserError("config.objective.pairs.scales.s0", s0, f"1 <= s0 <= s1 = {s1}")
+  if total_steps < 1:
+    raise UserError("config.objective.pairs.scales.total_images", total_steps, "at least one step's worth of images")

@@ -1,0 +1,26 @@
+"""The one convention between uint8 images and the [-1, 1] that the maths works in."""
+
+import jax.numpy as jnp
+
+from cm_jax.types import Array
+
+
+def normalize(image: Array) -> Array:
+  """Map uint8 [0, 255] to float32 [-1, 1]: v / 127.5 - 1; float images and latents pass through.
+
+  >>> normalize(jnp.array([0, 255], jnp.uint8)).tolist()
+  [-1.0, 1.0]
+  """
+  return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
+
+
+def quantize(x: Array) -> Array:
+  """Map [-1, 1] to uint8, rounding half up: clip(floor(127.5 x + 128), 0, 255) (EDM, ECT).
+
+  Note:
+    OpenAI and jcm truncate instead, one level lower on half of all values; `quantize(normalize(v)) == v` holds only here.
+
+  >>> quantize(jnp.array([-1.0, 0.0, 1.0, 7.0])).tolist()
+  [0, 128, 255, 255]
+  """
+  return jnp.clip(jnp.floor(127.5 * x + 128), 0, 255).astype(jnp.uint8)

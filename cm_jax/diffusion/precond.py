@@ -1,0 +1,126 @@
+"""Preconditioning: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) (EDM eq. 7), and `bind`, which makes a Denoiser of a network.
+
+A preconditioning is a frozen dataclass called as `precond(sigma, train=False) -> Scalings`. Everything here is float32 or float64
+whatever the network computes in (invariant 9).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from cm_jax.diffusion.noise import append_dims
+from cm_jax.types import Array, Denoiser, Net, NoiseRange, Params
+
+
+class Scalings(NamedTuple):
+  """The four functions of sigma [B] of EDM eq. 7."""
+
+  c_skip: Array
+  c_out: Array
+  c_in: Array
+  c_noise: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM:
+  """EDM's preconditioning (EDM table 1): what diffusion teachers use.
+
+  c_skip = s_d^2/(s^2 + s_d^2), c_out = s s_d/sqrt(s^2 + s_d^2), c_in = 1/sqrt(s^2 + s_d^2), c_noise = ln(s)/4.
+
+  >>> EDM(NoiseRange(sigma_data=1.0))(jnp.ones(1)).c_skip.tolist()
+  [0.5]
+  """
+
+  noise: NoiseRange
+
+  def __call__(self, sigma: Array, train: bool = False) -> Scalings:
+    """Return the scalings at sigma [B], > 0."""
+    sigma_data = self.noise.sigma_data
+    total = sigma**2 + sigma_data**2
+    return Scalings(sigma_data**2 / total, sigma * sigma_data / jnp.sqrt(total), 1 / jnp.sqrt(total), jnp.log(sigma) / 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+  """The consistency model's preconditioning: f(x, sigma_min) = x exactly (CM appendix C, eq. 25).
+
+  c_skip = s_d^2/((s - eps)^2 + s_d^2), c_out = (s - eps) s_d/sqrt(s^2 + s_d^2); c_in and c_noise are EDM's. The square root takes the
+  unshifted s, as in the paper and both official codes.
+
+  >>> f = Boundary(NoiseRange())(jnp.full(1, 0.002))
+  >>> f.c_skip.tolist(), f.c_out.tolist()
+  ([1.0], [0.0])
+  """
+
+  noise: NoiseRange
+
+  def __call__(self, sigma: Array, train: bool = False) -> Scalings:
+    """Return the scalings at sigma [B], >= sigma_min."""
+    sigma_data, shifted = self.noise.sigma_data, sigma - self.noise.sigma_min
+    c_skip = sigma_data**2 / (shifted**2 + sigma_data**2)
+    c_out = shifted * sigma_data / jnp.sqrt(sigma**2 + sigma_data**2)
+    return EDM(self.noise)(sigma)._replace(c_skip=c_skip, c_out=c_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class ECT:
+  """ECT's pair: EDM's scalings in training, where r = 0 enforces the boundary, and the boundary form in evaluation (ECT `ECMPrecond`).
+
+  Note:
+    `noise.sigma_min` is the boundary; ECT's published checkpoints take 0.003. Below it c_out turns negative.
+
+  >>> precond = ECT(NoiseRange())
+  >>> [precond(jnp.full(1, 0.002), train).c_out.tolist()[0] > 0 for train in (True, False)]
+  [True, False]
+  """
+
+  noise: NoiseRange
+
+  def __call__(self, sigma: Array, train: bool = False) -> Scalings:
+    """Return the scalings at sigma [B]."""
+    return (EDM if train else Boundary)(self.noise)(sigma)
+
+
+PRECONDS: dict[str, Callable[..., Callable[..., Scalings]]] = {"edm": EDM, "boundary": Boundary, "ect": ECT}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """A preconditioned network without its weights: the `Bind` that `bind` returns."""
+
+  net: Net
+  scalings: Callable[..., Scalings]
+
+  def __call__(
+    self,
+    params: Params,
+    *,
+    label: Array | None = None,
+    augment_label: Array | None = None,
+    guidance: Array | None = None,
+    key: Array | None = None,
+  ) -> Denoiser:
+    """Bind params and conditioning; `key=None` is evaluation mode."""
+
+    def denoise(x: Array, sigma: Array) -> Array:
+      c_skip, c_out, c_in, c_noise = self.scalings(sigma, train=key is not None)
+      net = self.net(
+        params["net"], append_dims(c_in, x) * x, c_noise, label=label, augment_label=augment_label, guidance=guidance, key=key
+      )
+      F = net[0] if isinstance(net, tuple) else net
+      return append_dims(c_skip, x) * x + append_dims(c_out, x) * F.astype(x.dtype)
+
+    return denoise
+
+
+def bind(net: Net, scalings: Callable[..., Scalings]) -> Bound:
+  """Return `bind(params, label=..., key=...) -> Denoiser` for a network and its preconditioning (EDM eq. 7).
+
+  >>> net = lambda params, x, c_noise, **conditioning: params * x
+  >>> denoise = bind(net, EDM(NoiseRange(sigma_data=1.0)))({"net": 0.0})
+  >>> denoise(jnp.full((1, 1, 1, 1), 4.0), jnp.ones(1)).item()
+  2.0
+  """
+  return Bound(net, scalings)

@@ -1,0 +1,103 @@
+"""The consistency objective in discrete time: one loss of which CD, CT, iCT and ECT are configs.
+
+  L = E[lambda(t, r) d(f_theta(x_t, t), sg f_theta-(x_r, r))],   x_t = x + t z,   x_r = solver(drift, x_t, t, r)
+
+CD and CT differ in the drift only: a teacher's, or the unbiased Monte Carlo estimate (CM Alg. 2 and 3).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cm_jax.diffusion.noise import append_dims
+from cm_jax.diffusion.scores import monte_carlo_drift, teacher_drift
+from cm_jax.diffusion.solvers import Solver
+from cm_jax.diffusion.weights import Weight
+from cm_jax.errors import UserError
+from cm_jax.types import Array, Batch, Context, Distance, NoiseRange, ObjectiveOutput, Params
+
+DRIFTS = ("teacher", "monte_carlo")
+
+
+class ConsistencyDraws(NamedTuple):
+  """t > r >= 0, noise levels [B]; z [B,H,W,C] standard normal; one dropout key for student and target."""
+
+  t: Array
+  r: Array
+  z: Array
+  key: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency:
+  """Discrete consistency distillation and training (CM eq. 7, 10; iCT; ECT).
+
+  Args:
+    noise: For sigma_data, which some weights take.
+    pairs: (key, n, step) -> (t, r).
+    drift: "teacher" (distillation) or "monte_carlo" (training in isolation).
+    solver: One ODE step from t to r. The Monte Carlo drift's trajectories are straight, so every solver lands on x + r z.
+    distance: d(a, b) -> [B].
+    weight: lambda(t, r, sigma_data) -> [B].
+    target_decay: mu(step) of the target average, or None for theta- = sg(theta). The average itself lives in the optax state.
+
+  Note:
+    Where r = 0 the target network is not consulted: f(x, 0) = x, so the target is x_r itself, the trajectory's clean end. That is
+    how ECT enforces the boundary condition.
+  """
+
+  noise: NoiseRange
+  pairs: Callable
+  drift: str
+  solver: Solver
+  distance: Distance
+  weight: Weight
+  target_decay: Callable[[Array], Array] | None = None
+
+  def __post_init__(self):
+    if self.drift not in DRIFTS:
+      raise UserError("config.objective.drift", self.drift, " or ".join(DRIFTS))
+
+  @property
+  def needs_teacher(self) -> bool:
+    """Whether the loss evaluates a teacher."""
+    return self.drift == "teacher"
+
+  def draw(self, key: Array, batch: Batch, step: Array) -> ConsistencyDraws:
+    """Draw noise-level pairs and noise for a batch."""
+    x = batch["image"]
+    pairs_key, z_key, dropout_key = jax.random.split(key, 3)
+    t, r = self.pairs(pairs_key, x.shape[0], step)
+    return ConsistencyDraws(t, r, jax.random.normal(z_key, x.shape, x.dtype), dropout_key)
+
+  def loss(self, params: Params, context: Context, batch: Batch, draws: ConsistencyDraws, step: Array) -> ObjectiveOutput:
+    """Return the consistency loss for given draws; `batch["image"]` is float in [-1, 1]."""
+    x, (t, r, z, key) = batch["image"], draws
+    label, augment_label = batch.get("label"), batch.get("augment_label")
+    x_t = x + append_dims(t, x) * z
+    if self.needs_teacher:
+      assert context.teacher is not None
+      drift = teacher_drift(context.teacher(context.teacher_params, label=label))
+    else:
+      drift = monte_carlo_drift(x)
+    x_r = jax.lax.stop_gradient(self.solver(drift, x_t, t, r))
+
+    f = context.student(params, label=label, augment_label=augment_label, key=key)
+    target_params = jax.lax.stop_gradient(params if context.target_params is None else context.target_params)
+    f_target = context.student(target_params, label=label, augment_label=augment_label, key=key)
+    # At r = 0 the scalings are singular (ln 0); any r > 0 does there, since its value is not used.
+    target = jnp.where(append_dims(r > 0, x), f_target(x_r, jnp.where(r > 0, r, t)), x_r)
+
+    distance = self.distance(f(x_t, t), jax.lax.stop_gradient(target), context.distance_params)
+    per_example = self.weight(t, r, self.noise.sigma_data) * distance
+    metrics = {"distance": distance.mean(), **self.pairs.metrics(step)}  # type: ignore[attr-defined]
+    if self.target_decay is not None:
+      metrics["target_decay"] = self.target_decay(step)
+    return ObjectiveOutput(per_example.mean(), per_example, t, metrics)
+
+  def __call__(self, params: Params, context: Context, batch: Batch, key: Array, step: Array) -> ObjectiveOutput:
+    """Draw, then return the loss."""
+    return self.loss(params, context, batch, self.draw(key, batch, step), step)

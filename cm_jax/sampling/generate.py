@@ -1,0 +1,67 @@
+"""Turn numbered samples into images, in batches of one shape: sample i depends on (seed, i) only (invariant 8)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cm_jax.diffusion.noise import per_sample_noise
+from cm_jax.diffusion.pixels import quantize
+from cm_jax.types import Array, Bind, Params, Sampler
+
+Generator = Callable[[Params, Array, Array | None], Array]
+
+
+def make_generator(bind: Bind, sampler: Sampler, image_shape: tuple[int, int, int], seed: int) -> Generator:
+  """Return the jitted `(params, indices int32 [B], label int32 [B] or None) -> uint8 [B,H,W,C]`: from key to pixels in one program."""
+
+  @jax.jit
+  def generator(params: Params, indices: Array, label: Array | None) -> Array:
+    noise = per_sample_noise(jax.random.key(seed), indices)
+    return quantize(sampler(bind(params, label=label), noise, (indices.shape[0], *image_shape)))
+
+  return generator
+
+
+def balanced_labels(indices: np.ndarray, num_classes: int) -> np.ndarray | None:
+  """Return label i mod num_classes for sample i, or None for an unconditional model.
+
+  >>> balanced_labels(np.array([0, 1, 2, 3]), 3).tolist()
+  [0, 1, 2, 0]
+  """
+  return (indices % num_classes).astype(np.int32) if num_classes else None
+
+
+def generate(
+  generator: Generator,
+  params: Params,
+  indices: Sequence[int] | np.ndarray,
+  num_classes: int,
+  batch_size: int = 64,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Iterator[np.ndarray]:
+  """Yield uint8 [<= batch_size, H, W, C] for the samples numbered `indices`, in order.
+
+  The last batch is padded to the same shape, so nothing recompiles and no sample depends on where it stands in a batch.
+
+  Args:
+    generator: From `make_generator`.
+    params: Weights for the generator.
+    indices: Numbers of the samples.
+    num_classes: Of the model; 0 if unconditional. Labels are balanced: sample i has label i mod num_classes.
+    batch_size: Raised to a multiple of the devices of `mesh`.
+    mesh: Spread each batch over these devices.
+  """
+  numbers = np.asarray(indices, np.int32)
+  sharding = None
+  if mesh is not None:
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+  for start in range(0, len(numbers), batch_size):
+    chunk = numbers[start : start + batch_size]
+    padded = np.concatenate([chunk, np.repeat(chunk[-1:], batch_size - len(chunk))])
+    label = balanced_labels(padded, num_classes)
+    place = lambda array: jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
+    images = generator(params, place(padded), None if label is None else place(label))
+    yield np.asarray(images)[: len(chunk)]

@@ -1,0 +1,106 @@
+"""Devices: the mesh, where each array lives on it, and joining the processes of a pod. Device count never changes the maths."""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cm_jax.errors import UserError
+
+AXES = ("data", "fsdp")
+LARGE_LEAF = 2**16  # elements; smaller leaves are replicated, since gathering them costs more than they weigh
+
+
+def maybe_initialize() -> None:
+  """Join the other processes of the job, if this process is one of several; on a single machine do nothing.
+
+  Cloud TPU pods, GKE and Slurm (inside srun) are recognised by JAX. Elsewhere set JAX_COORDINATOR_ADDRESS (host:port),
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID. Must run before anything touches a device.
+
+  Raises:
+    UserError: Some of the three variables are set and some are not.
+  """
+  names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+  given = {name: os.environ[name] for name in names if name in os.environ}
+  several_tasks = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ
+  pod_hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+  if len(given) == len(names):
+    address, processes, process = (given[name] for name in names)
+    jax.distributed.initialize(address, int(processes), int(process))
+  elif given:
+    missing = [name for name in names if name not in given]
+    raise UserError(", ".join(missing), "", f"set, as {', '.join(given)} is")
+  elif several_tasks or "," in pod_hosts:
+    jax.distributed.initialize()
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+  """Return the mesh ("data", "fsdp") over all devices of all processes.
+
+  Args:
+    data: Replicas of the parameters; -1 for as many as there are devices left.
+    fsdp: Devices that share one copy of the parameters.
+
+  Raises:
+    UserError: The product is not the number of devices.
+  """
+  count = jax.device_count()
+  if fsdp < 1 or count % fsdp or (data != -1 and data < 1):
+    raise UserError("config.mesh.fsdp", fsdp, f"a divisor of the {count} devices (and config.mesh.data -1 or positive)")
+  data = count // fsdp if data == -1 else data
+  if data * fsdp != count:
+    raise UserError("config.mesh.data", data, f"{count // fsdp}, so that data * fsdp is the {count} devices, or -1")
+  return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def spec(shape: tuple[int, ...], fsdp: int) -> P:
+  """Return how a leaf is laid out: large leaves are split over "fsdp" along their largest divisible dimension.
+
+  >>> spec((3, 3, 256, 512), 4), spec((512,), 4), spec((3, 3, 256, 512), 1)
+  (PartitionSpec(None, None, None, 'fsdp'), PartitionSpec(), PartitionSpec())
+  """
+  divisible = [i for i, size in enumerate(shape) if size % fsdp == 0]
+  if fsdp == 1 or int(np.prod(shape)) < LARGE_LEAF or not divisible:
+    return P()
+  largest = max(divisible, key=lambda i: shape[i])
+  return P(*("fsdp" if i == largest else None for i in range(len(shape))))
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+  """Return a NamedSharding for every leaf of a pytree of arrays or shapes: parameters, optimiser state and averages alike."""
+  return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf.shape, mesh.shape["fsdp"])), tree)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Return the sharding of a batch: its first dimension over all devices."""
+  return NamedSharding(mesh, P(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Return the sharding of what every device holds whole."""
+  return NamedSharding(mesh, P())
+
+
+def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Assemble the global batch from each process's own rows."""
+  return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), rows) for name, rows in batch.items()}
+
+
+def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
+  """Check that devices and micro-batches divide the global batch.
+
+  Raises:
+    UserError: They do not; names the nearest batch sizes that would do.
+  """
+  unit = mesh.size * accumulation
+  if accumulation < 1:
+    raise UserError("config.accumulation", accumulation, "an integer >= 1")
+  if batch_size < 1 or batch_size % unit:
+    lower, upper = batch_size // unit * unit, (batch_size // unit + 1) * unit
+    near = f"{lower} or {upper}" if lower > 0 else f"{upper}"
+    raise UserError(
+      "config.batch_size", batch_size, f"a multiple of {mesh.size} devices x {accumulation} micro-batches, such as {near}"
+    )
