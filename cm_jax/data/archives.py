@@ -1,0 +1,155 @@
+"""Data sets in one file: ADM's npz of arrays and EDM's zip of images. Neither ever runs code of the file."""
+
+import dataclasses
+import functools
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from cm_jax.data.sources import EXTENSIONS, UNLABELLED, check_path, check_shape, count_classes, decode, edm_labels, fingerprint
+from cm_jax.errors import UserError
+
+LABEL_KEYS = ("arr_1", "labels", "label")
+_BAD_FILE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class NpzSource:
+  """ADM's reference batches: `arr_0` uint8 [N, H, W, C], C = 1 or 3; labels [N] in `arr_1`, `labels` or `label` if there are any.
+
+  Args:
+    path: The .npz file, read as a whole.
+
+  Raises:
+    UserError: No such file, not an npz, arrays of another kind or number.
+  """
+
+  path: str
+
+  def __post_init__(self):
+    self.check(self.path)
+    _ = self._arrays
+
+  @staticmethod
+  def check(path: str) -> None:
+    """Raise UserError unless the file exists."""
+    check_path("npz", path, folder=False)
+
+  @functools.cached_property
+  def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+    try:
+      with np.load(self.path, allow_pickle=False) as file:
+        pixels = file["arr_0"]
+        classes = next((file[key] for key in LABEL_KEYS if key in file.files), None)
+    except (*_BAD_FILE, TypeError, AttributeError) as error:  # a lone .npy is an array and has neither `with` nor `files`
+      raise UserError(self.path, f"unreadable: {error}", "an .npz file with the images in arr_0 (no pickled objects)") from error
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
+      raise UserError(self.path, f"arr_0 {pixels.dtype} {list(pixels.shape)}", "arr_0 uint8 [N, H, W, C] with C = 1 or 3")
+    if classes is None:
+      return pixels, np.full(len(pixels), UNLABELLED, np.int32)
+    if classes.shape != pixels.shape[:1] or classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= 2**31:
+      raise UserError(
+        self.path, f"labels {classes.dtype} {list(classes.shape)}", f"{len(pixels)} class numbers from 0, one for every image"
+      )
+    return pixels, classes.astype(np.int32)
+
+  @property
+  def labels(self) -> np.ndarray:
+    """int32 [N], -1 if unlabelled."""
+    return self._arrays[1]
+
+  @property
+  def num_classes(self) -> int:
+    """0 if unlabelled."""
+    return count_classes(self.labels)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Sha256 over the pixels and labels."""
+    pixels, labels = self._arrays
+    return fingerprint(f"uint8 {pixels.shape[1:]}", map(np.ascontiguousarray, pixels), labels)
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {"image": self._arrays[0][index], "label": int(self.labels[index])}
+
+
+@dataclasses.dataclass(frozen=True)
+class ZipSource:
+  """EDM's data sets: a zip of PNG or JPEG files in the order of their names, labels in `dataset.json` if there is one.
+
+  Args:
+    path: The .zip file; images are read from it one by one.
+
+  Raises:
+    UserError: No such file, not a zip, no images, labels that do not match.
+  """
+
+  path: str
+
+  def __post_init__(self):
+    self.check(self.path)
+    _ = self.labels
+
+  @staticmethod
+  def check(path: str) -> None:
+    """Raise UserError unless the file exists."""
+    check_path("zip", path, folder=False)
+
+  @functools.cached_property
+  def _file(self) -> zipfile.ZipFile:
+    try:
+      return zipfile.ZipFile(self.path)
+    except _BAD_FILE as error:
+      raise UserError(self.path, f"unreadable: {error}", "a zip file") from error
+
+  @functools.cached_property
+  def names(self) -> list[str]:
+    """The images' names in the archive, sorted."""
+    found = sorted(name for name in self._file.namelist() if name.lower().endswith(EXTENSIONS) and not name.split("/")[-1].startswith("."))
+    if not found:
+      raise UserError("config.data.source", f"zip:{self.path}", f"a zip that holds images ({', '.join(EXTENSIONS)})")
+    return found
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray:
+    """int32 [N], -1 if unlabelled."""
+    if "dataset.json" not in self._file.namelist():
+      return np.full(len(self.names), UNLABELLED, np.int32)
+    return edm_labels(self._read("dataset.json"), self.names, f"{self.path}/dataset.json")
+
+  @property
+  def num_classes(self) -> int:
+    """0 if unlabelled."""
+    return count_classes(self.labels)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Sha256 over the images' files and labels."""
+    return fingerprint("uint8", map(self._read, self.names), self.labels)
+
+  def _read(self, name: str) -> bytes:
+    try:
+      return self._file.read(name)
+    except _BAD_FILE as error:
+      raise UserError(f"{self.path}/{name}", f"unreadable: {error}", "a whole entry of the zip") from error
+
+  def _decode(self, name: str) -> np.ndarray:
+    return decode(self._read(name), f"{self.path}/{name}")
+
+  @functools.cached_property
+  def _shape(self) -> tuple[int, ...]:
+    return self._decode(self.names[0]).shape
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    name = self.names[index]
+    image = self._decode(name)
+    check_shape(f"{self.path}/{name}", image.shape, self.names[0], self._shape)
+    return {"image": image, "label": int(self.labels[index])}
