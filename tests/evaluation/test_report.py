@@ -1,0 +1,96 @@
+"""The report says what the files of the runs say, the newest first."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cm_jax.config import default, plain_json, sha256
+from cm_jax.errors import UserError
+from cm_jax.evaluation.records import Record, append
+from cm_jax.evaluation.report import read_metrics, report
+
+KEYS = ["method", "nfe", "sigmas", "fd", "fd_floor", "class_entropy", "nn_distance", "nn_distance_real", "images_per_second"]
+KEYS += ["train_seconds", "train_steps", "seed", "config_sha256", "commit"]
+
+
+def write_run(folder, seed=7, nfes=(1, 2)):
+  config = default()
+  config.seed = seed
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text(json.dumps(plain_json(config)))
+  lines = [{"step": step, "loss": 5 / step, "seconds": step / 10, "images_per_second": 100.0} for step in range(10, 200, 10)]
+  (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  for nfe in nfes:
+    shared = {"nfe": nfe, "sigmas": (80.0, 0.8)[:nfe], "config_sha256": sha256(config), "commit": "abc"}
+    for value in (9.0, 0.5 / nfe):  # measured twice: the later one counts
+      append(folder / "evaluations.jsonl", [Record(metric="fd_digits", value=value, **shared)])
+    others = {"class_entropy": 0.99, "nn_distance": 2.5, "images_per_second": 12345.0 / nfe}
+    append(folder / "evaluations.jsonl", [Record(metric=metric, value=value, **shared) for metric, value in others.items()])
+  real = {"fd_digits_floor": 0.38, "nn_distance_real": 2.1}
+  append(folder / "evaluations.jsonl", [Record(metric=metric, value=value) for metric, value in real.items()])
+  return sha256(config)
+
+
+def test_report(tmp_path):
+  digest = write_run(tmp_path / "cd")
+  write_run(tmp_path / "edm", nfes=(35,))
+  (tmp_path / "ict").mkdir()
+  shown = report(tmp_path)
+  entries = json.loads((tmp_path / "report.json").read_text())
+  assert [(entry["method"], entry["nfe"]) for entry in entries] == [("edm", 35), ("cd", 1), ("cd", 2)]
+  assert all(list(entry) == KEYS for entry in entries)
+  assert entries[2] == {
+    "method": "cd",
+    "nfe": 2,
+    "sigmas": [80.0, 0.8],
+    "fd": 0.25,
+    "fd_floor": 0.38,
+    "class_entropy": 0.99,
+    "nn_distance": 2.5,
+    "nn_distance_real": 2.1,
+    "images_per_second": 6172.5,
+    "train_seconds": 19.0,
+    "train_steps": 190,
+    "seed": 7,
+    "config_sha256": digest,
+    "commit": "abc",
+  }
+  assert shown in (tmp_path / "report.md").read_text() and len(shown.splitlines()) == 5
+  assert "| cd     | 2   | 80, 0.8 | 0.250     | 0.380 | 0.990         | 2.50 (2.10) | 6,172    | 19      | 190   |" in shown
+  assert "FID" not in (tmp_path / "report.md").read_text()
+  curves = np.asarray(Image.open(tmp_path / "loss_curves.png").convert("RGB"))
+  assert (curves != 255).any(-1).mean() > 0.01
+  assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["loss_curves.png", "report.json", "report.md"]
+
+
+def test_records_of_another_config_do_not_count(tmp_path):
+  write_run(tmp_path / "cd", nfes=(1,))
+  append(tmp_path / "cd" / "evaluations.jsonl", [Record(metric="fd_digits", value=0.01, nfe=1, config_sha256="0" * 64)])
+  report(tmp_path)
+  assert json.loads((tmp_path / "report.json").read_text())[0]["fd"] == 0.5
+
+
+def test_what_was_not_measured_is_null(tmp_path):
+  write_run(tmp_path / "cd", nfes=())
+  append(tmp_path / "cd" / "evaluations.jsonl", [Record(metric="fd_digits", value=1.0, nfe=1)])
+  (tmp_path / "cd" / "metrics.jsonl").unlink()
+  assert "| -" in report(tmp_path)
+  entry = json.loads((tmp_path / "report.json").read_text())[0]
+  assert [entry[key] for key in ("sigmas", "class_entropy", "images_per_second", "train_seconds", "train_steps", "commit")] == [None] * 6
+
+
+def test_nothing_to_report(tmp_path):
+  with pytest.raises(UserError, match="no evaluated run"):
+    report(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_metrics_after_a_resume(tmp_path):
+  lines = [{"step": step, "loss": 1.0} for step in (10, 20, 30)] + [{"step": step, "loss": 2.0} for step in (15, 25)]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 35, "lo')
+  assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(10, 1.0), (15, 2.0), (25, 2.0)]
+  (tmp_path / "metrics.jsonl").write_text("nonsense\n")
+  with pytest.raises(UserError, match="line 1"):
+    read_metrics(tmp_path)
