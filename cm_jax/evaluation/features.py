@@ -1,0 +1,183 @@
+"""Features to measure images by where no public network fits: a small classifier of them, trained on the spot with a fixed seed."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors.numpy
+
+from cm_jax.assets import flatten, unflatten
+from cm_jax.data.augment import normalize
+from cm_jax.data.pipeline import Pipeline, epoch_order
+from cm_jax.errors import UserError
+from cm_jax.networks.classifier import SmallClassifier
+from cm_jax.types import Array, Params
+
+_BATCH = 256  # of the feature passes: their last batch is padded to it, so that one size is compiled
+
+
+@functools.cache
+def _classifier(num_classes: int) -> SmallClassifier:
+  return SmallClassifier(num_classes=num_classes)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _forward(params: Params, images: Array, num_classes: int) -> tuple[Array, Array]:
+  return _classifier(num_classes).apply({"params": params}, normalize(images))
+
+
+@functools.cache
+def _training(num_classes: int, num_steps: int, learning_rate: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Return the jitted `initial(key, images)` and `train_step(params, state, batch, key)`; cached, so that another seed compiles nothing."""
+  classifier = _classifier(num_classes)
+  optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+  @jax.jit
+  def initial(key: Array, images: Array) -> tuple[Params, Any]:
+    params = classifier.init(key, normalize(images))["params"]
+    return params, optimizer.init(params)
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def train_step(params: Params, state: Any, batch: dict[str, Array], key: Array) -> tuple[Params, Any]:
+    def loss(params: Params) -> Array:
+      _, logits = classifier.apply({"params": params}, _shift(normalize(batch["image"]), key))
+      return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state
+
+  return initial, train_step
+
+
+def _shift(x: Array, key: Array) -> Array:
+  """Move each image by -1, 0 or 1 pixel both ways; -1 (black) comes in at the edge."""
+  batch, height, width, channels = x.shape
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
+  corners = jax.random.randint(key, (batch, 2), 0, 3)
+  return jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (height, width, channels)))(padded, corners)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+  """A trained classifier as a measure: `features(images) -> (features, logits)`.
+
+  Args:
+    params: The classifier's.
+    num_classes: Of its logits.
+    scale: What its features are multiplied by, so that over the data trace(cov) is their number: distances then read alike whatever
+      the network's own scale.
+    accuracy: On the images held out while training.
+    seed: Of the training.
+  """
+
+  params: Params
+  num_classes: int
+  scale: float
+  accuracy: float
+  seed: int
+
+  def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluate on uint8 [N, H, W, C]: float32 features [N, 64], scaled, and logits [N, num_classes]."""
+    outs = []
+    for start in range(0, len(images), _BATCH):
+      part = images[start : start + _BATCH]
+      padded = np.pad(part, ((0, _BATCH - len(part)), (0, 0), (0, 0), (0, 0)))
+      outs.append([np.asarray(out)[: len(part)] for out in _forward(self.params, padded, self.num_classes)])
+    features, logits = (np.concatenate(parts) for parts in zip(*outs, strict=True))
+    return features * np.float32(self.scale), logits
+
+  @functools.cached_property
+  def hash(self) -> str:
+    """Sha256 of the weights, as stored: `features_hash` in records."""
+    return hashlib.sha256(self._weights()).hexdigest()
+
+  def _weights(self) -> bytes:
+    return safetensors.numpy.save({name: np.asarray(value, np.float32) for name, value in sorted(flatten(self.params).items())})
+
+
+def train_features(
+  images: np.ndarray,
+  labels: np.ndarray,
+  seed: int = 0,
+  num_steps: int = 400,
+  batch_size: int = 128,
+  learning_rate: float = 3e-3,
+  held_out: float = 0.2,
+) -> Features:
+  """Train the classifier whose features FD-digits is measured in: Adam, cosine to zero, images moved by up to a pixel.
+
+  Args:
+    images: uint8 [N, H, W, C]: the whole data set.
+    labels: int32 [N], every class from 0 present.
+    seed: Of the initial weights, the batches and the part held out.
+    num_steps, batch_size, learning_rate: Of the training.
+    held_out: The share of the images that is kept from the training, for the accuracy.
+
+  Raises:
+    UserError: An unlabelled image.
+  """
+  import tqdm
+
+  if labels.min() < 0:
+    raise UserError("labels", int(labels.min()), "a class number from 0 for every image")
+  num_classes = int(labels.max()) + 1
+  order = epoch_order(len(images), seed, 0)
+  test, train = np.split(order, [round(len(order) * held_out)])
+  pipeline = Pipeline(images[train], labels[train], batch_size, seed)
+  initial, train_step = _training(num_classes, num_steps, learning_rate)
+  key = jax.random.key(seed)
+  params, state = initial(key, images[:1])
+  for step in tqdm.tqdm(range(num_steps), "features", disable=None):
+    params, state = train_step(params, state, pipeline.batch(step), jax.random.fold_in(key, step))
+
+  trained = Features(jax.device_get(params), num_classes, 1.0, float("nan"), seed)
+  raw, logits = trained(images)
+  accuracy = float((logits[test].argmax(1) == labels[test]).mean())
+  scale = float(np.sqrt(raw.shape[1] / raw.astype(np.float64).var(0, ddof=1).sum()))
+  return dataclasses.replace(trained, scale=scale, accuracy=accuracy)
+
+
+def save_features(folder: str | os.PathLike, features: Features) -> None:
+  """Write `features.safetensors` and, last, `features.json`: the pair is whole if the second is there."""
+  os.makedirs(folder, exist_ok=True)
+  weights, described = (os.path.join(folder, f"features.{kind}") for kind in ("safetensors", "json"))
+  if os.path.exists(described):
+    os.remove(described)
+  info = {name: getattr(features, name) for name in ("num_classes", "scale", "accuracy", "seed")}
+  _write(weights, features._weights())
+  _write(described, (json.dumps({**info, "sha256": features.hash}, indent=2) + "\n").encode())
+
+
+def _write(path: str, data: bytes) -> None:
+  with open(path + ".tmp", "wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(path + ".tmp", path)
+
+
+def load_features(folder: str | os.PathLike) -> Features:
+  """Read what `save_features` wrote.
+
+  Raises:
+    UserError: Missing, incomplete or altered files.
+  """
+  described = os.path.join(folder, "features.json")
+  try:
+    with open(described, "rb") as file:
+      info = json.load(file)
+    with open(os.path.join(folder, "features.safetensors"), "rb") as file:
+      weights = file.read()
+    if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
+      raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")
+    return Features(params=unflatten(safetensors.numpy.load(weights)), **info)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(described, f"{type(error).__name__}: {error}", "features written by cm_jax") from error
