@@ -24,6 +24,7 @@ def default() -> ml_collections.ConfigDict:
       "data": {
         "source": "digits:train",
         "image_shape": (),  # () takes it from the source
+        "num_classes": 0,  # 0 takes it from the source, if conditional
         "conditional": False,
         "flip": False,
       },
@@ -38,10 +39,12 @@ def default() -> ml_collections.ConfigDict:
         "label_dropout": 0.0,
         "embedding_type": "positional",
         "channel_mult_noise": 1,
+        "fourier_scale": 16.0,
         "encoder_type": "standard",
         "decoder_type": "standard",
         "resample_filter": (1, 1),
         "dtype": "float32",
+        "remat": False,
       },
       "precond": {"name": "edm"},
       "objective": {"name": "denoising", "P_mean": -1.2, "P_std": 1.2},

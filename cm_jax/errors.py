@@ -16,6 +16,8 @@ class UserError(Exception):
   config.batch_size = 100: expected a multiple of the 8 devices, such as 96
   """
 
+  status = 2
+
   def __init__(self, field: str, value: object, expected: str):
     super().__init__(field, value, expected)
     self.field, self.value, self.expected = field, value, expected
@@ -36,3 +38,9 @@ def one_of(names: Iterable[str], given: object) -> str:
   near = difflib.get_close_matches(str(given), known, n=1)
   listed = "one of: " + ", ".join(known)
   return f"{near[0]!r} (did you mean it?) or {listed}" if near else listed
+
+
+class TrainingStopped(UserError):
+  """Training ended before its last step, through no bad input: exit status 1."""
+
+  status = 1

@@ -203,6 +203,7 @@ class Model:
     num_classes: 0 if unconditional.
     sigmas_by_nfe: Tuned noise levels by number of network evaluations, as far as known.
     network, precond: The config dicts it was built from.
+    sampler: The run's own `config.sampler`; None for a weights folder.
     provenance: path, step, average, config_sha256, dataset fingerprint: what a record states about it.
   """
 
@@ -215,6 +216,7 @@ class Model:
   network: Mapping[str, Any]
   precond: Mapping[str, Any]
   provenance: Mapping[str, Any]
+  sampler: Mapping[str, Any] | None = None
 
   def denoiser(self, label: Array | None = None) -> Denoiser:
     """Bind the stored weights in evaluation mode."""

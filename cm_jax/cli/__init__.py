@@ -1,0 +1,70 @@
+"""The command line: `python -m cm_jax COMMAND ...`; every command parses its own flags, builds, calls, prints."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from cm_jax.errors import UserError, one_of
+
+COMMANDS = {
+  "train": "train a model, or go on with a run",
+  "sample": "draw images from a run or a weights folder",
+  "evaluate": "measure a model's samples and append the records to its run",
+  "train-features": "train the small classifier whose features the digits are measured in",
+  "report": "derive tables and pictures from the records of several runs",
+}
+
+
+def usage() -> str:
+  """Return the overview of commands."""
+  lines = [f"  {name:15} {what}" for name, what in COMMANDS.items()]
+  return "\n".join(["usage: python -m cm_jax COMMAND [--flags]", "", *lines, "", "python -m cm_jax COMMAND --help explains a command."])
+
+
+def run(argv: Sequence[str]) -> int:
+  """Run a command line (without the program's name) and return its exit status: 2 for bad input, with one line on standard error."""
+  if not argv or argv[0] in ("--help", "-h", "help"):
+    print(usage())
+    return 0 if argv else 2
+  name, rest = argv[0], list(argv[1:])
+  try:
+    if name not in COMMANDS:
+      raise UserError("command", name, one_of(COMMANDS, name))
+    command = importlib.import_module(f"cm_jax.cli.{name.replace('-', '_')}")
+    values = flags.FlagValues()
+    command.define(values)
+    if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in rest):
+      print(f"usage: python -m cm_jax {name} [--flags]\n\n{command.__doc__}\n{values.get_help(include_special_flags=False)}")
+      return 0
+    command.main(_parse(name, values, rest))
+  except UserError as error:
+    print(f"cm_jax {name}: {error}", file=sys.stderr)
+    return error.status
+  except KeyboardInterrupt:
+    print(f"cm_jax {name}: interrupted", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _parse(name: str, values: flags.FlagValues, arguments: list[str]) -> flags.FlagValues:
+  try:
+    left = values([name, *arguments])
+  except flags.UnrecognizedFlagError as error:
+    given = f"--{error.flagname}"
+    raise UserError(given, error.flagvalue, one_of([f"--{flag}" for flag in values], given)) from None
+  except flags.Error as error:
+    raise UserError("flags", " ".join(arguments), str(error)) from None
+  except (AttributeError, KeyError, TypeError, ValueError) as error:  # what config_flags raises for an unknown key or a wrong type
+    raise UserError("--config", " ".join(argument for argument in arguments if "config" in argument), str(error)) from None
+  if len(left) > 1:
+    raise UserError("arguments", " ".join(left[1:]), "flags only, as --flag=value")
+  return values
+
+
+def main() -> None:
+  """Be the console script."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  sys.exit(run(sys.argv[1:]))

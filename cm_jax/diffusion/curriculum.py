@@ -6,6 +6,7 @@ starts[j] <= k < starts[j + 1].
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +117,14 @@ def stages(stage_steps: int, num_stages: int) -> Curriculum:
   if stage_steps < 1 or num_stages < 1:
     raise UserError("config.objective.pairs.stage_images", stage_steps, "stages of at least one step, and at least one stage")
   return Curriculum(tuple(s * stage_steps for s in range(num_stages)), tuple(range(num_stages)))
+
+
+CURRICULA: dict[str, Callable[..., Curriculum]] = {
+  "constant": constant,
+  "progressive": progressive_scales,
+  "doubling": doubling_scales,
+  "stages": stages,
+}
 
 
 def target_decay(scales: Curriculum, s0: int, mu0: float, convention: str = "paper") -> Curriculum:

@@ -106,9 +106,7 @@ class Bound:
 
     def denoise(x: Array, sigma: Array) -> Array:
       c_skip, c_out, c_in, c_noise = self.scalings(sigma, train=key is not None)
-      net = self.net(
-        params["net"], append_dims(c_in, x) * x, c_noise, label=label, augment_label=augment_label, guidance=guidance, key=key
-      )
+      net = self.net(params["net"], append_dims(c_in, x) * x, c_noise, label=label, augment_label=augment_label, guidance=guidance, key=key)
       F = net[0] if isinstance(net, tuple) else net
       return append_dims(c_skip, x) * x + append_dims(c_out, x) * F.astype(x.dtype)
 

@@ -2,5 +2,8 @@
 
 from cm_jax.objectives.consistency import Consistency
 from cm_jax.objectives.denoising import Denoising
+from cm_jax.objectives.targets import TARGETS
+
+__all__ = ["OBJECTIVES", "TARGETS"]
 
 OBJECTIVES = {"denoising": Denoising, "consistency": Consistency}

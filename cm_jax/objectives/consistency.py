@@ -17,6 +17,7 @@ from cm_jax.diffusion.scores import monte_carlo_drift, teacher_drift
 from cm_jax.diffusion.solvers import Solver
 from cm_jax.diffusion.weights import Weight
 from cm_jax.errors import UserError
+from cm_jax.objectives.targets import CurriculumEma, Ema, StopGradient
 from cm_jax.types import Array, Batch, Context, Distance, NoiseRange, ObjectiveOutput, Params
 
 DRIFTS = ("teacher", "monte_carlo")
@@ -42,7 +43,7 @@ class Consistency:
     solver: One ODE step from t to r. The Monte Carlo drift's trajectories are straight, so every solver lands on x + r z.
     distance: d(a, b) -> [B].
     weight: lambda(t, r, sigma_data) -> [B].
-    target_decay: mu(step) of the target average, or None for theta- = sg(theta). The average itself lives in the optax state.
+    target: theta-, one of `TARGETS`. An average itself lives in the optax state.
 
   Note:
     Where r = 0 the target network is not consulted: f(x, 0) = x, so the target is x_r itself, the trajectory's clean end. That is
@@ -55,11 +56,16 @@ class Consistency:
   solver: Solver
   distance: Distance
   weight: Weight
-  target_decay: Callable[[Array], Array] | None = None
+  target: StopGradient | Ema | CurriculumEma = dataclasses.field(default_factory=StopGradient)
 
   def __post_init__(self):
     if self.drift not in DRIFTS:
       raise UserError("config.objective.drift", self.drift, " or ".join(DRIFTS))
+
+  @property
+  def target_decay(self) -> Callable[[Array], Array] | None:
+    """mu(step) of the target average, or None for theta- = sg(theta)."""
+    return self.target.decay(getattr(self.pairs, "scales", None))  # type: ignore[return-value]
 
   @property
   def needs_teacher(self) -> bool:
@@ -95,7 +101,7 @@ class Consistency:
     per_example = self.weight(t, r, self.noise.sigma_data) * distance
     metrics = {"distance": distance.mean(), **self.pairs.metrics(step)}  # type: ignore[attr-defined]
     if self.target_decay is not None:
-      metrics["target_decay"] = self.target_decay(step)
+      metrics["target_decay"] = jnp.asarray(self.target_decay(step))
     return ObjectiveOutput(per_example.mean(), per_example, t, metrics)
 
   def __call__(self, params: Params, context: Context, batch: Batch, key: Array, step: Array) -> ObjectiveOutput:

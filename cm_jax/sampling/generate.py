@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from cm_jax.diffusion.noise import per_sample_noise
 from cm_jax.diffusion.pixels import quantize
@@ -64,4 +65,6 @@ def generate(
     label = balanced_labels(padded, num_classes)
     place = lambda array: jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
     images = generator(params, place(padded), None if label is None else place(label))
-    yield np.asarray(images)[: len(chunk)]
+    # On a pod each host holds some rows only; every host gets them all.
+    whole = images if images.is_fully_addressable else multihost_utils.process_allgather(images, tiled=True)
+    yield np.asarray(whole)[: len(chunk)]

@@ -5,6 +5,7 @@ program.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -36,7 +37,7 @@ def check_sigmas(sigmas: tuple[float, ...], noise: NoiseRange, field: str = "--s
     raise UserError(field, sigmas, expected) from None
   given = ",".join(f"{value:g}" for value in values)
   in_range = all(math.isfinite(sigma) and noise.sigma_min < sigma <= noise.sigma_max for sigma in values)
-  if not values or not in_range or any(a <= b for a, b in zip(values, values[1:], strict=False)):
+  if not values or not in_range or any(a <= b for a, b in itertools.pairwise(values)):
     raise UserError(field, given, expected)
   return values
 

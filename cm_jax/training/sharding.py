@@ -59,8 +59,8 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
 def spec(shape: tuple[int, ...], fsdp: int) -> P:
   """Return how a leaf is laid out: large leaves are split over "fsdp" along their largest divisible dimension.
 
-  >>> spec((3, 3, 256, 512), 4), spec((512,), 4), spec((3, 3, 256, 512), 1)
-  (PartitionSpec(None, None, None, 'fsdp'), PartitionSpec(), PartitionSpec())
+  >>> [tuple(spec(shape, n)) for shape, n in (((3, 3, 256, 512), 4), ((512,), 4), ((3, 3, 256, 512), 1))]
+  [(None, None, None, 'fsdp'), (), ()]
   """
   divisible = [i for i, size in enumerate(shape) if size % fsdp == 0]
   if fsdp == 1 or int(np.prod(shape)) < LARGE_LEAF or not divisible:
@@ -101,6 +101,4 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
   if batch_size < 1 or batch_size % unit:
     lower, upper = batch_size // unit * unit, (batch_size // unit + 1) * unit
     near = f"{lower} or {upper}" if lower > 0 else f"{upper}"
-    raise UserError(
-      "config.batch_size", batch_size, f"a multiple of {mesh.size} devices x {accumulation} micro-batches, such as {near}"
-    )
+    raise UserError("config.batch_size", batch_size, f"a multiple of {mesh.size} devices x {accumulation} micro-batches, such as {near}")

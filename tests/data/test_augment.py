@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cm_jax.data.augment import normalize, quantize, random_flip
+from cm_jax.data.augment import random_flip
+from cm_jax.diffusion.pixels import normalize, quantize
 
 
 def test_quantize_undoes_normalize_on_every_level():

@@ -1,0 +1,3 @@
+from cm_jax.cli import main
+
+main()

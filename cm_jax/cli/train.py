@@ -1,0 +1,76 @@
+"""Train a model from a config, or go on with the run in --workdir.
+
+  python -m cm_jax train --config=configs/digits_edm.py --workdir=runs/edm
+  python -m cm_jax train --config=configs/digits_cd.py --teacher=runs/edm --workdir=runs/cd --config.batch_size=256
+  python -m cm_jax train --workdir=runs/edm            # resumes with the stored config
+
+The same command runs on one CPU, on all devices of a machine, and on every host of a pod.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from cm_jax.cli import session
+from cm_jax.errors import UserError
+from cm_jax.types import Experiment, TrainState
+
+if TYPE_CHECKING:
+  from cm_jax.training.loop import Hook
+
+
+def define(values: flags.FlagValues) -> None:
+  """Declare the flags."""
+  config_flags.DEFINE_config_file("config", None, "The config file; --config.key=value overrides a key.", flag_values=values)
+  flags.DEFINE_string("workdir", None, "Where the run lives: config.json, checkpoints/, metrics.jsonl, samples/.", flag_values=values)
+  flags.DEFINE_string("teacher", None, "Run or weights folder of the teacher (config.teacher.path).", flag_values=values)
+  flags.DEFINE_string("init", None, "Run or weights folder to start from (config.init.path).", flag_values=values)
+  flags.DEFINE_bool("progress", True, "Show a progress bar.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+  """Build, train, save sample grids."""
+  if not values.workdir:
+    raise UserError("--workdir", "", "the folder the run lives in")
+  session.start()
+  from cm_jax.build import build
+  from cm_jax.training import loop, runfolder
+
+  stored = runfolder.read_config(values.workdir)
+  if values.config is None and stored is None:
+    raise UserError("--config", "", f"a config file, since {values.workdir} holds no run to go on with")
+  config = ml_collections.ConfigDict(stored if values.config is None else values.config)
+  if values.teacher is not None:
+    session.section(config, "teacher").path = values.teacher
+  if values.init is not None:
+    session.section(config, "init").path = values.init
+  experiment = build(runfolder.reconcile(config, stored))
+  hooks = [sample_grids(experiment, Path(values.workdir))] if experiment.config.run.num_samples else []
+  state = loop.train(experiment, values.workdir, hooks, progress=values.progress)
+  if session.is_main():
+    print(f"{values.workdir}: trained to step {int(state.step)}")
+
+
+def sample_grids(experiment: Experiment, workdir: Path) -> "Hook":
+  """Return the hook that writes a grid of samples of the first sampling average, always from the same noise."""
+  import numpy as np
+
+  from cm_jax.data.grids import save_grid
+  from cm_jax.sampling.generate import generate, make_generator
+  from cm_jax.training.optim import read_average
+
+  num, name = experiment.config.run.num_samples, next(iter(experiment.config.averages))
+  generator = make_generator(experiment.bind, experiment.sampler, experiment.image_shape, experiment.config.seed)
+
+  def save(step: int, state: TrainState) -> None:
+    average = read_average(state.opt_state, name)
+    images = np.concatenate(list(generate(generator, average, range(num), experiment.num_classes, num, experiment.mesh)))
+    if session.is_main():
+      path = workdir / "samples" / f"step_{step:08d}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      save_grid(images, path)
+
+  return save

@@ -1,0 +1,108 @@
+"""Metrics of a run: kept on the device between log steps, then to `metrics.jsonl`, TensorBoard and the progress bar."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cm_jax.training.step import bin_names
+from cm_jax.types import Metrics
+
+NAME = "metrics.jsonl"
+LAST_VALUE = ("num_scales", "stage", "target_decay", "nonfinite_in_a_row", "nonfinite_total")  # states; the rest are means
+
+
+def summarize(steps: list[dict[str, Any]]) -> dict[str, float]:
+  """Return the scalars of a stretch of steps: means, last values of states, and the loss per noise-level bin.
+
+  Non-finite steps, which the guard skipped, do not enter the means. A bin that no example fell in is left out.
+  """
+  finite = [metrics for metrics in steps if math.isfinite(float(metrics["loss"]))] or steps
+  bins = zip(bin_names(), sum(m["bin_loss"] for m in finite), sum(m["bin_count"] for m in finite), strict=True)
+  scalars = {name: float(steps[-1][name]) for name in steps[-1] if name in LAST_VALUE}
+  means = [name for name in steps[-1] if name not in LAST_VALUE and not name.startswith("bin_")]
+  scalars |= {name: float(np.mean([m[name] for m in finite])) for name in means}
+  return scalars | {name: float(total / count) for name, total, count in bins if count > 0}
+
+
+class MetricsLog:
+  """Collects the metrics of steps and writes them out at log steps (on one process only).
+
+  Args:
+    workdir: The run folder. Lines of steps after `start` are from a run that was cut off, and are dropped.
+    start: The step training starts after.
+    num_steps: The step it ends at.
+    batch_size: Images a step.
+    progress: Show a bar: step, rate, time left, loss.
+  """
+
+  def __init__(self, workdir: Path, start: int, num_steps: int, batch_size: int, progress: bool = True):
+    from tqdm import tqdm
+
+    self._path, self._batch_size, self._last_step = Path(workdir) / NAME, batch_size, start
+    self._pending: list[Metrics] = []
+    self._clock: float | None = None
+    self._main = jax.process_index() == 0
+    self._writer: Any = None
+    self._bar = tqdm(
+      total=num_steps, initial=start, desc=Path(workdir).name, unit="step", dynamic_ncols=True, disable=not (progress and self._main)
+    )
+    if self._main:
+      _drop_after(self._path, start)
+
+  def add(self, metrics: Metrics) -> None:
+    """Take one step's metrics, without waiting for the device."""
+    self._pending.append(metrics)
+    self._bar.update()
+    if self._clock is None:
+      # The first step compiles; rates are of the steps after it.
+      jax.block_until_ready(metrics["loss"])
+      self._clock, self._last_step = time.perf_counter(), self._last_step + 1
+
+  def write(self, step: int, seconds: float) -> None:
+    """Write what came since the last call: one JSON line, TensorBoard scalars, the bar."""
+    scalars = summarize(jax.device_get(self._pending))
+    self._pending = []
+    now = time.perf_counter()
+    if step > self._last_step and self._clock is not None:
+      scalars["images_per_second"] = (step - self._last_step) * self._batch_size / (now - self._clock)
+    self._clock, self._last_step = now, step
+    self._bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
+    if not self._main:
+      return
+    # JSON has no nan; null says that there was no number.
+    clean = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+    with open(self._path, "a") as file:
+      file.write(json.dumps({"step": step, "seconds": seconds, **clean}) + "\n")
+    if self._writer is None:
+      from tensorboardX import SummaryWriter
+
+      self._writer = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=step)
+    for name, value in scalars.items():
+      self._writer.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flush and end the bar."""
+    self._bar.close()
+    if self._writer is not None:
+      self._writer.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text().splitlines():
+    try:
+      if json.loads(line)["step"] <= step:
+        kept.append(line)
+    except ValueError:  # the line a kill cut in half
+      continue
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text("".join(line + "\n" for line in kept))
+  os.replace(temporary, path)
