@@ -1,0 +1,64 @@
+"""The residual U-Net block that EDM's SongUNet and DhariwalUNet have in common."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, attend, resample
+from cm_jax.types import Array
+
+
+class UNetBlock(nn.Module):
+  """Residual block with noise-level conditioning, optional 2x resampling and optional self-attention (EDM appendix F.2).
+
+  `heads = 0` means no attention. `adaptive_scale` conditions by scale and shift after the second norm, otherwise by a shift before it.
+  `resample_proj` puts a 1x1 convolution on the skip path of a resampling block even where the width does not change.
+  """
+
+  features: int
+  heads: int = 0
+  up: bool = False
+  down: bool = False
+  dropout: float = 0.0
+  skip_scale: float = 1.0
+  eps: float = 1e-5
+  resample_filter: tuple[float, ...] = (1, 1)
+  resample_proj: bool = False
+  adaptive_scale: bool = True
+  initial: Init = Init("xavier_uniform")
+  initial_zero: Init = Init("xavier_uniform", 1e-5)
+  initial_attention: Init = Init("xavier_uniform")
+  train: bool = False
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: Array, emb: Array) -> Array:
+    resampling: dict[str, Any] = {"up": self.up, "down": self.down, "resample_filter": self.resample_filter}
+    skip = x
+    h = nn.silu(GroupNorm(self.eps, name="norm0")(x))
+    h = Conv(self.features, 3, **resampling, initial=self.initial, dtype=self.dtype, name="conv0")(h)
+    width = self.features * (2 if self.adaptive_scale else 1)
+    affine = Linear(width, self.initial, dtype=self.dtype, name="affine")(emb)[:, None, None, :]
+    norm1 = GroupNorm(self.eps, name="norm1")
+    if self.adaptive_scale:
+      scale, shift = jnp.split(affine, 2, axis=-1)
+      h = nn.silu(norm1(h) * (scale + 1) + shift)
+    else:
+      h = nn.silu(norm1(h + affine))
+    h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
+    h = Conv(self.features, 3, initial=self.initial_zero, dtype=self.dtype, name="conv1")(h)
+    if x.shape[-1] != self.features or ((self.up or self.down) and self.resample_proj):
+      skip = Conv(self.features, 1, **resampling, initial=self.initial, dtype=self.dtype, name="skip")(x)
+    elif self.up or self.down:
+      skip = resample(x, **resampling)
+    x = (h + skip) * self.skip_scale
+    return (x + self._attention(x)) * self.skip_scale if self.heads else x
+
+  def _attention(self, x: Array) -> Array:
+    b, height, width, c = x.shape
+    h = GroupNorm(self.eps, name="norm2")(x)
+    qkv = Conv(3 * c, 1, initial=self.initial_attention, dtype=self.dtype, name="qkv")(h)
+    qkv = qkv.reshape(b, height * width, self.heads, c // self.heads, 3)  # q, k and v innermost: EDM's order
+    h = attend(qkv[..., 0], qkv[..., 1], qkv[..., 2]).reshape(x.shape)
+    return Conv(c, 1, initial=self.initial_zero, dtype=self.dtype, name="proj")(h)

@@ -1,0 +1,184 @@
+"""SongUNet: the DDPM++ and NCSN++ architectures of Song et al. (2021) as re-implemented by EDM (Karras et al. 2022, table 7).
+
+Submodules and parameters are named as in EDM's and ECT's checkpoints ("enc.16x16_block0.norm0.weight").
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cm_jax.errors import UserError
+from cm_jax.networks import layers
+from cm_jax.networks.blocks import UNetBlock
+from cm_jax.networks.layers import Conv, FourierEmbedding, GroupNorm, Init, Linear, Scope
+from cm_jax.types import Array
+
+INIT = Init("xavier_uniform")
+INIT_ZERO = Init("xavier_uniform", 1e-5)
+BLOCK: dict[str, Any] = {
+  "skip_scale": math.sqrt(0.5),
+  "eps": 1e-6,
+  "resample_proj": True,
+  "adaptive_scale": False,
+  "initial": INIT,
+  "initial_zero": INIT_ZERO,
+  "initial_attention": Init("xavier_uniform", math.sqrt(0.2)),
+}
+
+
+class SongUNet(nn.Module):
+  """DDPM++ ("positional", "standard", "standard", filter 1 1) and NCSN++ ("fourier", "residual", "standard", filter 1 3 3 1).
+
+  Args:
+    img_resolution: Height and width of the image; halves once per level.
+    in_channels, out_channels: Channels of x and of F.
+    label_dim: Number of classes, 0 for an unconditional network.
+    augment_dim: Width of the augmentation label, 0 for none.
+    model_channels: Width of the first level.
+    channel_mult: Width of each level over `model_channels`.
+    channel_mult_emb: Width of the conditioning vector over `model_channels`.
+    num_blocks: Residual blocks per level.
+    attn_resolutions: Resolutions with self-attention; the lowest level of the decoder has one always.
+    dropout: Drop probability inside every block, in training.
+    label_dropout: Probability of dropping the class label, in training.
+    embedding_type: "positional" (DDPM++) or "fourier" (NCSN++) noise-level embedding.
+    channel_mult_noise: Width of that embedding over `model_channels`: 1 for DDPM++, 2 for NCSN++.
+    fourier_scale: Standard deviation of the Fourier frequencies: 16 (EDM), 0.02 (iCT, ECT).
+    encoder_type: "standard" (DDPM++), "residual" (NCSN++) or "skip": how the image itself reaches lower levels.
+    decoder_type: "standard" or "skip": whether every level adds to the output image.
+    resample_filter: Separable filter of 2x resampling, of even length.
+    guidance_embedding: Condition on a guidance scale too (sCM section 5; 1 where none is given). Starts without effect.
+    dtype: What the blocks compute in; parameters, embeddings, statistics and the output stay float32.
+    remat: Recompute each block in the backward pass instead of storing its activations.
+
+  Raises:
+    UserError: A field out of range, named `config.network.FIELD`.
+  """
+
+  img_resolution: int
+  in_channels: int
+  out_channels: int
+  label_dim: int = 0
+  augment_dim: int = 0
+  model_channels: int = 128
+  channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+  channel_mult_emb: int = 4
+  num_blocks: int = 4
+  attn_resolutions: tuple[int, ...] = (16,)
+  dropout: float = 0.10
+  label_dropout: float = 0.0
+  embedding_type: str = "positional"
+  channel_mult_noise: int = 1
+  fourier_scale: float = 16.0
+  encoder_type: str = "standard"
+  decoder_type: str = "standard"
+  resample_filter: tuple[float, ...] = (1, 1)
+  guidance_embedding: bool = False
+  dtype: str = "float32"
+  remat: bool = False
+
+  def __post_init__(self):
+    for field in ("channel_mult", "attn_resolutions", "resample_filter"):
+      object.__setattr__(self, field, tuple(getattr(self, field)))
+    layers.check_positive(self, "img_resolution", "in_channels", "out_channels", "model_channels", "channel_mult")
+    layers.check_positive(self, "channel_mult_emb", "num_blocks", "channel_mult_noise")
+    layers.check_rate(self, "dropout", "label_dropout")
+    layers.check_choice("embedding_type", self.embedding_type, ("positional", "fourier"))
+    layers.check_choice("encoder_type", self.encoder_type, ("standard", "skip", "residual"))
+    layers.check_choice("decoder_type", self.decoder_type, ("standard", "skip"))
+    layers.check_choice("dtype", self.dtype, layers.DTYPES)
+    layers.check_levels(self, self.img_resolution, len(self.channel_mult))
+    if not self.resample_filter or len(self.resample_filter) % 2 or not sum(self.resample_filter):
+      raise UserError("config.network.resample_filter", self.resample_filter, "an even number of taps with a sum other than 0")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Array,
+    c_noise: Array,
+    *,
+    label: Array | None = None,
+    augment_label: Array | None = None,
+    guidance: Array | None = None,
+    train: bool = False,
+  ) -> Array:
+    """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
+    options: dict[str, Any] = {"dropout": self.dropout, "train": train, "dtype": self.dtype, "resample_filter": self.resample_filter}
+    block = functools.partial(nn.remat(UNetBlock) if self.remat else UNetBlock, **BLOCK, **options)
+    emb = self._embed(c_noise, label, augment_label, guidance, train)
+    skips = Scope(name="enc")(_encode, self, block, x.astype(self.dtype), emb)
+    return Scope(name="dec")(_decode, self, block, skips, emb).astype(layers.wide(self.dtype))
+
+  def _embed(self, c_noise: Array, label: Array | None, augment_label: Array | None, guidance: Array | None, train: bool) -> Array:
+    """Return the conditioning vector [B, model_channels * channel_mult_emb], in at least float32."""
+    dtype = layers.wide(self.dtype)
+    linear = functools.partial(Linear, initial=INIT, dtype=dtype.name)
+    width, batch = self.model_channels * self.channel_mult_noise, c_noise.shape[0]
+    c_noise = c_noise.astype(dtype)
+    if self.embedding_type == "fourier":
+      emb = FourierEmbedding(width, self.fourier_scale, name="map_noise")(c_noise)
+    else:
+      emb = layers.positional_embedding(c_noise, width, endpoint=True)
+    emb = jnp.concatenate(jnp.split(emb, 2, axis=1)[::-1], axis=1)  # sines first, as in DDPM
+    if self.label_dim:
+      row = layers.one_hot(label, self.label_dim, batch, dtype)
+      if train and self.label_dropout:
+        row = row * jax.random.bernoulli(self.make_rng("dropout"), 1 - self.label_dropout, (batch, 1)).astype(dtype)
+      emb = emb + linear(width, name="map_label")(row * math.sqrt(self.label_dim))
+    emb = emb + layers.augment_term(self, augment_label, width, INIT, dtype)
+    emb = emb + layers.guidance_term(self, guidance, width, batch, dtype)
+    emb = nn.silu(linear(self.model_channels * self.channel_mult_emb, name="map_layer0")(emb))
+    return nn.silu(linear(self.model_channels * self.channel_mult_emb, name="map_layer1")(emb))
+
+
+def _encode(net: SongUNet, block, x: Array, emb: Array) -> list[Array]:
+  """Return the activations of every block, top to bottom; `aux` carries the image down to the lower levels."""
+  conv = functools.partial(Conv, initial=INIT, dtype=net.dtype)
+  resampling: dict[str, Any] = {"down": True, "resample_filter": net.resample_filter}
+  aux, skips = x, []
+  for level, mult in enumerate(net.channel_mult):
+    resolution = net.img_resolution >> level
+    prefix = f"{resolution}x{resolution}"
+    if level == 0:
+      x = conv(net.model_channels, name=f"{prefix}_conv")(x)
+    else:
+      x = block(x.shape[-1], down=True, name=f"{prefix}_down")(x, emb)
+      if net.encoder_type == "skip":
+        aux = layers.resample(aux, **resampling)
+        x = x + conv(x.shape[-1], 1, name=f"{prefix}_aux_skip")(aux)
+      elif net.encoder_type == "residual":
+        x = (x + conv(x.shape[-1], **resampling, fused=True, name=f"{prefix}_aux_residual")(aux)) * math.sqrt(0.5)
+        aux = x
+    skips.append(x)
+    for i in range(net.num_blocks):
+      x = block(net.model_channels * mult, heads=int(resolution in net.attn_resolutions), name=f"{prefix}_block{i}")(x, emb)
+      skips.append(x)
+  return skips
+
+
+def _decode(net: SongUNet, block, skips: list[Array], emb: Array) -> Array:
+  """Return the image that the blocks, taking back what the encoder stored, lead to."""
+  skips, x = list(skips), skips[-1]
+  image: Array | None = None
+  for level, mult in reversed(list(enumerate(net.channel_mult))):
+    resolution = net.img_resolution >> level
+    prefix = f"{resolution}x{resolution}"
+    if level == len(net.channel_mult) - 1:
+      x = block(x.shape[-1], heads=1, name=f"{prefix}_in0")(x, emb)
+      x = block(x.shape[-1], name=f"{prefix}_in1")(x, emb)
+    else:
+      x = block(x.shape[-1], up=True, name=f"{prefix}_up")(x, emb)
+    for i in range(net.num_blocks + 1):
+      heads = int(i == net.num_blocks and resolution in net.attn_resolutions)
+      x = block(net.model_channels * mult, heads=heads, name=f"{prefix}_block{i}")(jnp.concatenate([x, skips.pop()], -1), emb)
+    if net.decoder_type == "skip" or level == 0:
+      h = nn.silu(GroupNorm(1e-6, name=f"{prefix}_aux_norm")(x))
+      h = Conv(net.out_channels, initial=INIT_ZERO, dtype=net.dtype, name=f"{prefix}_aux_conv")(h)
+      image = h if image is None else h + layers.upsample(image, net.resample_filter)
+  assert image is not None
+  return image
