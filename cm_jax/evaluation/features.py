@@ -15,8 +15,8 @@ import optax
 import safetensors.numpy
 
 from cm_jax.assets import flatten, unflatten
-from cm_jax.data.augment import normalize
 from cm_jax.data.pipeline import Pipeline, epoch_order
+from cm_jax.diffusion.pixels import normalize
 from cm_jax.errors import UserError
 from cm_jax.networks.classifier import SmallClassifier
 from cm_jax.types import Array, Params
