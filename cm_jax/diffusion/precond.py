@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from cm_jax.diffusion.noise import append_dims
 from cm_jax.types import Array, Denoiser, Net, NoiseRange, Params
@@ -31,15 +32,21 @@ class EDM:
 
   >>> EDM(NoiseRange(sigma_data=1.0))(jnp.ones(1)).c_skip.tolist()
   [0.5]
+
+  Note:
+    OpenAI's ImageNet and LSUN networks take 1000 c_noise: `time_scale` is 1000 for them.
   """
 
   noise: NoiseRange
+  time_scale: float = 1.0
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""
     sigma_data = self.noise.sigma_data
     total = sigma**2 + sigma_data**2
-    return Scalings(sigma_data**2 / total, sigma * sigma_data / jnp.sqrt(total), 1 / jnp.sqrt(total), jnp.log(sigma) / 4)
+    return Scalings(
+      sigma_data**2 / total, sigma * sigma_data / jnp.sqrt(total), 1 / jnp.sqrt(total), self.time_scale * (jnp.log(sigma) / 4)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +62,14 @@ class Boundary:
   """
 
   noise: NoiseRange
+  time_scale: float = 1.0  # as in EDM
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], >= sigma_min."""
     sigma_data, shifted = self.noise.sigma_data, sigma - self.noise.sigma_min
     c_skip = sigma_data**2 / (shifted**2 + sigma_data**2)
     c_out = shifted * sigma_data / jnp.sqrt(sigma**2 + sigma_data**2)
-    return EDM(self.noise)(sigma)._replace(c_skip=c_skip, c_out=c_out)
+    return EDM(self.noise, self.time_scale)(sigma)._replace(c_skip=c_skip, c_out=c_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +91,97 @@ class ECT:
     return (EDM if train else Boundary)(self.noise)(sigma)
 
 
-PRECONDS: dict[str, Callable[..., Callable[..., Scalings]]] = {"edm": EDM, "boundary": Boundary, "ect": ECT}
+@dataclasses.dataclass(frozen=True)
+class VP:
+  """The variance-preserving preconditioning of DDPM++ (EDM table 1, column VP).
+
+  c_skip = 1, c_out = -s, c_in = 1/sqrt(s^2 + 1), c_noise = (M - 1) t(s), where
+  t(s) = (sqrt(beta_min^2 + 2 beta_d ln(1 + s^2)) - beta_min)/beta_d inverts s(t) = sqrt(exp(beta_d t^2/2 + beta_min t) - 1).
+
+  >>> VP(NoiseRange())(jnp.full(1, 3.0)).c_out.tolist()
+  [-3.0]
+  """
+
+  noise: NoiseRange
+  beta_d: float = 19.9
+  beta_min: float = 0.1
+  M: int = 1000
+
+  def __call__(self, sigma: Array, train: bool = False) -> Scalings:
+    """Return the scalings at sigma [B], > 0."""
+    return Scalings(jnp.ones_like(sigma), -sigma, 1 / jnp.sqrt(sigma**2 + 1), (self.M - 1) * self.time(sigma))
+
+  def time(self, sigma: Array) -> Array:
+    """Return t(s), in [0, 1] for the levels of training."""
+    return (jnp.sqrt(self.beta_min**2 + 2 * self.beta_d * jnp.log1p(sigma**2)) - self.beta_min) / self.beta_d
+
+  def sigma(self, t: Array) -> Array:
+    """Return s(t)."""
+    return jnp.sqrt(jnp.expm1(self.beta_d * t**2 / 2 + self.beta_min * t))
+
+
+@dataclasses.dataclass(frozen=True)
+class VE:
+  """The variance-exploding preconditioning of NCSN++ (EDM table 1, column VE): c_skip = 1, c_out = s, c_in = 1, c_noise = ln(s/2).
+
+  >>> VE(NoiseRange())(jnp.full(1, 2.0)).c_noise.tolist()
+  [0.0]
+  """
+
+  noise: NoiseRange
+
+  def __call__(self, sigma: Array, train: bool = False) -> Scalings:
+    """Return the scalings at sigma [B], > 0."""
+    one = jnp.ones_like(sigma)
+    return Scalings(one, sigma, one, jnp.log(sigma / 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class IDDPM:
+  """The preconditioning of improved DDPM and ADM (EDM table 1, column iDDPM).
+
+  c_skip = 1, c_out = -s, c_in = 1/sqrt(s^2 + 1), c_noise = M - 1 - argmin_j |u_j - s|, with u_M = 0,
+  u_(j-1) = sqrt((u_j^2 + 1)/max(a_(j-1)/a_j, C_1) - 1) and a_j = sin^2(pi/2 j/(M (C_2 + 1))).
+
+  Note:
+    Only c_noise sees the nearest u_j. The network's further output channels are its variance, which D does not use.
+
+  >>> IDDPM(NoiseRange())(jnp.full(1, 1e5)).c_noise.tolist()
+  [999.0]
+  """
+
+  noise: NoiseRange
+  C_1: float = 0.001
+  C_2: float = 0.008
+  M: int = 1000
+
+  def __call__(self, sigma: Array, train: bool = False) -> Scalings:
+    """Return the scalings at sigma [B], > 0."""
+    c_noise = (self.M - 1 - self.index(sigma)).astype(sigma.dtype)
+    return Scalings(jnp.ones_like(sigma), -sigma, 1 / jnp.sqrt(sigma**2 + 1), c_noise)
+
+  def index(self, sigma: Array) -> Array:
+    """Return the j of the nearest u_j, int32 [B]."""
+    u = jnp.asarray(self.levels(), sigma.dtype)
+    return jnp.argmin(jnp.abs(u[None] - sigma[:, None]), axis=1)
+
+  def levels(self) -> np.ndarray:
+    """Return u_0 > ... > u_M = 0, float64 [M + 1], on the host."""
+    a = np.sin(np.pi / 2 * np.arange(self.M + 1) / (self.M * (self.C_2 + 1))) ** 2
+    u = np.zeros(self.M + 1)
+    for j in range(self.M, 0, -1):
+      u[j - 1] = np.sqrt((u[j] ** 2 + 1) / max(a[j - 1] / a[j], self.C_1) - 1)
+    return u
+
+
+PRECONDS: dict[str, Callable[..., Callable[..., Scalings]]] = {
+  "edm": EDM,
+  "boundary": Boundary,
+  "ect": ECT,
+  "vp": VP,
+  "ve": VE,
+  "iddpm": IDDPM,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +205,7 @@ class Bound:
     def denoise(x: Array, sigma: Array) -> Array:
       c_skip, c_out, c_in, c_noise = self.scalings(sigma, train=key is not None)
       net = self.net(params["net"], append_dims(c_in, x) * x, c_noise, label=label, augment_label=augment_label, guidance=guidance, key=key)
-      F = net[0] if isinstance(net, tuple) else net
+      F = (net[0] if isinstance(net, tuple) else net)[..., : x.shape[-1]]  # a learned variance follows in iDDPM's
       return append_dims(c_skip, x) * x + append_dims(c_out, x) * F.astype(x.dtype)
 
     return denoise
