@@ -109,10 +109,12 @@ def train_features(
   seed: int = 0,
   num_steps: int = 400,
   batch_size: int = 128,
-  learning_rate: float = 3e-3,
+  learning_rate: float = 1e-3,
   held_out: float = 0.2,
 ) -> Features:
   """Train the classifier whose features FD-digits is measured in: Adam, cosine to zero, images moved by up to a pixel.
+
+  A learning rate of 3e-3 is a little more accurate on the digits, but leaves 25 of the 64 features alive instead of 37.
 
   Args:
     images: uint8 [N, H, W, C]: the whole data set.
