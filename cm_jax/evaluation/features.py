@@ -31,7 +31,8 @@ def _classifier(num_classes: int) -> SmallClassifier:
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _forward(params: Params, images: Array, num_classes: int) -> tuple[Array, Array]:
-  return _classifier(num_classes).apply({"params": params}, normalize(images))
+  features, logits = _classifier(num_classes).apply({"params": params}, normalize(images))
+  return features, logits
 
 
 @functools.cache
