@@ -31,8 +31,8 @@ def _classifier(num_classes: int) -> SmallClassifier:
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _forward(params: Params, images: Array, num_classes: int) -> tuple[Array, Array]:
-  features, logits = _classifier(num_classes).apply({"params": params}, normalize(images))
-  return features, logits
+  outputs: Any = _classifier(num_classes).apply({"params": params}, normalize(images))
+  return outputs
 
 
 @functools.cache
