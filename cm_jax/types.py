@@ -118,6 +118,9 @@ class Sampler(Protocol):
   @property
   def nfe(self) -> int: ...
 
+  @property
+  def sigmas(self) -> tuple[float, ...]: ...
+
   def __call__(self, denoiser: Denoiser, noise: Callable[[int, tuple[int, ...]], Array], shape: tuple[int, ...]) -> Array: ...
 
 

@@ -50,6 +50,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parse(name: str, values: flags.FlagValues, arguments: list[str]) -> flags.FlagValues:
+  for flag, _, path in (argument.lstrip("-").partition("=") for argument in arguments):
+    if flag == "config":  # so that a config can start from the one beside it: `import digits_edm`
+      sys.path.append(os.path.dirname(os.path.abspath(path)))
   try:
     left = values([name, *arguments])
   except flags.UnrecognizedFlagError as error:

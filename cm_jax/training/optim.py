@@ -22,7 +22,7 @@ Schedule = Callable[[Array], Array]
 class AverageState(NamedTuple):
   """Averages of the parameters by name, and how many updates they have seen."""
 
-  count: Array
+  count: Array  # type: ignore[assignment]  # optax's name for it; tuple.count is not missed
   averages: dict[str, Params]
 
 
