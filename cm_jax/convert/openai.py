@@ -1,0 +1,124 @@
+"""OpenAI's checkpoints (openai/consistency_models): a bare state dict, so the architecture is read off the names and shapes."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cm_jax.convert.foreign import Choices, Foreign, check_size, torch_layout
+from cm_jax.convert.pickles import Bounded, Refused
+from cm_jax.convert.torch_files import Tensor, is_legacy, read_legacy, read_zip
+
+LICENCE = "MIT"
+# The preconditioning and the second noise level of two-step sampling (recipes.md section 3): not in a file, only in its name.
+PUBLISHED: Mapping[str, tuple[str, float | None]] = {
+  "edm_imagenet64_ema": ("edm", None),
+  "edm_bedroom256_ema": ("edm", None),
+  "edm_cat256_ema": ("edm", None),
+  "cd_imagenet64_l2": ("boundary", None),
+  "cd_imagenet64_lpips": ("boundary", 1.382),
+  "ct_imagenet64": ("boundary", 1.913),
+  "cd_bedroom256_l2": ("boundary", 3.520),
+  "cd_bedroom256_lpips": ("boundary", 4.366),
+  "ct_bedroom256": ("boundary", 3.991),
+  "cd_cat256_l2": ("boundary", None),
+  "cd_cat256_lpips": ("boundary", None),
+  "ct_cat256": ("boundary", 5.249),
+}
+
+
+def read(path: Path, choices: Choices = Choices()) -> Foreign:  # noqa: B008
+  """Read a .pt state dict of OpenAI's UNet ("cd_imagenet64_lpips.pt"), zip or legacy, float16 or float32.
+
+  Raises:
+    Refused: Another architecture, or a file that is not safe or not whole.
+  """
+  with open(path, "rb") as file:
+    bounded = Bounded(file)
+    head = bounded.read(16)
+    bounded.seek(0)
+    content = read_legacy(bounded) if is_legacy(head) else read_zip(bounded)
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+      raise Refused("a state dict: names and tensors, nothing else")
+    arrays = {str(name): tensor.array() for name, tensor in content.items()}
+    check_size(arrays, bounded.size)
+  kwargs, assumed = infer(arrays)
+  precond, middle = PUBLISHED.get(path.stem, ("edm" if path.stem.startswith("edm") else "boundary", None))
+  return describe(kwargs, arrays, precond, middle, (*assumed, f"precond {precond}, from the file's name"))
+
+
+def describe(
+  kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarray], precond: str, middle: float | None = None, assumed: tuple[str, ...] = ()
+) -> Foreign:
+  """Describe a UNetModel made with these constructor arguments."""
+  fields = dict(kwargs)
+  size, channels = fields.pop("image_size"), fields.pop("in_channels")
+  classes = fields.pop("num_classes", None) or 0
+  if fields["out_channels"] == channels:
+    fields.pop("out_channels")
+  return Foreign(
+    arrays=arrays,
+    network={"name": "openai_unet", **fields},
+    precond={"name": precond, "time_scale": 1000.0},
+    noise={"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0},
+    image_shape=(size, size, channels),
+    num_classes=classes,
+    layout=torch_layout(embeddings=("label_emb.weight",)),
+    peer="openai/consistency_models",
+    licence=LICENCE,
+    sigmas_by_nfe={1: [80.0]} | ({2: [80.0, middle]} if middle else {}) if precond == "boundary" else {},
+    assumed=assumed,
+  )
+
+
+def infer(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """Return UNetModel's constructor arguments from its state dict, and what of them had to be assumed.
+
+  A level of the decoder ends with a block that doubles the resolution, which holds a second residual block (or a convolution): the
+  first such block gives the number of blocks per level. The side of the images is not in the file: published networks end at 8x8.
+
+  Raises:
+    Refused: It is not a UNetModel.
+  """
+  try:
+    return _infer(arrays)
+  except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+    raise Refused(f"a known architecture: OpenAI's UNet has {str(error)[:100]}") from None
+
+
+def _infer(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
+  shape = {name: array.shape for name, array in arrays.items()}
+  width, channels = shape["time_embed.0.weight"][1], shape["input_blocks.0.0.weight"][1]
+  outputs = 1 + max(int(n) for name in shape for n in re.findall(r"^output_blocks\.(\d{1,4})\.", name))
+  ups = [
+    i for i in range(outputs) if any(f"output_blocks.{i}.{j}.{part}.weight" in shape for j in (1, 2) for part in ("in_layers.2", "conv"))
+  ]
+  per_level = ups[0] + 1 if ups else outputs
+  levels, rest = divmod(outputs, per_level)
+  if rest or per_level < 2 or levels > 16:
+    raise ValueError("as many blocks in every level of output_blocks")
+  firsts = [1 + level * per_level for level in range(levels)]
+  mults = [shape[f"input_blocks.{i}.0.out_layers.3.weight"][0] / width for i in firsts]
+  if any(mult % 1 for mult in mults):
+    raise ValueError(f"channels that are multiples of {width}")
+  attention = [2**level for level, i in enumerate(firsts) if f"input_blocks.{i}.1.qkv.weight" in shape]
+  out_channels, attended = shape["out.2.weight"][0], [width * int(mults[int(math.log2(ds))]) for ds in attention]
+  head = min([64, *attended, width * int(mults[-1])])
+  size = 8 << (levels - 1)
+  kwargs = {
+    "image_size": size,
+    "in_channels": channels,
+    "model_channels": width,
+    "out_channels": out_channels,
+    "num_res_blocks": per_level - 1,
+    "attention_resolutions": attention,
+    "channel_mult": [int(mult) for mult in mults],
+    "num_head_channels": head,
+    "resblock_updown": not any(".op." in name or re.fullmatch(r"output_blocks\.\d+\.\d\.conv\.weight", name) for name in shape),
+    "num_classes": shape["label_emb.weight"][0] if "label_emb.weight" in shape else None,
+    "use_scale_shift_norm": shape["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * shape["input_blocks.1.0.out_layers.3.weight"][0],
+  }
+  return kwargs, (f"images of {size}x{size}", f"attention heads of {head} channels")

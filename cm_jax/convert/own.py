@@ -1,0 +1,32 @@
+"""Our own runs and weights folders, through the same strict door as everybody else's."""
+
+from pathlib import Path
+
+from cm_jax import assets
+from cm_jax.convert.foreign import Choices, Foreign, own_layout
+from cm_jax.convert.pickles import Refused
+
+
+def read(path: Path, choices: Choices) -> Foreign:
+  """Read a weights folder, or whatever folder `choices.load` reads.
+
+  Raises:
+    UserError: It cannot be read.
+    Refused: Its images are not square.
+  """
+  params, info = choices.load(path)
+  height, width, channels = info["image_shape"]
+  if height != width:
+    raise Refused("square images")
+  return Foreign(
+    arrays={name.replace("/", "."): array for name, array in assets.flatten(params["net"]).items()},
+    network=info["network"],
+    precond=info["precond"],
+    noise={key: info[key] for key in ("sigma_min", "sigma_max", "sigma_data", "rho") if key in info},
+    image_shape=(height, width, channels),
+    num_classes=info["num_classes"],
+    layout=own_layout,
+    sigmas_by_nfe=info["sigmas_by_nfe"],
+    peer=info.get("peer", "cm_jax"),
+    licence=info["licence"],
+  )

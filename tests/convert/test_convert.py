@@ -1,0 +1,184 @@
+"""Checkpoints become weights folders: strictly, completely, or not at all."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cm_jax import assets, convert
+from cm_jax.build import load_model
+from cm_jax.convert import Choices
+from cm_jax.errors import UserError
+from cm_jax.networks import init_params
+from cm_jax.networks.songunet import SongUNet
+from tests.convert import writers
+
+FIELDS = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.2, "channel_mult_emb": 2}
+KWARGS = {"img_resolution": 8, "img_channels": 3, "label_dim": 4, "use_fp16": False, "model_type": "SongUNet", "augment_dim": 2, **FIELDS}
+
+
+@pytest.fixture(scope="module")
+def params():
+  """Random weights of a small SongUNet with everything in it."""
+  module = SongUNet(8, 3, 3, 4, 2, **FIELDS)
+  shapes = assets.flatten(jax.eval_shape(lambda: init_params(module, jax.random.key(0), (8, 8, 3))))
+  rng = np.random.default_rng(0)
+  return {name: rng.standard_normal(leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
+
+
+def theirs(params, dtype="float32"):
+  """Return the weights as an EDM file holds them: OIHW, [out, in], a filter beside every resampling convolution."""
+  order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+  arrays = {"model." + name.replace("/", "."): array.transpose(order[array.ndim]).astype(dtype) for name, array in params.items()}
+  for name in list(arrays):
+    if "_down.conv0.weight" in name or "_up.conv0.weight" in name:
+      arrays[name.replace("weight", "resample_filter")] = np.full((1, 1, 2, 2), 0.25, dtype)
+  return arrays
+
+
+def write(path, arrays, cls="EDMPrecond", kwargs=KWARGS):
+  path.write_bytes(writers.snapshot(cls, kwargs, arrays))
+  return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_edm_snapshot(params, tmp_path, dtype):
+  path = write(tmp_path / "edm.pkl", theirs(params, dtype))
+  done = convert.convert(path, tmp_path / "out")
+  stored, info = assets.load_weights(tmp_path / "out")
+  flat = assets.flatten(stored)
+  assert {name.removeprefix("net/") for name in flat} == set(params)
+  for name, array in params.items():
+    np.testing.assert_array_equal(flat[f"net/{name}"], array.astype(dtype).astype(np.float32))
+  assert (done.format, info["image_shape"], info["num_classes"], info["precond"]) == ("edm", (8, 8, 3), 4, {"name": "edm"})
+  assert (info["sigma_min"], info["sigma_max"], info["sigma_data"]) == (0.002, 80.0, 0.5)
+  assert info["source_sha256"] == assets.file_sha256(path) and info["source"] == "edm.pkl" and info["licence"] == "CC BY-NC-SA 4.0"
+  assert info["network"]["dropout"] == 0.2 and info["network"]["augment_dim"] == 2 and "img_resolution" not in info["network"]
+  model = load_model(tmp_path / "out")
+  D = jax.jit(lambda x, sigma: model.denoiser(jax.numpy.array([1, -1]))(x, sigma))(
+    np.ones((2, 8, 8, 3), np.float32), np.full(2, 3.0, np.float32)
+  )
+  assert D.shape == (2, 8, 8, 3) and np.isfinite(D).all()
+
+
+def test_our_own_folder_goes_through_the_same_door(params, tmp_path):
+  convert.convert(write(tmp_path / "edm.pkl", theirs(params)), tmp_path / "out")
+  done = convert.convert(tmp_path / "out", tmp_path / "again")
+  assert done.format == "cm_jax"
+  one, two = assets.load_weights(tmp_path / "out"), assets.load_weights(tmp_path / "again")
+  assert set(assets.flatten(one[0])) == set(assets.flatten(two[0]))
+  assert {key: two[1][key] for key in ("network", "precond", "licence", "peer")} == {
+    key: one[1][key] for key in ("network", "precond", "licence", "peer")
+  }
+  flat = assets.flatten(one[0])
+  flat.pop("net/map_layer0/bias")
+  assets.save_weights(tmp_path / "less", assets.unflatten(flat), {key: value for key, value in one[1].items() if key != "format"})
+  with pytest.raises(UserError, match=r"missing map_layer0\.bias"):
+    convert.convert(tmp_path / "less", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+  ("cls", "own", "precond", "sigmas"),
+  [
+    ("ECMPrecond", {}, {"name": "ect"}, (0.003, 80.0)),
+    ("VPPrecond", {"beta_d": 20.0}, {"name": "vp", "beta_d": 20.0, "beta_min": 0.1, "M": 1000}, (0.001, math.sqrt(math.expm1(10.1)))),
+    ("VEPrecond", {}, {"name": "ve"}, (0.02, 100.0)),
+    ("EDMPrecond", {"sigma_min": 0.01, "sigma_max": 50.0, "sigma_data": 1.0}, {"name": "edm"}, (0.01, 50.0)),
+  ],
+)
+def test_wrappers(params, tmp_path, cls, own, precond, sigmas):
+  done = convert.convert(write(tmp_path / "file.pkl", theirs(params), cls, KWARGS | own), tmp_path / "out")
+  info = assets.load_weights(tmp_path / "out")[1]
+  assert done.format == ("ect" if cls == "ECMPrecond" else "edm") and info["precond"] == precond
+  np.testing.assert_allclose((info["sigma_min"], info["sigma_max"]), sigmas, rtol=1e-3)
+  assert info["sigma_data"] == own.get("sigma_data", 0.5)
+
+
+def without(name):
+  return lambda arrays: arrays.pop(name)
+
+
+def changed(name, change):
+  return lambda arrays: arrays.update({name: change(arrays[name])})
+
+
+def nan_at_the_end(array):
+  array = array.copy()
+  array.flat[-1] = np.nan
+  return array
+
+
+BROKEN = {
+  "missing": (without("model.map_layer0.bias"), {}, r"missing map_layer0\.bias"),
+  "extra": (lambda arrays: arrays.update({"model.more": np.zeros(1, np.float32)}), {}, "not part of it more"),
+  "outside": (lambda arrays: arrays.update({"more": np.zeros(1, np.float32)}), {}, "not more"),
+  "shape": (changed("model.map_layer0.bias", lambda a: a[1:]), {}, r"map_layer0\.bias of shape \(16,\), not \(15,\)"),
+  "turned": (changed("model.map_label.weight", lambda a: a.T.copy()), {}, "map_label.weight of shape"),
+  "nan": (changed("model.dec.8x8_aux_conv.bias", nan_at_the_end), {}, r"NaN or infinity in dec\.8x8_aux_conv\.bias"),
+  "integers": (changed("model.map_layer0.bias", lambda a: a.astype(np.int64)), {}, "floating-point"),
+  "filter": (changed("model.dec.8x8_up.conv0.resample_filter", lambda a: a * 2), {}, "filter"),
+  "other width": (lambda arrays: None, {"model_channels": 16}, "of shape"),
+  "network": (lambda arrays: None, {"model_type": "StyleGAN3"}, "known architecture.*StyleGAN3"),
+  "option": (lambda arrays: None, {"use_magic": 3}, "no option use_magic"),
+  "type": (lambda arrays: None, {"num_blocks": "many"}, "num_blocks"),
+  "blocks": (lambda arrays: None, {"num_blocks": 60_000}, "num_blocks"),
+  "resolution": (lambda arrays: None, {"img_resolution": 10**12}, "img_resolution"),
+  "sigma_data": (lambda arrays: None, {"sigma_data": -1.0}, "sigma_data"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "kwargs", "match"), BROKEN.values(), ids=BROKEN)
+def test_what_does_not_fit_is_refused_by_name(params, tmp_path, breaks, kwargs, match):
+  arrays = theirs(params)
+  breaks(arrays)
+  write(tmp_path / "file.pkl", arrays, kwargs=KWARGS | kwargs)
+  with pytest.raises(UserError, match=match) as error:
+    convert.convert(tmp_path / "file.pkl", tmp_path / "out")
+  assert "\n" not in str(error.value)
+  assert [path.name for path in tmp_path.iterdir()] == ["file.pkl"]
+
+
+def test_nonfinite_weights_on_request(params, tmp_path):
+  arrays = theirs(params)
+  arrays["model.dec.8x8_aux_conv.bias"] = nan_at_the_end(arrays["model.dec.8x8_aux_conv.bias"])
+  convert.convert(write(tmp_path / "file.pkl", arrays), tmp_path / "out", allow_nonfinite=True)
+  assert np.isnan(assets.load_weights(tmp_path / "out")[0]["net"]["dec"]["8x8_aux_conv"]["bias"]).sum() == 1
+
+
+def test_unknown_class_and_wrong_format(params, tmp_path):
+  write(tmp_path / "file.pkl", theirs(params), cls="Generator")
+  with pytest.raises(UserError, match="not Generator"):
+    convert.convert(tmp_path / "file.pkl", tmp_path / "out")
+  write(tmp_path / "file.pkl", theirs(params))
+  with pytest.raises(UserError, match="for --from=ect, not EDMPrecond"):
+    convert.convert(tmp_path / "file.pkl", tmp_path / "out", "ect")
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "mine.txt").write_text("x")
+  with pytest.raises(UserError, match=r"mine\.txt"):
+    convert.convert(tmp_path / "file.pkl", tmp_path / "out")
+
+
+def test_what_the_user_says_goes(params, tmp_path):
+  path = write(tmp_path / "file.pkl", theirs(params))
+  convert.convert(path, tmp_path / "out", choices=Choices(precond={"name": "boundary"}, network={"dropout": 0.0}))
+  info = assets.load_weights(tmp_path / "out")[1]
+  assert info["precond"] == {"name": "boundary"} and info["network"]["dropout"] == 0.0
+  with pytest.raises(UserError, match="no option droput"):
+    convert.convert(path, tmp_path / "no", choices=Choices(network={"droput": 0.0}))
+
+
+def test_command(params, tmp_path):
+  path = write(tmp_path / "file.pkl", theirs(params))
+  run = lambda *arguments: subprocess.run(
+    [sys.executable, "-m", "cm_jax", "convert", *map(str, arguments)], capture_output=True, text=True, timeout=300
+  )
+  done = run(f"--input={path}", f"--out={tmp_path / 'out'}")
+  assert done.returncode == 0, done.stderr
+  assert "parameters of songunet, read as edm" in done.stdout and "licence: CC BY-NC-SA 4.0" in done.stdout
+  assert assets.is_weights_folder(tmp_path / "out")
+  bad = run(f"--input={tmp_path / 'absent'}", f"--out={tmp_path / 'bad'}")
+  assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
+  assert not (tmp_path / "bad").exists()

@@ -1,0 +1,83 @@
+"""What the groups of network cases share: a network from a fixture's weights, and its outputs in the fixture's layout."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cm_jax.convert.foreign import Foreign, abstract_params, build_network, fill
+from cm_jax.diffusion.precond import PRECONDS, Bound, bind
+from cm_jax.networks import as_net
+from cm_jax.types import NoiseRange
+from tests.golden.runner import Case, Result
+
+
+def nhwc(x: np.ndarray | None) -> jax.Array | None:
+  """Bring an array of a PyTorch peer into our layout."""
+  return None if x is None else jnp.asarray(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x)
+
+
+def nchw(x: jax.Array) -> np.ndarray:
+  """Bring an array into the layout of a PyTorch peer."""
+  return np.asarray(x).transpose(0, 3, 1, 2)
+
+
+def labels(one_hot: np.ndarray | None) -> jax.Array | None:
+  """Return class numbers from rows that are one-hot or zero (-1).
+
+  Raises:
+    ValueError: A row is neither.
+  """
+  if one_hot is None:
+    return None
+  if not (np.isin(one_hot, (0, 1)).all() and (one_hot.sum(1) <= 1).all()):
+    raise ValueError("class labels that are not one-hot")
+  return jnp.asarray(np.where(one_hot.sum(1) == 1, one_hot.argmax(1), -1), jnp.int32)
+
+
+def assemble(foreign: Foreign, dtype: str = "float32") -> tuple[Bound, dict[str, Any]]:
+  """Return the preconditioned network and its params, as the weights folder of `foreign` would give them."""
+  module = build_network({**foreign.network, "dtype": dtype}, foreign.image_shape, foreign.num_classes)
+  precond = dict(foreign.precond)
+  scalings = PRECONDS[precond.pop("name")](NoiseRange(**foreign.noise), **precond)
+  return bind(as_net(module), scalings), jax.tree.map(jnp.asarray, fill(foreign, module))
+
+
+def denoiser(foreign: Foreign, dtype: str = "float32") -> Callable[..., jax.Array]:
+  """Return the jitted D(x, sigma, **conditioning) of a checkpoint."""
+  bound, params = assemble(foreign, dtype)
+  return jax.jit(lambda x, sigma, **conditioning: bound(params, **conditioning)(x, sigma))
+
+
+def raw(foreign: Foreign) -> Callable[..., Any]:
+  """Return the jitted (F, c_noise)(x, sigma, **conditioning): what the network itself is fed and gives."""
+  bound, params = assemble(foreign)
+
+  def evaluate(x, sigma, **conditioning):
+    scalings = bound.scalings(sigma)
+    return bound.net(params["net"], scalings.c_in[:, None, None, None] * x, scalings.c_noise, **conditioning), scalings.c_noise
+
+  return jax.jit(evaluate)
+
+
+def reduced_precision(case: Case, foreign: Foreign, name: str, *inputs: Any, **conditioning: Any) -> Iterator[Result]:
+  """Yield the row that reports how far bfloat16 is off, if the network computes in it."""
+  value = denoiser(foreign, "bfloat16")(*inputs, **conditioning)
+  yield Result(name, nchw(value) if "NCHW" in case.meta.get("layout", "") else np.asarray(value), report=True, note="bfloat16")
+
+
+def same_names(foreign: Foreign, num_params: int | None = None) -> Iterator[Result]:
+  """Yield whether the network needs exactly the parameters of `foreign`, by name and shape, without allocating anything."""
+  module = build_network(foreign.network, foreign.image_shape, foreign.num_classes)
+  ours = {name.replace("/", "."): shape for name, shape in abstract_params(module, foreign.image_shape).items()}
+  theirs = {name: foreign.layout(name, array).shape for name, array in foreign.arrays.items()}
+  differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+  note = "; ".join(f"{name}: ours {ours.get(name)}, theirs {theirs.get(name)}" for name in differing[:3])
+  yield Result(f"{len(theirs)} names and shapes", passed=not differing, note=note or (f"{num_params:,} parameters" if num_params else ""))
+
+
+def shaped(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+  """Return arrays of these shapes that take no memory."""
+  return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}

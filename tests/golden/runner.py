@@ -1,0 +1,207 @@
+"""Compare cm_jax with a folder of reference numbers, one case a subfolder, driven by each case's meta.json.
+
+A group of cases is one module with `HANDLERS`; a handler says which cases are its own by what their meta.json holds (peer, class), and
+yields what it computed. The runner compares with the stored outputs within `meta.json["tol"]` and counts every output nobody computed
+as failed. To add a group: write its module and put it into `GROUPS`.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GROUPS = ("a_edm",)
+SUFFIXES = ("_f64", "_f64as32", "_f32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A folder of fixtures."""
+
+  path: Path
+
+  @property
+  def name(self) -> str:
+    return self.path.name
+
+  @functools.cached_property
+  def meta(self) -> dict[str, Any]:
+    file = self.path / "meta.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+  @functools.cached_property
+  def arrays(self) -> dict[str, np.ndarray]:
+    with np.load(self.path / "io.npz", allow_pickle=False) as stored:
+      return {key: stored[key] for key in stored.files}
+
+  @functools.cached_property
+  def weights(self) -> dict[str, np.ndarray]:
+    with np.load(self.path / "weights.npz", allow_pickle=False) as stored:
+      return {key: stored[key] for key in stored.files}
+
+  @property
+  def kwargs(self) -> dict[str, Any]:
+    return self.meta.get("kwargs", {})
+
+  def input(self, name: str) -> np.ndarray | None:
+    """Return an input, or None where the case has none."""
+    return self.arrays.get(f"in_{name}")
+
+  def outputs(self) -> dict[str, str]:
+    """Return {name: key of its reference}: the float64 numbers where there are some."""
+    keys = [key for key in self.arrays if key.startswith("out_")]
+    named = {key: next((key.removesuffix(suffix) for suffix in SUFFIXES if key.endswith(suffix)), key) for key in keys}
+    rank = lambda key: next((i for i, suffix in enumerate(SUFFIXES) if key.endswith(suffix)), len(SUFFIXES))
+    return {name.removeprefix("out_"): key for key, name in sorted(named.items(), key=lambda item: -rank(item[0]))}
+
+  def tolerance(self, key: str, dtype: str = "float32") -> float:
+    """Return the tolerance of an output, relative to its largest value; of its patterns the last that matches wins."""
+    tol = self.meta["tol"][dtype]
+    matching = [value for pattern, value in tol["by_key"] if re.search(pattern, key.removeprefix("out_"))]
+    return matching[-1] if matching else tol["default"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One comparison; `passed=None` only reports."""
+
+  case: str
+  what: str
+  error: float
+  tolerance: float
+  passed: bool | None
+  note: str = ""
+
+  def __str__(self) -> str:
+    verdict = {True: "pass", False: "FAIL", None: "report"}[self.passed]
+    return f"{self.case:36} {self.what[:44]:44} {self.error:10.2e} {self.tolerance:10.2e}  {verdict}{'  ' + self.note if self.note else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a handler computed: an output by name, or the verdict on something that has no stored output.
+
+  `exact` compares without a tolerance; `report` shows the error and decides nothing; `is_input` says that what the case stores as an
+  output is what it fed in; `dtype` chooses among the case's tolerances.
+  """
+
+  name: str
+  value: Any = None
+  passed: bool | None = None
+  note: str = ""
+  exact: bool = False
+  report: bool = False
+  is_input: bool = False
+  dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Handler:
+  """Computes the cases for which `accepts(case)`; `section` is the part after the dot in --only=G.networks."""
+
+  accepts: Callable[[Case], bool]
+  run: Callable[[Case], Iterable[Result]]
+  section: str
+
+
+def handlers() -> list[Handler]:
+  """Return the handlers of every group."""
+  package = __package__ or "tests.golden"
+  return [handler for group in GROUPS for handler in importlib.import_module(f"{package}.{group}").HANDLERS]
+
+
+def cases(folder: Path, only: Sequence[str]) -> list[Case]:
+  """Return the cases chosen by letters ("A") and sections ("G.networks"); everything for an empty choice.
+
+  A case that no handler accepts belongs to every section of its letter, so that nothing drops out unseen.
+  """
+  found = [Case(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+  chosen = [choice.partition(".") for choice in only]
+  return [case for case in found if not only or any(_chosen(case, letter, section) for letter, _, section in chosen)]
+
+
+def _chosen(case: Case, letter: str, section: str) -> bool:
+  if case.name.split("_")[0] != letter:
+    return False
+  return not section or section_of(case) in ("", section)
+
+
+def section_of(case: Case) -> str:
+  """Return the section of a case: its handler's, else a guess from what its meta.json says was called; "" if unknown."""
+  for handler in handlers():
+    if handler.accepts(case):
+      return handler.section
+  words = case.meta.get("cls", "").lower()
+  return next((section for section in ("loss", "sampler") if section in words), "")
+
+
+def run_case(case: Case) -> Iterator[Row]:
+  """Yield the comparisons of a case."""
+  handler = next((handler for handler in handlers() if handler.accepts(case)), None)
+  if handler is None:
+    yield Row(case.name, case.meta.get("cls", "no meta.json"), np.nan, np.nan, False, "nothing here handles this case")
+    return
+  left = case.outputs() if (case.path / "io.npz").is_file() else {}
+  try:
+    for result in handler.run(case):
+      if result.is_input:
+        left.pop(result.name)
+      else:
+        yield compare(case, left, result)
+  except Exception as error:  # a case that cannot be computed is a failure of that case, with its reason
+    yield Row(case.name, "", np.nan, np.nan, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+  for name in left:
+    yield Row(case.name, name, np.nan, np.nan, False, "not computed")
+
+
+def compare(case: Case, left: dict[str, str], result: Result) -> Row:
+  """Return the row of a result; an output that decides is struck off `left`."""
+  if result.passed is not None:
+    return Row(case.name, result.name, 0.0 if result.passed else np.inf, 0.0, result.passed, result.note)
+  known = case.outputs()
+  if result.name not in known:
+    return Row(case.name, result.name, np.nan, np.nan, False, "the case has no such output")
+  key = known[result.name]
+  if not result.report:
+    left.pop(result.name, None)
+  reference, value = case.arrays[key], np.asarray(result.value)
+  tolerance = 0.0 if result.exact else case.tolerance(key, result.dtype)
+  if reference.shape != value.shape:
+    return Row(case.name, result.name, np.nan, tolerance, False, f"shape {value.shape}, not {reference.shape}")
+  if reference.dtype.kind in "US":
+    same = bool((reference == value).all())
+    return Row(case.name, result.name, 0.0 if same else np.inf, 0.0, same, result.note)
+  error = relative_error(value.astype(np.float64), reference.astype(np.float64))
+  return Row(case.name, result.name, error, tolerance, None if result.report else bool(error <= tolerance), result.note)
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+  """Return max|value - reference| / max|reference|; what is infinite or NaN must be so in both.
+
+  >>> relative_error(np.array([1.0, np.inf]), np.array([2.0, np.inf]))
+  0.5
+  """
+  finite = np.isfinite(reference)
+  if not np.array_equal(value[~finite], reference[~finite], equal_nan=True):
+    return np.inf
+  value, reference = value[finite], reference[finite]
+  scale = max(np.abs(reference).max(initial=0.0), np.finfo(np.float64).tiny)
+  return float(np.abs(value - reference).max(initial=0.0) / scale)
+
+
+def report(rows: Iterable[Row], show: Callable[[str], None] = print) -> int:
+  """Print the table and the last line; return the exit status."""
+  show(f"{'case':36} {'compared':44} {'max error':>10} {'tolerance':>10}")
+  passed = failed = 0
+  for row in rows:
+    show(str(row))
+    passed += row.passed is True
+    failed += row.passed is False
+  show(f"{passed} passed, {failed} failed")
+  return 1 if failed else 0
