@@ -1,14 +1,29 @@
 """Networks F(x, c_noise): the architectures of the field, numerically their authors', by name."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cm_jax.networks.adm import DhariwalUNet
+from cm_jax.networks.edm2 import EDM2UNet
+from cm_jax.networks.magnitude import normalize_weights
+from cm_jax.networks.openai_unet import OpenAIUNet
 from cm_jax.networks.songunet import SongUNet
 from cm_jax.networks.toy import ToyNet
 from cm_jax.types import Net, Params
 
-NETWORKS: dict[str, type[nn.Module]] = {"songunet": SongUNet, "toy": ToyNet}
+NETWORKS: dict[str, type[nn.Module]] = {
+  "songunet": SongUNet,
+  "adm": DhariwalUNet,
+  "edm2": EDM2UNet,
+  "openai_unet": OpenAIUNet,
+  "toy": ToyNet,
+}
+
+# What is to be applied to a network's params after every update, where anything is
+PROJECTIONS: dict[str, Callable[[Params], Params]] = {"edm2": normalize_weights}
 
 
 def as_net(module: nn.Module) -> Net:

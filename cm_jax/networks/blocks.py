@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, attend, resample
+from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, attend, check_divides, resample
 from cm_jax.types import Array
 
 
@@ -23,6 +23,7 @@ class QKV(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, Array, Array]:
     b, n, c = x.shape
+    check_divides("config.network.model_channels", c, self.heads, "attention heads")
     regroup = lambda a: jnp.moveaxis(a.reshape(-1, self.heads, c // self.heads, 3), 3, 1).reshape(-1, 3 * c)
     weight = self.param("weight", self.initial.weight, (1, 1, c, 3 * c))
     bias = self.param("bias", lambda key, shape: self.initial.bias(key, shape, fan_in=c, fan_out=3 * c), (3 * c,))

@@ -6,17 +6,14 @@ linear maps [in, out]. `dtype` is what a layer computes in; parameters stay floa
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.errors import UserError, one_of
+from cm_jax.errors import UserError
 from cm_jax.types import Array
-
-DTYPES = ("float32", "bfloat16", "float64")
 
 
 def wide(dtype: str) -> jnp.dtype:
@@ -26,50 +23,6 @@ def wide(dtype: str) -> jnp.dtype:
   dtype('float32')
   """
   return jnp.promote_types(dtype, jnp.float32)
-
-
-def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
-  """Raise a UserError naming `config.network.FIELD` unless `value` is one of `choices`."""
-  if value not in choices:
-    raise UserError(f"config.network.{field}", value, one_of(choices, value))
-
-
-def check_positive(network: object, *fields: str) -> None:
-  """Raise a UserError unless every named field of `network` is a positive integer or a non-empty sequence of them."""
-  for field in fields:
-    value = getattr(network, field)
-    values = value if isinstance(value, tuple) else (value,)
-    if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-      raise UserError(f"config.network.{field}", value, "a positive whole number" + (" or several" if isinstance(value, tuple) else ""))
-
-
-def check_rate(network: object, *fields: str) -> None:
-  """Raise a UserError unless every named field of `network` is in [0, 1)."""
-  for field in fields:
-    value = getattr(network, field)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-      raise UserError(f"config.network.{field}", value, "a probability, 0 <= rate < 1")
-
-
-def check_levels(network: object, resolution: int, levels: int) -> None:
-  """Raise a UserError unless an image of `resolution` can be halved `levels - 1` times."""
-  if resolution % 2 ** (levels - 1):
-    raise UserError(
-      "config.network.channel_mult",
-      getattr(network, "channel_mult", None),
-      f"fewer levels: {resolution} pixels do not halve {levels - 1} times",
-    )
-
-
-def one_hot(label: Array | None, size: int, batch: int, dtype) -> Array:
-  """Return [batch, size] rows: one-hot of `label` int32 [batch], zeros where it is -1 or for `label=None`.
-
-  >>> one_hot(jnp.array([1, -1]), 2, 2, jnp.float32).tolist()
-  [[0.0, 1.0], [0.0, 0.0]]
-  """
-  if label is None:
-    return jnp.zeros((batch, size), dtype)
-  return jax.nn.one_hot(label, size, dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +133,7 @@ class Conv(nn.Module):
 
   features: int
   kernel: int = 3
+  stride: int = 1
   up: bool = False
   down: bool = False
   resample_filter: tuple[float, ...] = (1, 1)
@@ -201,7 +155,7 @@ class Conv(nn.Module):
     elif self.up and self.kernel == 1:  # commutes with the resampling and costs a quarter on the small side
       x = upsample(conv(x, weight, 0), taps)
     else:
-      x = conv(resample(x, up=self.up, down=self.down, resample_filter=taps), weight, pad)
+      x = conv(resample(x, up=self.up, down=self.down, resample_filter=taps), weight, pad, self.stride)
     if self.use_bias:
       fans = {"fan_in": math.prod(shape[:-1]), "fan_out": math.prod(shape[:2]) * self.features}
       bias = self.param("bias", lambda key, shape: self.initial.bias(key, shape, **fans), (self.features,))
@@ -240,9 +194,11 @@ class GroupNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     c = x.shape[-1]
+    groups = max(1, min(self.groups, c // self.min_channels))
+    check_divides("config.network.model_channels", c, groups, "norm groups")
     weight = self.param("weight", nn.initializers.ones, (c,))
     bias = self.param("bias", nn.initializers.zeros, (c,))
-    return group_norm(x, weight, bias, max(1, min(self.groups, c // self.min_channels)), self.eps)
+    return group_norm(x, weight, bias, groups, self.eps)
 
 
 def positional_embedding(x: Array, channels: int, endpoint: bool = False, max_positions: float = 10000.0) -> Array:
@@ -272,27 +228,10 @@ class FourierEmbedding(nn.Module):
     return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=1)
 
 
-def augment_term(net: nn.Module, augment_label: Array | None, features: int, initial: Init, dtype) -> Array | float:
-  """Map the augmentation label [B, augment_dim] to [B, features] by "map_augment"; 0 where there is none."""
-  if not net.augment_dim or (augment_label is None and not net.is_initializing()):
-    return 0.0
-  row = jnp.zeros((1, net.augment_dim), dtype) if augment_label is None else augment_label.astype(dtype)
-  return Linear(features, initial, use_bias=False, dtype=jnp.dtype(dtype).name, name="map_augment")(row)
-
-
-def guidance_term(net: nn.Module, guidance: Array | None, features: int, batch: int, dtype) -> Array | float:
-  """Map a guidance scale [B] (None: 1, no guidance) to [B, features] by "map_guidance", which starts at zero (sCM section 5).
-
-  Raises:
-    UserError: A scale given to a network built without `guidance_embedding`.
-  """
-  if not net.guidance_embedding:
-    if guidance is not None:
-      raise UserError("config.network.guidance_embedding", False, "True to condition on a guidance scale")
-    return 0.0
-  scale = jnp.broadcast_to(jnp.ones((), dtype) if guidance is None else guidance.astype(dtype), (batch,))
-  linear = Linear(features, Init("xavier_uniform", 0.0), dtype=jnp.dtype(dtype).name, name="map_guidance")
-  return linear(positional_embedding(scale, features))
+def check_divides(field: str, channels: int, parts: int, what: str) -> None:
+  """Raise a UserError unless `channels` of a layer split into `parts`."""
+  if channels % parts:
+    raise UserError(field, f"a layer of {channels} channels", f"widths that split into {parts} {what}")
 
 
 def attend(q: Array, k: Array, v: Array) -> Array:

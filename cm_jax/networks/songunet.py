@@ -8,11 +8,9 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from cm_jax.errors import UserError
-from cm_jax.networks import layers
+from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.blocks import UNetBlock
 from cm_jax.networks.layers import Conv, FourierEmbedding, GroupNorm, Init, Linear, Scope
 from cm_jax.types import Array
@@ -51,7 +49,7 @@ class SongUNet(nn.Module):
     encoder_type: "standard" (DDPM++), "residual" (NCSN++) or "skip": how the image itself reaches lower levels.
     decoder_type: "standard" or "skip": whether every level adds to the output image.
     resample_filter: Separable filter of 2x resampling, of even length.
-    guidance_embedding: Condition on a guidance scale too (sCM section 5; 1 where none is given). Starts without effect.
+    guidance_embedding: Condition on a guidance scale too, as sCM does (1 where none is given). Starts without effect.
     dtype: What the blocks compute in; parameters, embeddings, statistics and the output stay float32.
     remat: Recompute each block in the backward pass instead of storing its activations.
 
@@ -82,18 +80,11 @@ class SongUNet(nn.Module):
   remat: bool = False
 
   def __post_init__(self):
-    for field in ("channel_mult", "attn_resolutions", "resample_filter"):
-      object.__setattr__(self, field, tuple(getattr(self, field)))
-    layers.check_positive(self, "img_resolution", "in_channels", "out_channels", "model_channels", "channel_mult")
-    layers.check_positive(self, "channel_mult_emb", "num_blocks", "channel_mult_noise")
-    layers.check_rate(self, "dropout", "label_dropout")
-    layers.check_choice("embedding_type", self.embedding_type, ("positional", "fourier"))
-    layers.check_choice("encoder_type", self.encoder_type, ("standard", "skip", "residual"))
-    layers.check_choice("decoder_type", self.decoder_type, ("standard", "skip"))
-    layers.check_choice("dtype", self.dtype, layers.DTYPES)
-    layers.check_levels(self, self.img_resolution, len(self.channel_mult))
-    if not self.resample_filter or len(self.resample_filter) % 2 or not sum(self.resample_filter):
-      raise UserError("config.network.resample_filter", self.resample_filter, "an even number of taps with a sum other than 0")
+    fields.check_unet(self, "channel_mult_emb", "channel_mult_noise", tuples=("resample_filter",))
+    fields.check_choice("embedding_type", self.embedding_type, ("positional", "fourier"))
+    fields.check_choice("encoder_type", self.encoder_type, ("standard", "skip", "residual"))
+    fields.check_choice("decoder_type", self.decoder_type, ("standard", "skip"))
+    fields.check_taps(self)
     super().__post_init__()
 
   @nn.compact
@@ -126,12 +117,10 @@ class SongUNet(nn.Module):
       emb = layers.positional_embedding(c_noise, width, endpoint=True)
     emb = jnp.concatenate(jnp.split(emb, 2, axis=1)[::-1], axis=1)  # sines first, as in DDPM
     if self.label_dim:
-      row = layers.one_hot(label, self.label_dim, batch, dtype)
-      if train and self.label_dropout:
-        row = row * jax.random.bernoulli(self.make_rng("dropout"), 1 - self.label_dropout, (batch, 1)).astype(dtype)
+      row = conditioning.label_row(self, label, batch, dtype, train)
       emb = emb + linear(width, name="map_label")(row * math.sqrt(self.label_dim))
-    emb = emb + layers.augment_term(self, augment_label, width, INIT, dtype)
-    emb = emb + layers.guidance_term(self, guidance, width, batch, dtype)
+    emb = emb + conditioning.augment_term(self, augment_label, width, INIT, dtype)
+    emb = emb + conditioning.guidance_term(self, guidance, width, batch, dtype)
     emb = nn.silu(linear(self.model_channels * self.channel_mult_emb, name="map_layer0")(emb))
     return nn.silu(linear(self.model_channels * self.channel_mult_emb, name="map_layer1")(emb))
 

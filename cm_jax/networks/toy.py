@@ -4,7 +4,7 @@ import functools
 
 import flax.linen as nn
 
-from cm_jax.networks import layers
+from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.layers import Conv, Init, Linear
 from cm_jax.types import Array
 
@@ -27,9 +27,9 @@ class ToyNet(nn.Module):
   remat: bool = False
 
   def __post_init__(self):
-    layers.check_positive(self, "img_resolution", "in_channels", "out_channels", "width")
-    layers.check_rate(self, "dropout")
-    layers.check_choice("dtype", self.dtype, layers.DTYPES)
+    fields.check_positive(self, "img_resolution", "in_channels", "out_channels", "width")
+    fields.check_rate(self, "dropout")
+    fields.check_choice("dtype", self.dtype, fields.DTYPES)
     super().__post_init__()
 
   @nn.compact
@@ -47,10 +47,10 @@ class ToyNet(nn.Module):
     dtype, batch = layers.wide(self.dtype), c_noise.shape[0]
     emb = Linear(self.width, use_bias=False, dtype=dtype.name, name="affine")(c_noise[:, None])
     if self.label_dim:
-      row = layers.one_hot(label, self.label_dim, batch, dtype)
+      row = conditioning.one_hot(label, self.label_dim, batch, dtype)
       emb = emb + Linear(self.width, use_bias=False, dtype=dtype.name, name="map_label")(row)
-    emb = emb + layers.augment_term(self, augment_label, self.width, Init("xavier_uniform"), dtype)
-    emb = emb + layers.guidance_term(self, guidance, self.width, batch, dtype)
+    emb = emb + conditioning.augment_term(self, augment_label, self.width, Init("xavier_uniform"), dtype)
+    emb = emb + conditioning.guidance_term(self, guidance, self.width, batch, dtype)
     conv = functools.partial(nn.remat(Conv) if self.remat else Conv, dtype=self.dtype)
     h = nn.silu(conv(self.width, name="conv1")(x) + emb.astype(self.dtype)[:, None, None, :])
     h = nn.Dropout(self.dropout, deterministic=not train)(h)

@@ -1,0 +1,80 @@
+"""What the config fields of every network must satisfy; each check raises a UserError naming `config.network.FIELD`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cm_jax.errors import UserError, one_of
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
+  """Raise a UserError naming `config.network.FIELD` unless `value` is one of `choices`."""
+  if value not in choices:
+    raise UserError(f"config.network.{field}", value, one_of(choices, value))
+
+
+def check_positive(network: object, *fields: str) -> None:
+  """Raise a UserError unless every named field of `network` is a positive integer or a non-empty sequence of them."""
+  for field in fields:
+    value = getattr(network, field)
+    values = value if isinstance(value, tuple) else (value,)
+    if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+      raise UserError(f"config.network.{field}", value, "a positive whole number" + (" or several" if isinstance(value, tuple) else ""))
+
+
+def check_rate(network: object, *fields: str) -> None:
+  """Raise a UserError unless every named field of `network` is in [0, 1)."""
+  for field in fields:
+    value = getattr(network, field)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+      raise UserError(f"config.network.{field}", value, "a probability, 0 <= rate < 1")
+
+
+def make_tuples(network: Any, *fields: str) -> None:
+  """Turn sequences (a config from JSON has lists) into tuples; raise a UserError for anything else."""
+  for field in fields:
+    value = getattr(network, field)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+      raise UserError(f"config.network.{field}", value, "a sequence, such as (1, 2)")
+    object.__setattr__(network, field, tuple(value))
+
+
+def check_no_augmentation(network: Any) -> None:
+  """Raise a UserError if the network is to take an augmentation label, which its architecture does not."""
+  if network.augment_dim:
+    raise UserError("config.network.augment_dim", network.augment_dim, f"0: {type(network).__name__} has no augmentation label")
+
+
+def check_unet(network: Any, *positive: str, tuples: Sequence[str] = ()) -> None:
+  """Make the fields that U-Nets share tuples where they are sequences, and raise a UserError for one that is out of range.
+
+  Args:
+    network: A module with EDM's field names.
+    positive: Further fields that must be positive whole numbers.
+    tuples: Further fields that are sequences.
+  """
+  make_tuples(network, "channel_mult", "attn_resolutions", *tuples)
+  check_positive(network, "img_resolution", "in_channels", "out_channels", "model_channels", "channel_mult", "num_blocks", *positive)
+  check_rate(network, "dropout", "label_dropout")
+  check_choice("dtype", network.dtype, DTYPES)
+  check_halves(network, "channel_mult", len(network.channel_mult) - 1)
+
+
+def check_halves(network: Any, field: str, times: int) -> None:
+  """Raise a UserError naming `field` unless the image halves `times` times."""
+  if network.img_resolution % 2**times:
+    expected = f"fewer levels: {network.img_resolution} pixels do not halve {times} times"
+    raise UserError(f"config.network.{field}", getattr(network, field), expected)
+
+
+def dropout_at(network: Any, resolution: int) -> float:
+  """Return the dropout of a block at this resolution: none above `dropres`, unless that is 0."""
+  return network.dropout if not network.dropres or resolution <= network.dropres else 0.0
+
+
+def check_taps(network: Any) -> None:
+  """Raise a UserError unless `resample_filter` halves and doubles an image: an even number of taps, with a sum."""
+  taps = network.resample_filter
+  if not taps or len(taps) % 2 or not all(isinstance(tap, (int, float)) for tap in taps) or not sum(taps):
+    raise UserError("config.network.resample_filter", taps, "an even number of taps with a sum other than 0")
