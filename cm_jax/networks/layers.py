@@ -205,6 +205,7 @@ def positional_embedding(x: Array, channels: int, endpoint: bool = False, max_po
   """Embed x [B] as [cos(x f), sin(x f)], [B, channels], with f from 1 down to (about) 1/max_positions, geometric.
 
   `endpoint` reaches 1/max_positions exactly (DDPM); without it the last step is left out (ADM).
+  An odd width ends with a zero.
 
   >>> positional_embedding(jnp.zeros(1), 4).tolist()
   [[1.0, 1.0, 0.0, 0.0]]
@@ -212,7 +213,7 @@ def positional_embedding(x: Array, channels: int, endpoint: bool = False, max_po
   half = channels // 2
   freqs = (1 / max_positions) ** (np.arange(half) / max(half - (1 if endpoint else 0), 1))
   phase = x[:, None] * jnp.asarray(freqs, x.dtype)[None]
-  return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=1)
+  return jnp.pad(jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=1), ((0, 0), (0, channels % 2)))
 
 
 class FourierEmbedding(nn.Module):
