@@ -37,7 +37,7 @@ def create_state(experiment: Experiment) -> TrainState:
   if experiment.initial_params is None:
     return jax.jit(lambda: init_state(experiment.init, experiment.optimizer, experiment.config.seed), out_shardings=shardings)()
   from_params = lambda params: init_state(lambda _: params, experiment.optimizer, experiment.config.seed)
-  return jax.jit(from_params, out_shardings=shardings)(experiment.initial_params)
+  return jax.jit(from_params, out_shardings=shardings)(_place(experiment.initial_params, experiment))
 
 
 def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:

@@ -83,8 +83,9 @@ class MetricsLog:
       from tensorboardX import SummaryWriter
 
       self._writer = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=step)
-    for name, value in scalars.items():
-      self._writer.add_scalar(name, value, step)
+    for name, number in clean.items():
+      if number is not None:
+        self._writer.add_scalar(name, number, step)
 
   def close(self) -> None:
     """Flush and end the bar."""

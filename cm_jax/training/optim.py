@@ -210,7 +210,7 @@ def reject_unsound() -> optax.GradientTransformationExtraArgs:
   """
 
   def update(updates: Params, state: Any, params: Params = None, *, value: Array, **_: Any):
-    sound = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(updates))
+    sound = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
     return jax.tree.map(lambda g: jnp.where(sound, g, jnp.nan), updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

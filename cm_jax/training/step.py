@@ -107,8 +107,8 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step, value=metrics["loss"])
     params = optax.apply_updates(state.params, updates)
     metrics |= {
-      "grad_norm": optax.global_norm(grads),
-      "update_norm": optax.global_norm(updates),
+      "grad_norm": optax.tree.norm(grads),
+      "update_norm": optax.tree.norm(updates),
       "nonfinite_in_a_row": optax.tree.get(opt_state, "notfinite_count"),
       "nonfinite_total": optax.tree.get(opt_state, "total_notfinite"),
     }

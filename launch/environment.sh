@@ -1,0 +1,17 @@
+# Sourced by the scripts beside it: `environment WHAT` makes .venv (once) and installs cm_jax into it, with its test tools if WHAT is "test";
+# sets PYTHON.
+
+environment() {
+  local base stamp wanted
+  base=${PYTHON_BASE:-python3}
+  "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$("$base" --version): cm_jax needs Python 3.11 or newer (set PYTHON_BASE)" >&2; return 1; }
+  [ -x .venv/bin/python ] || "$base" -m venv .venv
+  PYTHON=.venv/bin/python
+  stamp=.venv/cm_jax-$1
+  wanted=$(cat requirements.txt setup.cfg pyproject.toml | sha256sum)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing into .venv (once)" >&2
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$([ "$1" = test ] && echo '.[test]' || echo .)"
+    echo "$wanted" >"$stamp"
+  fi
+}

@@ -1,0 +1,314 @@
+"""Training as a whole: same curve on any devices (invariant 4), exact resume (5), no recompilation (6), non-finite steps (7)."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from tests import tiny
+
+from cm_jax.build import build
+from cm_jax.errors import TrainingStopped, UserError
+from cm_jax.training import loop, runfolder, sharding
+from cm_jax.training.checkpoint import CheckpointStore
+from cm_jax.training.optim import read_average, split_averages
+
+REPO = Path(__file__).parents[2]
+
+
+def mesh(data: int, fsdp: int) -> jax.sharding.Mesh:
+  return jax.make_mesh((data, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
+
+
+def experiment_of(config, **changes):
+  return dataclasses.replace(build(config), **changes)
+
+
+def losses(workdir: Path) -> list[float]:
+  return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def equal(a, b) -> None:
+  jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def test_one_and_eight_devices_and_fsdp_train_alike(tmp_path, monkeypatch):
+  monkeypatch.setattr(sharding, "LARGE_LEAF", 64)  # so that even the toy's leaves are split
+  curves = {}
+  for data, fsdp in ((1, 1), (8, 1), (2, 4)):
+    experiment = experiment_of(tiny.config(tiny.CT, num_steps=20), mesh=mesh(data, fsdp))
+    state = loop.train(experiment, tmp_path / f"{data}x{fsdp}", progress=False)
+    curves[data, fsdp] = losses(tmp_path / f"{data}x{fsdp}")
+    split = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
+    assert bool(split) == (fsdp > 1)
+  assert len(curves[1, 1]) == 20
+  for curve in curves.values():
+    np.testing.assert_allclose(curve, curves[1, 1], rtol=1e-4)
+
+
+def test_accumulation_does_not_change_the_curve(tmp_path):
+  for parts in (1, 2):
+    config = tiny.config(tiny.CT)
+    config.accumulation = parts
+    loop.train(build(config), tmp_path / str(parts), progress=False)
+  np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-5)
+
+
+def test_scanned_accumulation_equals_unrolled():
+  from cm_jax.training import step as step_lib
+
+  experiment = build(tiny.config(tiny.CT))
+  ready = experiment.prepare({"image": jnp.zeros((16, 8, 8, 1), jnp.uint8)}, jax.random.key(1))
+  draws = experiment.objective.draw(jax.random.key(2), ready, jnp.zeros([], jnp.int32))
+  parts = step_lib.split_microbatches((ready, draws), 4)
+  total = lambda part: {"x": part[0]["image"].sum(), "t": part[1].t.mean(), "u": jax.random.uniform(part[1].key)}
+  unrolled = step_lib.accumulate(total, parts)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: "tpu")
+    scanned = step_lib.accumulate(total, parts)
+  chex.assert_trees_all_close(unrolled, scanned, rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [None, tiny.CT], ids=["edm", "ct"])
+def test_resume_is_exact(tmp_path, objective):
+  whole = loop.train(build(tiny.config(objective, num_steps=6)), tmp_path / "whole", progress=False)
+  loop.train(build(tiny.config(objective, num_steps=3)), tmp_path / "parts", progress=False)
+  resumed = loop.train(build(tiny.config(objective, num_steps=6)), tmp_path / "parts", progress=False)
+  assert int(resumed.step) == 6
+  equal(whole, resumed)  # params, optimiser, every average
+  assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_resume_on_another_mesh(tmp_path):
+  config = tiny.config(tiny.CT, num_steps=3)
+  before = loop.train(experiment_of(config, mesh=mesh(8, 1)), tmp_path, progress=False)
+  after = loop.train(experiment_of(config, mesh=mesh(1, 1)), tmp_path, progress=False)
+  equal(before, after)
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+  loop.train(build(tiny.config(num_steps=3)), tmp_path, progress=False)
+  stamp = lambda: {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+  before = stamp()
+  loop.train(build(tiny.config(num_steps=3)), tmp_path, progress=False)
+  assert stamp() == before
+
+
+def run_cli(*arguments: str, **variables: str) -> subprocess.Popen:
+  environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
+  return subprocess.Popen(
+    [sys.executable, "-m", "cm_jax", *arguments], cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+
+
+def write_config(path: Path, **run: int) -> str:
+  settings = ", ".join(f"{key}={value}" for key, value in run.items())
+  path.write_text(
+    f"import sys\nsys.path.insert(0, {str(REPO)!r})\nfrom tests import tiny\n\n\ndef get_config():\n  return tiny.config(tiny.CT, {settings})\n"
+  )
+  return f"--config={path}"
+
+
+@pytest.mark.slow
+def test_kill_during_a_save_then_train_again(tmp_path):
+  config = write_config(tmp_path / "config.py", num_steps=12, checkpoint_every=1)
+  flags = (config, "--noprogress")
+  whole = run_cli("train", *flags, f"--workdir={tmp_path / 'whole'}")
+  assert whole.wait(120) == 0, whole.stdout.read()
+  killed = tmp_path / "killed"
+  kills = 0
+  for _ in range(3):
+    process = run_cli("train", *flags, f"--workdir={killed}")
+    while process.poll() is None:
+      if any(killed.glob("checkpoints/*orbax-checkpoint-tmp*")):
+        process.send_signal(signal.SIGKILL)
+        kills += 1
+        break
+      time.sleep(0.002)
+    process.wait(60)
+  assert kills >= 1
+  last = run_cli("train", *flags, f"--workdir={killed}")
+  assert last.wait(120) == 0, last.stdout.read()
+  experiment = build(tiny.config(tiny.CT, num_steps=12))
+  states = [CheckpointStore(folder).restore(12, *loop.abstract_state(experiment))[0] for folder in (tmp_path / "whole", killed)]
+  equal(*states)
+  assert losses(killed) == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+  config = write_config(tmp_path / "config.py", num_steps=20)
+  one = run_cli("train", config, "--noprogress", f"--workdir={tmp_path / 'one'}")
+  assert one.wait(120) == 0, one.stdout.read()
+  job = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:29517", "JAX_NUM_PROCESSES": "2"}
+  two = [
+    run_cli("train", config, "--noprogress", f"--workdir={tmp_path / 'two'}", "--config.run.num_samples=4", JAX_PROCESS_ID=str(i), **job)
+    for i in range(2)
+  ]
+  for process in two:
+    assert process.wait(180) == 0, process.stdout.read()
+  assert len(losses(tmp_path / "two")) == 20
+  np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+  assert list((tmp_path / "two" / "samples").glob("*.png"))
+
+
+def test_the_curriculum_does_not_recompile():
+  experiment = build(tiny.config(tiny.CT))
+  step_fn, state, key = loop.compile_step(experiment), loop.create_state(experiment), jax.random.key(0)
+  batch = sharding.to_global({"image": np.zeros((16, 8, 8, 1), np.uint8)}, experiment.mesh)
+  seen = []
+  for _ in range(13):
+    state, metrics = step_fn(state, batch, key, None, None)
+    seen.append(int(metrics["num_scales"]))
+  assert len(set(seen)) > 3
+  assert seen == sorted(seen)
+  assert step_fn._cache_size() == 1
+
+
+def poisoned_run(experiment, bad_steps, num_steps):
+  """Step by hand, with a nan image at `bad_steps`; yield (state, metrics) after each step."""
+  step_fn, state, key = loop.compile_step(experiment), loop.create_state(experiment), jax.random.key(0)
+  for step in range(num_steps):
+    image = np.full((16, 8, 8, 1), np.nan if step in bad_steps else 0.1, np.float32)
+    state, metrics = step_fn(state, sharding.to_global({"image": image}, experiment.mesh), key, None, None)
+    yield jax.device_get(state), metrics
+
+
+def test_a_nonfinite_step_reaches_nothing_and_is_counted():
+  states, counts = [], []
+  for state, metrics in poisoned_run(build(tiny.config(tiny.CT)), bad_steps={2, 3}, num_steps=5):
+    states.append(state)
+    counts.append((int(metrics["nonfinite_in_a_row"]), int(metrics["nonfinite_total"])))
+  assert counts == [(0, 0), (0, 0), (1, 1), (2, 2), (0, 2)]
+  for skipped in (2, 3):
+    equal(states[1].params, states[skipped].params)
+    for name in ("ema", "target"):
+      equal(read_average(states[1].opt_state, name), read_average(states[skipped].opt_state, name))
+  assert [int(state.step) for state in states] == [1, 2, 3, 4, 5]
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[4].params))
+  assert any((a != b).any() for a, b in zip(jax.tree.leaves(states[3].params), jax.tree.leaves(states[4].params), strict=True))
+
+
+def test_gradients_that_overflow_in_the_norm_are_skipped():
+  experiment = build(tiny.config())
+  state = loop.create_state(experiment)
+  huge = jax.tree.map(lambda p: jnp.full(p.shape, 1e30), state.params)
+  updates, opt_state = experiment.optimizer.update(huge, state.opt_state, state.params, step=state.step, value=jnp.ones([]))
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves(updates))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opt_state))
+
+
+def test_nan_to_zero_is_an_option():
+  config = tiny.config()
+  config.optimizer.nonfinite = "zero"
+  for state, _ in poisoned_run(build(config), bad_steps={1}, num_steps=3):
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+@dataclasses.dataclass(frozen=True)
+class PoisonedSource:
+  """Latents that turn to nan from row `good` on."""
+
+  good: int = 0
+  fingerprint: str = "poisoned"
+  num_classes: int = 0
+
+  def __len__(self) -> int:
+    return 64
+
+  def __getitem__(self, index: int):
+    return {"image": np.full((8, 8, 1), 0.1 if index < self.good else np.nan, np.float32), "label": -1}
+
+
+def test_training_stops_after_a_row_of_nonfinite_steps(tmp_path):
+  loop.train(experiment_of(tiny.config(num_steps=3), source=PoisonedSource(64)), tmp_path, progress=False)
+  config = tiny.config(num_steps=30, max_nonfinite=4)
+  with pytest.raises(TrainingStopped) as stopped:
+    loop.train(experiment_of(config, source=PoisonedSource(0)), tmp_path, progress=False)
+  assert "4 steps in a row up to step 7" in str(stopped.value)
+  # Step 6 was saved inside the row; its parameters are those of step 3.
+  assert str(tmp_path / "checkpoints" / "6") in str(stopped.value)
+  like = jax.eval_shape(build(config).init, jax.random.key(0))
+  equal(*(CheckpointStore(tmp_path).restore_params(step, like, "params") for step in (3, 6)))
+
+
+def test_other_data_is_refused_unless_allowed(tmp_path):
+  class Other(PoisonedSource):
+    pass
+
+  loop.train(experiment_of(tiny.config(num_steps=3), source=PoisonedSource(64)), tmp_path, progress=False)
+  other = Other(64, fingerprint="another")
+  with pytest.raises(UserError, match=r"config\.data\.source"):
+    loop.train(experiment_of(tiny.config(num_steps=6), source=other), tmp_path, progress=False)
+  allowed = tiny.config(num_steps=6)
+  allowed.run.on_other_data = "allow"
+  assert int(loop.train(experiment_of(allowed, source=other), tmp_path, progress=False).step) == 6
+
+
+def test_another_config_is_refused_but_not_another_run_or_mesh(tmp_path):
+  first = tiny.config(num_steps=3)
+  loop.train(build(first), tmp_path, progress=False)
+  changed = tiny.config(num_steps=6)
+  changed.optimizer.learning_rate = 1.0
+  with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate = 1\.0: expected 0\.003"):
+    loop.train(build(changed), tmp_path, progress=False)
+  longer = tiny.config(num_steps=4)
+  longer.mesh.fsdp = 2
+  assert int(loop.train(build(longer), tmp_path, progress=False).step) == 4
+
+
+def test_checkpoints_hold_averages_apart_and_prune_the_oldest(tmp_path):
+  config = tiny.config(tiny.CT, num_steps=6, checkpoint_every=1, keep_checkpoints=2, keep_every=3)
+  state = loop.train(build(config), tmp_path, progress=False)
+  store = CheckpointStore(tmp_path)
+  assert store.steps() == [3, 5, 6]
+  assert {path.name for path in (tmp_path / "checkpoints" / "6").iterdir()} >= {"state", "averages", "extra"}
+  like = jax.eval_shape(lambda: state.params)
+  equal(store.restore_params(6, like, "ema"), read_average(state.opt_state, "ema"))
+  equal(store.restore_params(6, like, "params"), state.params)
+  with pytest.raises(UserError, match=r"--average = emma: expected 'ema' \(did you mean it\?\)"):
+    store.restore_params(6, like, "emma")
+  assert split_averages(state.opt_state)[1].keys() == {"ema", "target"}
+
+
+@pytest.mark.parametrize("item", ["state", "averages"])
+def test_a_corrupt_checkpoint_is_named(tmp_path, item):
+  config = tiny.config(num_steps=6)
+  loop.train(build(config), tmp_path, progress=False)
+  files = [path for path in (tmp_path / "checkpoints" / "6" / item).rglob("*") if path.is_file() and path.stat().st_size]
+  for path in files:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  with pytest.raises(UserError, match=r"checkpoint = .*checkpoints/6: expected a readable checkpoint .*other steps here: 3"):
+    loop.train(build(tiny.config(num_steps=9)), tmp_path, progress=False)
+
+
+def test_a_distilled_run_needs_no_more_than_its_folder(tmp_path):
+  loop.train(build(tiny.config(num_steps=3)), tmp_path / "teacher", progress=False)
+  config = tiny.config(tiny.CD)
+  config.teacher.path, config.init.path = str(tmp_path / "teacher"), "teacher"
+  experiment = build(config)
+  assert experiment.config.teacher.step == 3  # what "the newest" meant when the run began
+  whole = loop.train(experiment, tmp_path / "cd", progress=False)
+  stored = runfolder.read_config(tmp_path / "cd")
+  again = loop.train(build(runfolder.reconcile(config, stored)), tmp_path / "cd", progress=False)
+  equal(whole, again)
+
+
+def test_students_start_from_the_teacher_or_an_average(tmp_path):
+  teacher = loop.train(build(tiny.config(num_steps=3)), tmp_path, progress=False)
+  config = tiny.config(tiny.CT)
+  config.init.path = str(tmp_path)
+  state = loop.create_state(build(config))
+  equal(state.params, read_average(teacher.opt_state, "ema"))
+  equal(read_average(state.opt_state, "target"), state.params)
+  assert int(state.step) == 0
