@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cm_jax.networks.adm import DhariwalUNet
 from cm_jax.networks.edm2 import EDM2UNet
+from cm_jax.networks.jcm_ncsnpp import JcmNCSNpp
 from cm_jax.networks.magnitude import normalize_weights
 from cm_jax.networks.openai_unet import OpenAIUNet
 from cm_jax.networks.songunet import SongUNet
@@ -19,6 +20,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
   "adm": DhariwalUNet,
   "edm2": EDM2UNet,
   "openai_unet": OpenAIUNet,
+  "jcm_ncsnpp": JcmNCSNpp,
   "toy": ToyNet,
 }
 

@@ -120,7 +120,7 @@ class EDM2UNet(nn.Module):
     fields.check_unet(self, "channels_per_head", *optional, tuples=("resample_filter",))
     fields.check_taps(self)
     fields.check_choice("embedding_type", self.embedding_type, ("fourier", "positional"))
-    fields.check_no_augmentation(self)
+    fields.check_absent(self, "augment_dim")
     super().__post_init__()
 
   @nn.compact

@@ -40,10 +40,11 @@ def make_tuples(network: Any, *fields: str) -> None:
     object.__setattr__(network, field, tuple(value))
 
 
-def check_no_augmentation(network: Any) -> None:
-  """Raise a UserError if the network is to take an augmentation label, which its architecture does not."""
-  if network.augment_dim:
-    raise UserError("config.network.augment_dim", network.augment_dim, f"0: {type(network).__name__} has no augmentation label")
+def check_absent(network: Any, *fields: str) -> None:
+  """Raise a UserError for a width that is not 0 of a label that the architecture does not take."""
+  for field in fields:
+    if getattr(network, field):
+      raise UserError(f"config.network.{field}", getattr(network, field), f"0: {type(network).__name__} takes no such label")
 
 
 def check_unet(network: Any, *positive: str, tuples: Sequence[str] = ()) -> None:
@@ -73,8 +74,8 @@ def dropout_at(network: Any, resolution: int) -> float:
   return network.dropout if not network.dropres or resolution <= network.dropres else 0.0
 
 
-def check_taps(network: Any) -> None:
-  """Raise a UserError unless `resample_filter` halves and doubles an image: an even number of taps, with a sum."""
-  taps = network.resample_filter
+def check_taps(network: Any, field: str = "resample_filter") -> None:
+  """Raise a UserError unless the filter halves and doubles an image: an even number of taps, with a sum."""
+  taps = getattr(network, field)
   if not taps or len(taps) % 2 or not all(isinstance(tap, (int, float)) for tap in taps) or not sum(taps):
-    raise UserError("config.network.resample_filter", taps, "an even number of taps with a sum other than 0")
+    raise UserError(f"config.network.{field}", taps, "an even number of taps with a sum other than 0")

@@ -143,7 +143,7 @@ class OpenAIUNet(nn.Module):
     fields.check_rate(self, "dropout", "label_dropout")
     fields.check_choice("dtype", self.dtype, fields.DTYPES)
     fields.check_halves(self, "channel_mult", len(self.channel_mult) - 1)
-    fields.check_no_augmentation(self)
+    fields.check_absent(self, "augment_dim")
     if self.model_channels % 32:
       raise UserError("config.network.model_channels", self.model_channels, "a multiple of 32, the number of norm groups")
     super().__post_init__()
