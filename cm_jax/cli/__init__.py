@@ -4,9 +4,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
+from cm_jax.cli import session
 from cm_jax.errors import UserError, one_of
 
 COMMANDS = {
@@ -35,11 +37,14 @@ def run(argv: Sequence[str]) -> int:
     if name not in COMMANDS:
       raise UserError("command", name, one_of(COMMANDS, name))
     command = importlib.import_module(f"cm_jax.cli.{name.replace('-', '_')}")
-    values = flags.FlagValues()
-    command.define(values)
+    values = _defined(command)
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in rest):
       print(f"usage: python -m cm_jax {name} [--flags]\n\n{command.__doc__}\n{values.get_help(include_special_flags=False)}")
       return 0
+    overrides = [argument for argument in rest if argument.lstrip("-").startswith("config.")]
+    if overrides:  # config_flags names neither the wrong key nor the right one
+      plain = _parse(name, _defined(command), [argument for argument in rest if argument not in overrides])
+      _check_keys(plain, overrides)
     command.main(_parse(name, values, rest))
   except UserError as error:
     print(f"cm_jax {name}: {error}", file=sys.stderr)
@@ -50,12 +55,31 @@ def run(argv: Sequence[str]) -> int:
   return 0
 
 
+def _defined(command: Any) -> flags.FlagValues:
+  values = flags.FlagValues()
+  command.define(values)
+  return values
+
+
+def _check_keys(values: flags.FlagValues, overrides: list[str]) -> None:
+  if "config" not in values or not values["config"].present:
+    raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], "a --config=FILE before it, whose key it overrides")
+  for override in overrides:
+    path, _, value = override.lstrip("-").partition("=")
+    section = session.read_config(values)
+    for key in path.split(".")[1:]:
+      if not hasattr(section, "keys") or key not in section:
+        raise UserError(f"--{path}", value, one_of(section if hasattr(section, "keys") else [], key))
+      section = section[key]
+
+
 def _parse(name: str, values: flags.FlagValues, arguments: list[str]) -> flags.FlagValues:
   for flag, _, path in (argument.lstrip("-").partition("=") for argument in arguments):
     if flag == "config":  # so that a config can start from the one beside it: `import digits_edm`
       sys.path.append(os.path.dirname(os.path.abspath(path)))
+  before, sys.argv = sys.argv, [name, *arguments]  # where config_flags looks for --config.key=value
   try:
-    left = values([name, *arguments])
+    left = values(sys.argv)
   except flags.UnrecognizedFlagError as error:
     given = f"--{error.flagname}"
     raise UserError(given, error.flagvalue, one_of([f"--{flag}" for flag in values], given)) from None
@@ -63,6 +87,8 @@ def _parse(name: str, values: flags.FlagValues, arguments: list[str]) -> flags.F
     raise UserError("flags", " ".join(arguments), str(error)) from None
   except (AttributeError, KeyError, TypeError, ValueError) as error:  # what config_flags raises for an unknown key or a wrong type
     raise UserError("--config", " ".join(argument for argument in arguments if "config" in argument), str(error)) from None
+  finally:
+    sys.argv = before
   if len(left) > 1:
     raise UserError("arguments", " ".join(left[1:]), "flags only, as --flag=value")
   return values

@@ -33,6 +33,18 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
+def read_config(values: flags.FlagValues) -> ml_collections.ConfigDict:
+  """Return the config of --config with its overrides.
+
+  Raises:
+    UserError: The file is missing, or fails when it is run.
+  """
+  try:
+    return ml_collections.ConfigDict(values.config)
+  except OSError as error:  # config_flags keeps what went wrong until the config is used
+    raise UserError("--config", values["config"].config_filename, f"a Python file with get_config() ({error})") from None
+
+
 def section(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
   """Return a section of a config.
 

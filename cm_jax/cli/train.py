@@ -40,9 +40,9 @@ def main(values: flags.FlagValues) -> None:
   from cm_jax.training import loop, runfolder
 
   stored = runfolder.read_config(values.workdir)
-  if values.config is None and stored is None:
+  if values["config"].present == 0 and stored is None:
     raise UserError("--config", "", f"a config file, since {values.workdir} holds no run to go on with")
-  config = ml_collections.ConfigDict(stored if values.config is None else values.config)
+  config = ml_collections.ConfigDict(stored) if values["config"].present == 0 else session.read_config(values)
   if values.teacher is not None:
     session.section(config, "teacher").path = values.teacher
   if values.init is not None:
