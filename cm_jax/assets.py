@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from cm_jax.errors import UserError
 
@@ -116,6 +114,8 @@ def save_weights(folder: str | os.PathLike, params: Mapping[str, Any], info: Map
   Raises:
     UserError: The folder holds something else, a key of `info` is missing or unknown, a parameter is not a float array.
   """
+  import safetensors.numpy
+
   target = check_target(folder)
   checked = _checked_info({"format": FORMAT, **info}, "info")
   if "net" not in params:
@@ -151,6 +151,8 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, A
   Raises:
     UserError: A file is missing, damaged, or of another format.
   """
+  import safetensors.numpy
+
   path = Path(folder)
   if not is_weights_folder(path):
     raise UserError("weights folder", str(path), f"a folder with {_WEIGHTS} and {_MODEL}")

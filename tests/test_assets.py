@@ -10,6 +10,7 @@ import urllib.request
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cm_jax import assets
 from cm_jax.errors import UserError
@@ -65,7 +66,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
   def fail(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(assets.safetensors.numpy, "save_file", fail)
+  monkeypatch.setattr(safetensors.numpy, "save_file", fail)
   with pytest.raises(UserError, match="No space left"):
     assets.save_weights(tmp_path / "w", PARAMS, INFO)
   assert set(assets.flatten(assets.load_weights(tmp_path / "w")[0])) == {"net/a"}

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors.numpy
 
 from cm_jax.assets import flatten, unflatten
 from cm_jax.data.pipeline import Pipeline, epoch_order
@@ -101,6 +100,8 @@ class Features:
     return hashlib.sha256(self._weights()).hexdigest()
 
   def _weights(self) -> bytes:
+    import safetensors.numpy
+
     return safetensors.numpy.save({name: np.asarray(value, np.float32) for name, value in sorted(flatten(self.params).items())})
 
 
@@ -173,6 +174,8 @@ def load_features(folder: str | os.PathLike) -> Features:
   Raises:
     UserError: Missing, incomplete or altered files.
   """
+  import safetensors.numpy
+
   described = os.path.join(folder, "features.json")
   try:
     with open(described, "rb") as file:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tests import tiny
 
 from cm_jax import cli
 from cm_jax.build import build
 from cm_jax.training import loop
+from tests import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EDM, CD = f"--config={CONFIGS / 'digits_edm.py'}", f"--config={CONFIGS / 'digits_cd.py'}"

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from tests import tiny
 
 from cm_jax.build import build
 from cm_jax.errors import TrainingStopped, UserError
 from cm_jax.training import loop, runfolder, sharding
 from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.training.optim import read_average, split_averages
+from tests import tiny
 
 REPO = Path(__file__).parents[2]
 
@@ -113,9 +113,8 @@ def run_cli(*arguments: str, **variables: str) -> subprocess.Popen:
 
 def write_config(path: Path, **run: int) -> str:
   settings = ", ".join(f"{key}={value}" for key, value in run.items())
-  path.write_text(
-    f"import sys\nsys.path.insert(0, {str(REPO)!r})\nfrom tests import tiny\n\n\ndef get_config():\n  return tiny.config(tiny.CT, {settings})\n"
-  )
+  lines = ["import sys", f"sys.path.insert(0, {str(REPO)!r})", "from tests import tiny", "", "def get_config():"]
+  path.write_text("\n".join([*lines, f"  return tiny.config(tiny.CT, {settings})", ""]))
   return f"--config={path}"
 
 
