@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cm_jax import assets
-from cm_jax.convert import ect, edm, openai, own
+from cm_jax.convert import ect, edm, jcm, openai, own
 from cm_jax.convert.foreign import Choices, Foreign, build_network, check_precond, fill, full_config
 from cm_jax.convert.pickles import Refused
 from cm_jax.convert.torch_files import is_legacy
@@ -21,6 +21,7 @@ FORMATS: Mapping[str, Callable[[Path, Choices], Foreign]] = {
   "edm": edm.read,
   "ect": ect.read,
   "openai": openai.read,
+  "jcm": jcm.read,
   "cm_jax": own.read,
 }
 _PICKLES = ("edm", "ect")

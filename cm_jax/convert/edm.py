@@ -16,6 +16,7 @@ from cm_jax.convert.persistence import Snapshot, read_snapshot
 from cm_jax.convert.pickles import Bounded, Refused
 
 LICENCE = "CC BY-NC-SA 4.0"
+_HEAD = ("logvar_fourier.freqs", "logvar_fourier.phases", "logvar_linear.weight")
 _COMMON = ("img_resolution", "img_channels", "label_dim", "use_fp16", "model_type")
 
 
@@ -100,7 +101,7 @@ def describe(cls: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarra
       _check_taps(name, array, taps)
     elif name == "u" and cls == "iDDPMPrecond":
       continue  # the table of noise levels, which C_1, C_2 and M determine
-    elif not name.startswith("logvar_"):  # EDM2's uncertainty head belongs to its loss, not to the network
+    elif name not in _HEAD:  # EDM2's uncertainty head belongs to its loss, not to the network
       if not name.startswith(wrapper.prefix):
         raise Refused(f"parameters called {wrapper.prefix}..., not {name[:100]}")
       kept[name.removeprefix(wrapper.prefix)] = array

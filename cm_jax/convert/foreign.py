@@ -89,8 +89,8 @@ def torch_layout(embeddings: Sequence[str] = ()) -> Callable[[str, np.ndarray], 
   def layout(name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
       return array.transpose(2, 3, 1, 0)
-    if array.ndim == 3 and array.shape[-1] == 1:  # a 1x1 convolution over a sequence is a linear map
-      return array[:, :, 0].T
+    if array.ndim == 3:  # a convolution over the pixels as a sequence
+      return array.transpose(2, 1, 0)[None]
     return array.T if array.ndim == 2 and name not in embeddings else array
 
   return layout
@@ -173,7 +173,7 @@ def fill(foreign: Foreign, module: Any, allow_nonfinite: bool = False) -> dict[s
   for name, target in targets.items():
     array = foreign.layout(name, foreign.arrays[name])
     if array.shape != shapes[target]:
-      raise Refused(f"{name} of shape {shapes[target]}, not {array.shape} (in our layout)")
+      raise Refused(f"{name} of shape {shapes[target]}, not {array.shape}, both in our layout")
     # a bfloat16 array has numpy kind "V"
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
       raise Refused(f"{name} as floating-point numbers, not {array.dtype.name}")
@@ -181,7 +181,7 @@ def fill(foreign: Foreign, module: Any, allow_nonfinite: bool = False) -> dict[s
     if not np.isfinite(filled[f"net/{target}"]).all():
       nonfinite.append(name)
   if nonfinite and not allow_nonfinite:
-    raise Refused(f"finite weights, not NaN or infinity in {_some(nonfinite)} (--allow_nonfinite goes on)")
+    raise Refused(f"finite weights, not NaN or infinity in {_some(nonfinite)} (--allow-nonfinite goes on)")
   return assets.unflatten(filled)
 
 

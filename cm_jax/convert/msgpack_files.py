@@ -29,7 +29,7 @@ def read_msgpack(data: bytes) -> Any:
   import msgpack
 
   # an announced list is allocated at once, hence the small bound on lists; maps grow as they are read
-  limits = {"max_array_len": 64, "max_map_len": _MAX_MAP, "max_str_len": 10_000, "max_bin_len": len(data), "max_ext_len": len(data)}
+  limits = {"max_array_len": 4096, "max_map_len": _MAX_MAP, "max_str_len": 10_000, "max_bin_len": len(data), "max_ext_len": len(data)}
   try:
     return msgpack.unpackb(data, ext_hook=_extension, object_pairs_hook=_unique, raw=False, strict_map_key=True, **limits)
   except (msgpack.exceptions.UnpackException, msgpack.exceptions.ExtraData) as error:

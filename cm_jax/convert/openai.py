@@ -13,6 +13,8 @@ from cm_jax.convert.pickles import Bounded, Refused
 from cm_jax.convert.torch_files import Tensor, is_legacy, read_legacy, read_zip
 
 LICENCE = "MIT"
+# arguments of UNetModel that change neither its parameters nor its function
+_NO_EFFECT = ("use_checkpoint", "use_fp16", "use_new_attention_order", "num_classes", "image_size", "in_channels")
 # The preconditioning and the second noise level of two-step sampling (recipes.md section 3): not in a file, only in its name.
 PUBLISHED: Mapping[str, tuple[str, float | None]] = {
   "edm_imagenet64_ema": ("edm", None),
@@ -54,9 +56,8 @@ def describe(
   kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarray], precond: str, middle: float | None = None, assumed: tuple[str, ...] = ()
 ) -> Foreign:
   """Describe a UNetModel made with these constructor arguments."""
-  fields = dict(kwargs)
-  size, channels = fields.pop("image_size"), fields.pop("in_channels")
-  classes = fields.pop("num_classes", None) or 0
+  fields = {key: value for key, value in kwargs.items() if key not in _NO_EFFECT}
+  size, channels, classes = kwargs["image_size"], kwargs["in_channels"], kwargs.get("num_classes") or 0
   if fields["out_channels"] == channels:
     fields.pop("out_channels")
   return Foreign(

@@ -41,6 +41,8 @@ def read_snapshot(file: Bounded) -> Snapshot:
   if net.state.get("_init_args"):
     raise Refused("a network made with named arguments only")
   arrays = dict(_state_dict(net, "", set(), 0))
+  if not arrays:
+    raise Refused(f"parameters in the stored {net.name[:50]}")
   inner = [module for module in net.state["_modules"].values() if isinstance(module, Inert)]
   return Snapshot(net.name, net.state.get("_init_kwargs", {}), net.state, arrays, inner[0].name if inner else "")
 

@@ -48,6 +48,18 @@ def heun(drift: Drift, x: Array, t: Array, r: Array) -> Array:
   return jnp.where(append_dims(r > 0, x), corrected, predicted)
 
 
+def ancestral_levels(t: Array, r: Array) -> tuple[Array, Array]:
+  """Return (down, up) for a stochastic step from noise level t to r < t: integrate to `down`, then add noise of deviation `up`.
+
+  up^2 = r^2 (t^2 - r^2)/t^2, the variance of DDPM's posterior, and down^2 = r^2 - up^2, so that the result has level r.
+
+  >>> import jax.numpy as jnp
+  >>> [round(level.item(), 3) for level in ancestral_levels(jnp.full(1, 2.0), jnp.full(1, 1.0))]
+  [0.5, 0.866]
+  """
+  return r**2 / t, r * jnp.sqrt((t - r) * (t + r)) / t
+
+
 SOLVERS: dict[str, Solver] = {"heun": heun, "euler": euler}
 
 

@@ -111,9 +111,9 @@ def half_life_decay(half_life_steps: float, ramp_up: float = 0.0) -> Schedule:
   """
 
   def decay(step: Array) -> Array:
-    steps = jnp.asarray(half_life_steps, jnp.float32)
+    steps = jnp.asarray(half_life_steps, jnp.result_type(float))
     if ramp_up:
-      steps = jnp.minimum(steps, ramp_up * jnp.asarray(step, jnp.float32))
+      steps = jnp.minimum(steps, ramp_up * jnp.asarray(step, steps.dtype))
     return 0.5 ** (1 / jnp.maximum(steps, 1e-8))
 
   return decay
@@ -131,7 +131,7 @@ def power_decay(sigma_rel: float) -> Schedule:
   0.8347
   """
   gamma = float(np.roots([1, 7, 16 - sigma_rel**-2, 12 - sigma_rel**-2]).real.max())
-  return lambda step: (1 - 1 / (jnp.asarray(step, jnp.float32) + 1)) ** (gamma + 1)
+  return lambda step: (1 - 1 / (jnp.asarray(step, jnp.result_type(float)) + 1)) ** (gamma + 1)
 
 
 def constant_decay(mu: float) -> float:

@@ -58,7 +58,7 @@ def own_files() -> dict[str, bytes]:
   kwargs = {"img_resolution": 8, "img_channels": 1, "label_dim": 0, "model_type": "SongUNet", "channel_mult": [1, 2]}
   extra = {"loss_fn": writers.persistent("ECMLoss", {"t": Call(Name("builtins", "getattr"), writers.persistent("L", {}), "t")})}
   scalar = Call(Name("numpy._core.multiarray", "scalar"), Call(Name("numpy", "dtype"), "f8", False, True), bytes(8))
-  state = {"params": {"a": SMALL["a.weight"], "b": {"c": SMALL["a.bias"]}}, "step": 3, "lr": np.float32(0.1)}
+  state = {"params_ema": {"a": SMALL["a.weight"], "b": {"c": SMALL["a.bias"]}}, "step": 3, "lr": np.float32(0.1)}
   return {
     "zip": writers.torch_zip(content, storages),
     "legacy": writers.torch_legacy(content, storages),
@@ -156,7 +156,7 @@ def test_seeds_are_read(tmp_path):
     try:
       convert.read(tmp_path / "file")
     except UserError as error:
-      assert "architecture" in str(error)  # read whole; only the toy names are unknown
+      assert "architecture" in str(error), name  # read whole; only the toy names are unknown
 
 
 @pytest.mark.parametrize("name", own_files())

@@ -1,5 +1,6 @@
 """EDM (and ECT): SongUNet and DhariwalUNet under every preconditioning, their blocks, the names of the full-size networks."""
 
+import functools
 import json
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from cm_jax.diffusion.precond import IDDPM, VP
 from cm_jax.networks import layers
 from cm_jax.networks.blocks import UNetBlock
 from cm_jax.types import NoiseRange
-from tests.golden.networks import denoiser, labels, nchw, nhwc, raw, reduced_precision, same_names, shaped
+from tests.golden.networks import evaluator, labels, nchw, nhwc, no_labels, reduced_precision, same_names, shaped
 from tests.golden.runner import Case, Handler, Result
 
 EDM2_ONLY = ("Precond",)
@@ -28,34 +29,35 @@ def run_network(case: Case) -> Iterator[Result]:
   foreign = describe(case.meta["cls"], case.kwargs, case.weights)
   x, sigma = nhwc(case.input("x")), jnp.asarray(case.input("sigma"))
   label, augment = labels(case.input("class_labels")), nhwc(case.input("augment_labels"))
-  outputs, denoise = case.outputs(), denoiser(foreign)
-  yield Result("D", nchw(denoise(x, sigma, label=label, augment_label=augment)))
-  F, c_noise = raw(foreign)(x, sigma, label=label, augment_label=augment)
+  outputs, evaluate = case.outputs(), evaluator(foreign)
+  D, F, c_noise = evaluate(x, sigma, label=label, augment_label=augment)
+  yield Result("D", nchw(D))
   if "F" in outputs:
     yield Result("F", nchw(F))
   if "c_noise" in outputs:
     yield Result("c_noise", c_noise)
   if "D_nolabels" in outputs:
-    yield Result("D_nolabels", nchw(denoise(x, sigma, augment_label=augment)))
+    yield Result("D_nolabels", nchw(evaluate(x, sigma, label=no_labels(label), augment_label=augment)[0]))
   if "D_noaugment" in outputs:
-    yield Result("D_noaugment", nchw(denoise(x, sigma, label=label)))
+    yield Result("D_noaugment", nchw(evaluate(x, sigma, label=label, augment_label=None)[0]))
   if "D_scalar_sigma" in outputs:
-    yield Result("D_scalar_sigma", nchw(denoise(x, jnp.full_like(sigma, sigma[6]), label=label, augment_label=augment)))
+    yield Result("D_scalar_sigma", nchw(evaluate(x, jnp.full_like(sigma, sigma[6]), label=label, augment_label=augment)[0]))
   yield from reduced_precision(case, foreign, "D", x, sigma, label=label, augment_label=augment)
 
 
 def is_names(case: Case) -> bool:
-  return not case.meta and any("kwargs" in names and "model_type" in names["kwargs"] for names in name_files(case))
+  return not case.meta and any("model_type" in names.get("kwargs", {}) for names in name_files(case).values())
 
 
-def name_files(case: Case) -> list[dict]:
-  return [json.loads(path.read_text()) for path in sorted(case.path.glob("*.json")) if path.name != "meta.json"]
+def name_files(case: Case) -> dict[str, dict]:
+  """Return the lists of names and shapes in a case, by file name."""
+  return {path.stem: json.loads(path.read_text()) for path in sorted(case.path.glob("*.json")) if path.name != "meta.json"}
 
 
 def run_names(case: Case) -> Iterator[Result]:
-  for names in name_files(case):
-    foreign = describe("EDMPrecond", names["kwargs"], shaped_buffers(names["state_dict_shapes"], names["kwargs"]))
-    yield from same_names(foreign, names["n_params"])
+  for what, names in name_files(case).items():
+    arrays = shaped_buffers(names["state_dict_shapes"], names["kwargs"])
+    yield from same_names(what, functools.partial(describe, "EDMPrecond", names["kwargs"], arrays), names["n_params"])
 
 
 def shaped_buffers(shapes: dict[str, list[int]], kwargs: dict) -> dict[str, np.ndarray]:

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.convert.foreign import Foreign, abstract_params, build_network, fill
+from cm_jax.convert.pickles import Refused
 from cm_jax.diffusion.precond import PRECONDS, Bound, bind
+from cm_jax.errors import UserError
 from cm_jax.networks import as_net
 from cm_jax.types import NoiseRange
 from tests.golden.runner import Case, Result
@@ -45,37 +47,42 @@ def assemble(foreign: Foreign, dtype: str = "float32") -> tuple[Bound, dict[str,
   return bind(as_net(module), scalings), jax.tree.map(jnp.asarray, fill(foreign, module))
 
 
-def denoiser(foreign: Foreign, dtype: str = "float32") -> Callable[..., jax.Array]:
-  """Return the jitted D(x, sigma, **conditioning) of a checkpoint."""
+def evaluator(foreign: Foreign, dtype: str = "float32") -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+  """Return the jitted (x, sigma, **conditioning) -> (D, F, c_noise) of a checkpoint: one compilation, F shared."""
   bound, params = assemble(foreign, dtype)
-  return jax.jit(lambda x, sigma, **conditioning: bound(params, **conditioning)(x, sigma))
-
-
-def raw(foreign: Foreign) -> Callable[..., Any]:
-  """Return the jitted (F, c_noise)(x, sigma, **conditioning): what the network itself is fed and gives."""
-  bound, params = assemble(foreign)
 
   def evaluate(x, sigma, **conditioning):
     scalings = bound.scalings(sigma)
-    return bound.net(params["net"], scalings.c_in[:, None, None, None] * x, scalings.c_noise, **conditioning), scalings.c_noise
+    F = bound.net(params["net"], scalings.c_in[:, None, None, None] * x, scalings.c_noise, **conditioning)
+    return bound(params, **conditioning)(x, sigma), F, scalings.c_noise
 
   return jax.jit(evaluate)
 
 
+def no_labels(label: jax.Array | None) -> jax.Array | None:
+  """Return the labels of a batch without any, in the form that compiles to the same program."""
+  return None if label is None else jnp.full_like(label, -1)
+
+
 def reduced_precision(case: Case, foreign: Foreign, name: str, *inputs: Any, **conditioning: Any) -> Iterator[Result]:
   """Yield the row that reports how far bfloat16 is off, if the network computes in it."""
-  value = denoiser(foreign, "bfloat16")(*inputs, **conditioning)
+  value = evaluator(foreign, "bfloat16")(*inputs, **conditioning)[0]
   yield Result(name, nchw(value) if "NCHW" in case.meta.get("layout", "") else np.asarray(value), report=True, note="bfloat16")
 
 
-def same_names(foreign: Foreign, num_params: int | None = None) -> Iterator[Result]:
-  """Yield whether the network needs exactly the parameters of `foreign`, by name and shape, without allocating anything."""
-  module = build_network(foreign.network, foreign.image_shape, foreign.num_classes)
+def same_names(what: str, describe: Callable[[], Foreign], num_params: int) -> Iterator[Result]:
+  """Yield whether our network needs exactly the parameters of a checkpoint, by name and shape, without allocating anything."""
+  try:
+    foreign = describe()
+    module = build_network(foreign.network, foreign.image_shape, foreign.num_classes)
+  except (Refused, UserError) as error:
+    yield Result(what, passed=False, note=str(error))
+    return
   ours = {name.replace("/", "."): shape for name, shape in abstract_params(module, foreign.image_shape).items()}
   theirs = {name: foreign.layout(name, array).shape for name, array in foreign.arrays.items()}
   differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
   note = "; ".join(f"{name}: ours {ours.get(name)}, theirs {theirs.get(name)}" for name in differing[:3])
-  yield Result(f"{len(theirs)} names and shapes", passed=not differing, note=note or (f"{num_params:,} parameters" if num_params else ""))
+  yield Result(f"{what}: {len(theirs)} names and shapes", passed=not differing, note=note or f"{num_params:,} parameters")
 
 
 def shaped(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:

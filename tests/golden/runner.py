@@ -10,13 +10,13 @@ import functools
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-GROUPS = ("a_edm",)
+GROUPS = ("a_edm", "b_edm2", "c_openai", "g_jcm", "h_files")
 SUFFIXES = ("_f64", "_f64as32", "_f32")
 
 
@@ -88,7 +88,7 @@ class Result:
   """What a handler computed: an output by name, or the verdict on something that has no stored output.
 
   `exact` compares without a tolerance; `report` shows the error and decides nothing; `is_input` says that what the case stores as an
-  output is what it fed in; `dtype` chooses among the case's tolerances.
+  output is what it fed in; `dtype` chooses among the case's tolerances; `parts` are many small outputs shown as one row, the worst.
   """
 
   name: str
@@ -98,6 +98,7 @@ class Result:
   exact: bool = False
   report: bool = False
   is_input: bool = False
+  parts: Mapping[str, Any] | None = None
   dtype: str = "float32"
 
 
@@ -138,7 +139,7 @@ def section_of(case: Case) -> str:
     if handler.accepts(case):
       return handler.section
   words = case.meta.get("cls", "").lower()
-  return next((section for section in ("loss", "sampler") if section in words), "")
+  return next((section for word, section in (("loss", "losses"), ("sampler", "samplers")) if word in words), "")
 
 
 def run_case(case: Case) -> Iterator[Row]:
@@ -152,6 +153,10 @@ def run_case(case: Case) -> Iterator[Row]:
     for result in handler.run(case):
       if result.is_input:
         left.pop(result.name)
+      elif result.parts:
+        rows = [compare(case, left, Result(name, value)) for name, value in result.parts.items()]
+        worst = max(rows, key=lambda row: (row.passed is False, row.error / max(row.tolerance, 1e-300)))
+        yield dataclasses.replace(worst, what=f"{result.name} ({len(rows)})", note=result.note)
       else:
         yield compare(case, left, result)
   except Exception as error:  # a case that cannot be computed is a failure of that case, with its reason

@@ -1,0 +1,131 @@
+"""jcm's checkpoints (openai/consistency_models_cifar10): a flax state in msgpack; the architecture is read off the names and shapes."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cm_jax import assets
+from cm_jax.convert.foreign import Choices, Foreign, own_layout
+from cm_jax.convert.msgpack_files import read_msgpack
+from cm_jax.convert.pickles import Refused
+
+LICENCE = "Apache-2.0"
+# keys of `config.model` that are fields of ours; of the others these two must have the published value
+OPTIONS = (
+  *("nf", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "resamp_with_conv", "conditional", "fir", "fir_kernel"),
+  *("skip_rescale", "resblock_type", "progressive", "progressive_input", "progressive_combine", "embedding_type", "fourier_scale"),
+  *("init_scale", "nonlinearity"),
+)
+FIXED = {"double_heads": False, "normalization": "GroupNorm"}
+TREES = ("params_ema", "target_params", "params")
+# The second noise level of two-step sampling (recipes.md section 3), by the published folder
+PUBLISHED: Mapping[str, float] = {"cd-lpips": 0.585}
+
+
+def read(path: Path, choices: Choices = Choices()) -> Foreign:  # noqa: B008
+  """Read a checkpoint ("cd-lpips/checkpoints/checkpoint_80", "edm_cifar10_ema").
+
+  Args:
+    path: The file.
+    choices: `choices.tree` says which of its parameters; its authors sample from "params_ema".
+
+  Raises:
+    Refused: It has no such tree, is of another architecture, or not whole.
+  """
+  tree = choices.tree
+  state = read_msgpack(path.read_bytes())
+  trees = [name for name in TREES if isinstance(state, dict) and isinstance(state.get(name), dict)]
+  if tree not in trees:
+    raise Refused(f"a training state with {tree[:50]}; this one has {', '.join(trees) or 'none of ' + ', '.join(TREES)} (--tree chooses)")
+  arrays = {name.replace("/", "."): array for name, array in assets.flatten(state[tree]).items()}
+  if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+    raise Refused(f"arrays in {tree}, nothing else")
+  config, size, assumed = infer(arrays)
+  precond = "edm" if path.name.startswith("edm") else "boundary"
+  middle = next((PUBLISHED[part] for part in path.parts if part in PUBLISHED), None)
+  return describe(config, size, arrays, precond, middle, (*assumed, f"{tree} of the state", f"precond {precond}, from the file's name"))
+
+
+def describe(
+  config: Mapping[str, Any],
+  image_size: int,
+  arrays: Mapping[str, np.ndarray],
+  precond: str,
+  middle: float | None = None,
+  assumed: tuple[str, ...] = (),
+) -> Foreign:
+  """Describe an NCSNpp made from this `config.model`."""
+  channels = arrays["Conv_0.kernel"].shape[2]
+  return Foreign(
+    arrays=arrays,
+    network={"name": "jcm_ncsnpp", **options(config)},
+    precond={"name": precond},
+    noise={
+      "sigma_min": config.get("t_min", 0.002),
+      "sigma_max": config.get("t_max", 80.0),
+      "sigma_data": config.get("data_std", 0.5),
+      "rho": config.get("rho", 7.0),
+    },
+    image_shape=(image_size, image_size, channels),
+    num_classes=0,
+    layout=own_layout,
+    peer="openai/consistency_models_cifar10",
+    licence=LICENCE,
+    sigmas_by_nfe={1: [80.0]} | ({2: [80.0, middle]} if middle else {}) if precond == "boundary" else {},
+    assumed=assumed,
+  )
+
+
+def options(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the fields of our network in a `config.model`.
+
+  >>> options({"nf": 8, "ema_rate": 0.999, "double_heads": False})
+  {'nf': 8}
+
+  Raises:
+    Refused: A kind of network that was never published.
+  """
+  for key, value in FIXED.items():
+    if config.get(key, value) != value:
+      raise Refused(f"a known architecture: NCSNpp with {key} = {value}")
+  return {key: config[key] for key in OPTIONS if key in config}
+
+
+def infer(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], int, tuple[str, ...]]:
+  """Return `config.model` and the side of the images from the parameters, and what of them had to be assumed.
+
+  Modules are numbered in the order they run: L levels of n blocks, a block that halves between them, two in the middle, then n + 1 a
+  level with one that doubles between, so there are 2 L n + 3 L blocks; and L - 1 pyramid convolutions.
+
+  Raises:
+    Refused: It is not the NCSNpp of the published configs.
+  """
+  try:
+    return _infer({name: array.shape for name, array in arrays.items()})
+  except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+    raise Refused(f"a known architecture: jcm's NCSNpp has {str(error)[:100]}") from None
+
+
+def _infer(shape: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], int, tuple[str, ...]]:
+  count = lambda module: len({name.split(".")[0] for name in shape if re.match(module + r"_\d+\.", name)})
+  width, levels = shape["Conv_0.kernel"][3], count("Downsample") + 1
+  blocks, rest = divmod(count("ResnetBlockBigGANpp") - 3 * levels, 2 * levels)
+  if rest or blocks < 1 or levels > 16:
+    raise ValueError("as many ResnetBlockBigGANpp in every level")
+  if "GaussianFourierProjection_0.W" not in shape:
+    raise KeyError("GaussianFourierProjection_0.W")
+  firsts = [level * (blocks + 1) for level in range(levels)]
+  mults = [shape[f"ResnetBlockBigGANpp_{i}.Conv_1.kernel"][3] / width for i in firsts]
+  if any(mult % 1 for mult in mults):
+    raise ValueError(f"channels that are multiples of {width}")
+  attending, rest = divmod(count("AttnBlockpp") - 1, blocks + 1)
+  if rest or not 0 <= attending <= levels:
+    raise ValueError("attention in whole levels")
+  size = 8 << (levels - 1)
+  # which level attends cannot be told where widths are equal: all published networks attend at half resolution
+  attention = [size >> level for level in range(1, attending + 1)] if attending < levels else [size >> level for level in range(levels)]
+  config = {"nf": width, "ch_mult": [int(mult) for mult in mults], "num_res_blocks": blocks, "attn_resolutions": attention}
+  return config, size, (f"images of {size}x{size}", f"attention at {attention or 'no level'}")
