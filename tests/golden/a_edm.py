@@ -80,7 +80,7 @@ def run_units(case: Case) -> Iterator[Result]:
     if name.startswith("gn"):
       prefix = name.removesuffix("_y")
       params = {"weight": case.input(f"{prefix}_weight"), "bias": case.input(f"{prefix}_bias")}
-      yield Result(name, nchw(layers.GroupNorm().apply({"params": params}, nhwc(case.input(f"{prefix}_x")))))
+      yield Result(name, nchw(jax.jit(layers.GroupNorm().apply)({"params": params}, nhwc(case.input(f"{prefix}_x")))))
     elif name.startswith("conv_"):
       yield Result(name, nchw(convolve(case, name)))
     elif name.startswith("posemb"):
@@ -102,7 +102,7 @@ def convolve(case: Case, name: str) -> jax.Array:
   if kernel == 0:
     return layers.resample(x, **options)
   params = {"weight": case.input(f"conv_w{kernel}").transpose(2, 3, 1, 0), "bias": case.input("conv_b")}
-  return layers.Conv(params["bias"].shape[0], kernel, fused=bool(fused), **options).apply({"params": params}, x)
+  return jax.jit(layers.Conv(params["bias"].shape[0], kernel, fused=bool(fused), **options).apply)({"params": params}, x)
 
 
 def block(case: Case, name: str) -> jax.Array:

@@ -101,7 +101,7 @@ def block(case: Case, name: str) -> jax.Array:
     raise ValueError(f"arguments of Block that nothing here handles: {sorted(set(given) - known)}")
   options = {key: given[key] for key in same if key in given}
   module = EDM2Block(given["out_channels"], heads=heads, resample_filter=tuple(given.get("resample_filter", (1, 1))), **options)
-  return module.apply({"params": unit_params(case, name)}, nhwc(case.input(f"{name}_x")), jnp.asarray(case.input(f"{name}_emb")))
+  return jax.jit(module.apply)({"params": unit_params(case, name)}, nhwc(case.input(f"{name}_x")), jnp.asarray(case.input(f"{name}_emb")))
 
 
 def is_averages(case: Case) -> bool:

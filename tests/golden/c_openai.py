@@ -89,7 +89,7 @@ def run_attention(case: Case) -> Iterator[Result]:
   for name, kwargs in case.kwargs.items():
     heads, channels = kwargs.get("num_heads", 1), kwargs.get("num_head_channels", -1)
     module = AttentionBlock(heads if channels == -1 else kwargs["channels"] // channels)
-    y = nchw(module.apply({"params": unit_params(case, name)}, nhwc(case.input(f"{name}_x"))))
+    y = nchw(jax.jit(module.apply)({"params": unit_params(case, name)}, nhwc(case.input(f"{name}_x"))))
     for output in (f"{name}_y", f"{name}_y_legacyhalf"):
       if output in case.outputs():
         yield Result(output, y)

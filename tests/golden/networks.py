@@ -66,8 +66,8 @@ def no_labels(label: jax.Array | None) -> jax.Array | None:
 
 def reduced_precision(case: Case, foreign: Foreign, name: str, *inputs: Any, **conditioning: Any) -> Iterator[Result]:
   """Yield the row that reports how far bfloat16 is off, if the network computes in it."""
-  value = evaluator(foreign, "bfloat16")(*inputs, **conditioning)[0]
-  yield Result(name, nchw(value) if "NCHW" in case.meta.get("layout", "") else np.asarray(value), report=True, note="bfloat16")
+  back = nchw if "NCHW" in case.meta.get("layout", "") else np.asarray
+  yield Result(name, lambda: back(evaluator(foreign, "bfloat16")(*inputs, **conditioning)[0]), report=True, note="bfloat16")
 
 
 def same_names(what: str, describe: Callable[[], Foreign], num_params: int) -> Iterator[Result]:

@@ -85,7 +85,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a handler computed: an output by name, or the verdict on something that has no stored output.
+  """What a handler computed: an output by name, or the verdict on something that has no stored output. A callable `value` is called.
 
   `exact` compares without a tolerance; `report` shows the error and decides nothing; `is_input` says that what the case stores as an
   output is what it fed in; `dtype` chooses among the case's tolerances; `parts` are many small outputs shown as one row, the worst.
@@ -142,8 +142,8 @@ def section_of(case: Case) -> str:
   return next((section for word, section in (("loss", "losses"), ("sampler", "samplers")) if word in words), "")
 
 
-def run_case(case: Case) -> Iterator[Row]:
-  """Yield the comparisons of a case."""
+def run_case(case: Case, reports: bool = True) -> Iterator[Row]:
+  """Yield the comparisons of a case; without `reports` only those that decide."""
   handler = next((handler for handler in handlers() if handler.accepts(case)), None)
   if handler is None:
     yield Row(case.name, case.meta.get("cls", "no meta.json"), np.nan, np.nan, False, "nothing here handles this case")
@@ -151,6 +151,8 @@ def run_case(case: Case) -> Iterator[Row]:
   left = case.outputs() if (case.path / "io.npz").is_file() else {}
   try:
     for result in handler.run(case):
+      if result.report and not reports:
+        continue
       if result.is_input:
         left.pop(result.name)
       elif result.parts:
@@ -175,7 +177,7 @@ def compare(case: Case, left: dict[str, str], result: Result) -> Row:
   key = known[result.name]
   if not result.report:
     left.pop(result.name, None)
-  reference, value = case.arrays[key], np.asarray(result.value)
+  reference, value = case.arrays[key], np.asarray(result.value() if callable(result.value) else result.value)
   tolerance = 0.0 if result.exact else case.tolerance(key, result.dtype)
   if reference.shape != value.shape:
     return Row(case.name, result.name, np.nan, tolerance, False, f"shape {value.shape}, not {reference.shape}")
