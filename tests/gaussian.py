@@ -1,0 +1,79 @@
+"""Closed-form truth: Gaussian data N(m, s^2 I), for which denoiser, score, ODE path and consistency function are known exactly.
+
+x_t = x + t z is N(m, (s^2 + t^2) I), so everything is linear in x:
+
+  D(x, t) = (s^2 x + t^2 m)/(s^2 + t^2),   score(x, t) = (m - x)/(s^2 + t^2),   drift(x, t) = t (x - m)/(s^2 + t^2),
+
+and the probability-flow ODE dx/dt = drift keeps (x - m)/sqrt(s^2 + t^2) constant.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from cm_jax.diffusion.noise import append_dims
+from cm_jax.types import Array, NoiseRange
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+  """Data N(mean, std^2 I); x is [B,H,W,C], noise levels are [B]."""
+
+  mean: Any = 0.2
+  std: Any = 0.5
+
+  def variance(self, sigma: Array, x: Array) -> Array:
+    """Return s^2 + sigma^2, ready to divide x."""
+    return append_dims(self.std**2 + sigma**2, x)
+
+  def denoise(self, x: Array, sigma: Array) -> Array:
+    """Return D(x, sigma) = E[data | x]."""
+    return (self.std**2 * x + append_dims(sigma**2, x) * self.mean) / self.variance(sigma, x)
+
+  def score(self, x: Array, sigma: Array) -> Array:
+    """Return the gradient of ln p_sigma at x."""
+    return (self.mean - x) / self.variance(sigma, x)
+
+  def drift(self, x: Array, sigma: Array) -> Array:
+    """Return dx/dsigma of the probability-flow ODE."""
+    return append_dims(sigma, x) * (x - self.mean) / self.variance(sigma, x)
+
+  def path(self, x: Array, t: Array, r: Array) -> Array:
+    """Return where the trajectory through x at noise level t is at noise level r."""
+    return self.mean + (x - self.mean) * append_dims(jnp.sqrt((self.std**2 + r**2) / (self.std**2 + t**2)), x)
+
+  def consistency(self, sigma_min: float) -> Callable[[Array, Array], Array]:
+    """Return f(x, sigma), the end at sigma_min of the trajectory through x."""
+    return lambda x, sigma: self.path(x, sigma, jnp.full_like(sigma, sigma_min))
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianBind:
+  """A `Bind` whose denoiser is a Gaussian's with mean `params["net"]["mean"]` and deviation `params["net"]["std"]`.
+
+  Args:
+    sigma_min: None for the denoiser D; else the consistency function that ends there.
+  """
+
+  sigma_min: float | None = None
+  net = None
+
+  def __call__(self, params, *, label=None, augment_label=None, guidance=None, key=None):
+    data = Gaussian(params["net"]["mean"], params["net"]["std"])
+    return data.denoise if self.sigma_min is None else data.consistency(self.sigma_min)
+
+
+def quadrature(data: Gaussian, noise: NoiseRange, num_scales: int, nodes: int = 40) -> tuple[Array, Array, Array, Array]:
+  """Return (x, z, interval, weight): a batch of 1x1x1 images over which a weighted sum is the exact expectation.
+
+  x runs over Gauss-Hermite nodes of the data, z over those of the noise, interval over 0..num_scales - 2, uniformly weighted.
+  """
+  points, mass = np.polynomial.hermite_e.hermegauss(nodes)
+  mass = mass / mass.sum()
+  interval, i, j = (axis.ravel() for axis in np.meshgrid(np.arange(num_scales - 1), np.arange(nodes), np.arange(nodes), indexing="ij"))
+  image = lambda values: jnp.asarray(values).reshape(-1, 1, 1, 1)
+  x, z = image(data.mean + data.std * points[i]), image(points[j])
+  return x, z, jnp.asarray(interval), jnp.asarray(mass[i] * mass[j] / (num_scales - 1))

@@ -1,0 +1,69 @@
+"""Reference numbers of the peers for pytest: the cases of `tests/golden`, their toy network as a `Net`, and how to compare."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden.runner import Case, relative_error
+
+# Runs a test once in each float type: `with jax.enable_x64(double): ...`; the tolerances are the case's own for that type.
+BOTH_PRECISIONS = pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+
+
+def golden_case(name: str) -> Case:
+  """Return a case, or skip the test where there is no folder of fixtures."""
+  folder = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[2] / "shared" / "golden"))
+  if not folder.is_dir():
+    pytest.skip(f"no reference numbers: there is no folder {folder} (GOLDEN_DIR)")
+  return Case(folder / name)
+
+
+def channels_last(array: np.ndarray) -> jax.Array:
+  """Bring a peer's [N,C,H,W] into our layout, in the default float type."""
+  return jnp.asarray(array.transpose(0, 2, 3, 1), jnp.result_type(float))
+
+
+def channels_first(array: Any) -> np.ndarray:
+  """Bring our [N,H,W,C] into the peers' layout."""
+  return np.asarray(array).transpose(0, 3, 1, 2)
+
+
+def toy_params(case: Case, prefix: str = "") -> dict[str, dict[str, jax.Array]]:
+  """Return the toy network's parameters as a params tree, under the peer's names and in its layout."""
+  names = ("w1", "b1", "u", "w2", "b2", "wl")
+  return {
+    "net": {name: jnp.asarray(case.weights[prefix + name], jnp.result_type(float)) for name in names if prefix + name in case.weights}
+  }
+
+
+def toy_net(c_scale: float = 1.0) -> Callable[..., jax.Array]:
+  """Return the toy network of the loss cases (meta.json, `net`) as a `Net`: F = conv2(silu(conv1(x) + u c_scale c + wl[label]))."""
+
+  def conv(x, weight, bias):
+    options = {"padding": "SAME", "dimension_numbers": ("NHWC", "OIHW", "NHWC")}
+    return jax.lax.conv_general_dilated(x, weight, (1, 1), **options) + bias[None, None, None]
+
+  def net(params, x, c_noise, *, label=None, augment_label=None, guidance=None, key=None):
+    emb = (c_scale * c_noise)[:, None] * params["u"][None]
+    if label is not None:
+      emb = emb + jax.nn.one_hot(label, params["wl"].shape[1], dtype=x.dtype) @ params["wl"].T
+    return conv(jax.nn.silu(conv(x, params["w1"], params["b1"]) + emb[:, None, None, :]), params["w2"], params["b2"])
+
+  return net
+
+
+def assert_golden(case: Case, name: str, value: Any) -> None:
+  """Check an output against its reference, within the case's tolerance for the default float type."""
+  key = case.outputs()[name]
+  dtype = str(jnp.result_type(float))
+  reference, value = case.arrays[key], np.asarray(value)
+  assert value.shape == reference.shape, name
+  assert value.dtype == dtype or value.dtype.kind == "i", name
+  error, tolerance = relative_error(value.astype(np.float64), reference.astype(np.float64)), case.tolerance(key, dtype)
+  assert error <= tolerance, f"{case.name} {name}: relative error {error:.2e} above {tolerance:.2e} in {dtype}"

@@ -1,0 +1,244 @@
+"""What every entry of every registry of the core has to do. A new entry is tested from the moment it is registered.
+
+An entry is made with its defaults; a required field is looked up by name in `FIELDS`. Where a new kind of field is needed, add it there.
+"""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cm_jax.diffusion.curriculum import CURRICULA, constant, stages
+from cm_jax.diffusion.distances import DISTANCES, L2
+from cm_jax.diffusion.noise import append_dims, per_sample_noise
+from cm_jax.diffusion.pairs import PAIRS, KarrasPairs
+from cm_jax.diffusion.precond import EDM, PRECONDS, Boundary, bind
+from cm_jax.diffusion.scores import monte_carlo_drift
+from cm_jax.diffusion.solvers import SOLVERS, heun
+from cm_jax.diffusion.weights import WEIGHTS, uniform
+from cm_jax.networks import as_net
+from cm_jax.networks.toy import ToyNet
+from cm_jax.objectives import OBJECTIVES, TARGETS
+from cm_jax.sampling import SAMPLERS
+from cm_jax.types import Context, NoiseRange
+from tests.compiling import quick_jit
+
+NOISE, BATCH, SHAPE = NoiseRange(), 6, (4, 4, 2)
+FIELDS = {
+  "noise": NOISE,
+  "scales": constant(8),
+  "stages": stages(10, 4),
+  "pairs": KarrasPairs(NOISE, constant(8)),
+  "drift": "teacher",
+  "solver": heun,
+  "distance": L2(),
+  "weight": uniform,
+  "value": 18,
+  "s0": 2,
+  "s1": 20,
+  "total_steps": 100,
+  "stage_steps": 10,
+  "num_stages": 4,
+}
+
+
+def make(registry, name):
+  required = [p.name for p in inspect.signature(registry[name]).parameters.values() if p.default is inspect.Parameter.empty]
+  assert set(required) <= set(FIELDS), f"{name} needs {sorted(set(required) - set(FIELDS))}: add examples to FIELDS in {__file__}"
+  return registry[name](**{field: FIELDS[field] for field in required})
+
+
+def every(registry):
+  return pytest.mark.parametrize("name", sorted(registry))
+
+
+def images(seed: int, batch: int = BATCH) -> np.ndarray:
+  return np.random.default_rng(seed).uniform(-1, 1, size=(batch, *SHAPE)).astype(np.float32)
+
+
+def assert_batch(values, batch: int = BATCH, positive: bool = True):
+  """One float32 number an example, finite, and above 0 if it is to be."""
+  assert values.shape == (batch,) and values.dtype == jnp.float32
+  assert bool(jnp.isfinite(values).all()) and (not positive or bool((values > 0).all()))
+
+
+@every(CURRICULA)
+def test_a_curriculum_is_its_values(name):
+  curriculum = make(CURRICULA, name)
+  assert curriculum.starts[0] == 0 and (np.diff(curriculum.starts) > 0).all() and len(curriculum.starts) == len(curriculum.values)
+  got = quick_jit(jax.vmap(curriculum))(jnp.array(curriculum.starts))
+  assert got.dtype in (jnp.int32, jnp.float32)
+  np.testing.assert_allclose(got, curriculum.values, rtol=1e-6)
+  assert curriculum.largest == max(curriculum.values)
+
+
+@every(PAIRS)
+def test_pairs_are_ordered_levels_that_follow_the_key(name):
+  pairs = make(PAIRS, name)
+  draw = quick_jit(lambda key, step: (pairs(key, 500, step), pairs.metrics(step)))
+  (t, r), metrics = draw(jax.random.key(0), 0)
+  assert_batch(t, 500)
+  assert_batch(r, 500, positive=False)
+  assert bool((t > r).all()) and bool((r >= 0).all())
+  assert all(jnp.shape(value) == () and np.isfinite(value) for value in metrics.values())
+  (again, _), _ = draw(jax.random.key(0), 0)
+  (other, _), _ = draw(jax.random.key(1), 0)
+  assert bool((again == t).all()) and not bool((other == t).all())
+
+
+@every(DISTANCES)
+def test_a_distance_is_one_and_says_so_per_example(name):
+  distance = make(DISTANCES, name)
+  a, b = images(0), images(1)
+  both = quick_jit(jax.value_and_grad(lambda a, b: distance(a, b).sum(), argnums=(0, 1)))
+  values = quick_jit(distance)(a, b)
+  assert_batch(values)
+  np.testing.assert_allclose(distance(b, a), values, rtol=1e-6)
+  np.testing.assert_allclose(distance(a[::-1], b[::-1]), values[::-1], rtol=1e-6)
+  assert float(jnp.abs(distance(a, a)).max()) < 1e-8
+  for left, right in ((a, b), (a, a), (np.concatenate([a[:3], b[3:]]), b)):
+    _, grads = both(left, right)
+    assert all(bool(jnp.isfinite(grad).all()) and grad.dtype == jnp.float32 for grad in grads)
+    assert bool((jnp.where((left == right).all((1, 2, 3))[:, None, None, None], grads[0], 0) == 0).all())
+
+
+@every(WEIGHTS)
+def test_a_weight_is_positive_at_every_pair(name):
+  t = jnp.array([0.0021, 0.01, 0.5, 2.0, 79.0, 80.0])
+  values = quick_jit(lambda t, r: WEIGHTS[name](t, r, 0.5))(t, t * 0.9)
+  assert_batch(values)
+
+
+@every(SOLVERS)
+def test_a_solver_follows_straight_lines_and_stands_still_without_a_drift(name):
+  x, z = images(0), images(1)
+  t, r = jnp.array([0.01, 0.5, 1.0, 3.0, 80.0, 80.0]), jnp.array([0.002, 0.5, 0.0, 2.0, 70.0, 0.0])
+  step = quick_jit(lambda x, z, t, r: SOLVERS[name](monte_carlo_drift(x), x + append_dims(t, x) * z, t, r))
+  got = step(x, z, t, r)
+  assert got.dtype == jnp.float32
+  np.testing.assert_allclose(got, x + append_dims(r, x) * z, atol=2e-4)
+  assert bool((SOLVERS[name](lambda x, sigma: jnp.zeros_like(x), x, t, r) == x).all())
+
+
+@every(PRECONDS)
+@pytest.mark.parametrize("train", [False, True])
+def test_scalings_are_finite_float32_numbers_at_every_level(name, train):
+  sigma = jnp.array([0.002, 0.0021, 0.05, 0.5, 10.0, 80.0])
+  scalings = quick_jit(lambda sigma: make(PRECONDS, name)(sigma, train=train))(sigma)
+  for values in scalings:
+    assert_batch(values, positive=False)
+  assert_batch(scalings.c_in)
+
+
+@every(TARGETS)
+def test_a_targets_decay_is_none_or_below_one(name):
+  decay = make(TARGETS, name).decay(FIELDS["scales"])
+  assert decay is None or all(0 <= float(decay(jnp.array(k))) < 1 for k in (0, 10, 10**6))
+
+
+@every(SAMPLERS)
+def test_a_sampler_makes_each_image_from_its_own_noise(name):
+  sampler = make(SAMPLERS, name)
+
+  def denoiser(x, sigma):
+    assert x.dtype == sigma.dtype == jnp.float32 and sigma.shape == x.shape[:1]
+    jax.debug.callback(lambda: calls.append(1))
+    return jnp.tanh(x)
+
+  calls = []
+  run = lambda batch, seed: sampler(denoiser, per_sample_noise(jax.random.key(seed), jnp.arange(batch)), (batch, *SHAPE))
+  got = quick_jit(lambda: run(BATCH, 0))()
+  jax.effects_barrier()
+  assert len(calls) == sampler.nfe
+  assert got.shape == (BATCH, *SHAPE) and got.dtype == jnp.float32 and bool(jnp.isfinite(got).all())
+  np.testing.assert_allclose(quick_jit(lambda: run(2, 0))(), got[:2], atol=1e-6)
+  assert not bool((quick_jit(lambda: run(2, 1))() == got[:2]).all())
+  assert (np.diff(sampler.sigmas) < 0).all() and all(
+    isinstance(s, float) and NOISE.sigma_min <= s <= NOISE.sigma_max for s in sampler.sigmas
+  )
+
+
+def network(dtype: str = "float32", dropout: float = 0.0):
+  return ToyNet(img_resolution=SHAPE[0], in_channels=SHAPE[2], out_channels=SHAPE[2], label_dim=3, dropout=dropout, dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def params():
+  shapes = jax.eval_shape(lambda: network().init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1))["params"])
+  rng = np.random.default_rng(0)
+  draw = lambda: {"net": jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes)}
+  return {name: draw() for name in ("student", "target", "teacher")}
+
+
+def context(params, dtype: str = "float32", dropout: float = 0.0) -> Context:
+  net = as_net(network(dtype, dropout))
+  return Context(bind(net, Boundary(NOISE)), bind(net, EDM(NOISE)), params["target"], params["teacher"])
+
+
+BATCHES = {"image": images(0), "label": np.array([0, 1, 2, -1, 1, 0], np.int32)}
+
+
+def draw(objective, seed: int):
+  return quick_jit(lambda key: objective.draw(key, BATCHES, jnp.array(3)))(jax.random.key(seed))
+
+
+def plain(tree):
+  return [
+    np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf) for leaf in jax.tree.leaves(tree)
+  ]
+
+
+@every(OBJECTIVES)
+def test_the_draws_of_an_objective_follow_the_key(name):
+  objective = make(OBJECTIVES, name)
+  first, again, other = (plain(draw(objective, seed)) for seed in (0, 0, 1))
+  assert all((a == b).all() for a, b in zip(first, again, strict=True))
+  assert all((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+@every(OBJECTIVES)
+def test_an_objective_is_the_mean_of_what_it_says_per_example(name, params):
+  """Finite and float32, also with a bfloat16 network (invariant 9); an example's loss is its own; only the student learns."""
+  objective = make(OBJECTIVES, name)
+  draws, order = draw(objective, 0), np.array([3, 1, 0, 5, 4, 2])
+
+  def run(batch, draws, dtype="float32"):
+    def loss(student, others):
+      output = objective.loss(student, context(params | others, dtype), batch, draws, jnp.array(3))
+      return output.loss, output
+
+    others = {"target": params["target"], "teacher": params["teacher"]}
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params["student"], others)
+
+  ((loss, output), (grads, frozen)) = quick_jit(run)(BATCHES, draws)
+  assert_batch(output.per_example, positive=False)
+  assert_batch(output.noise_level)
+  assert loss.dtype == jnp.float32 and float(loss) == pytest.approx(float(output.per_example.mean()), rel=1e-5)
+  assert all(jnp.shape(value) == () and np.isfinite(value) for value in output.metrics.values())
+  assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
+  assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(grads))
+  assert all(bool((leaf == 0).all()) for leaf in jax.tree.leaves(frozen))
+
+  permute = lambda leaf: leaf[order] if leaf.shape[:1] == (BATCH,) else leaf
+  (_, shuffled), _ = quick_jit(run)(jax.tree.map(permute, BATCHES), jax.tree.map(permute, draws))
+  np.testing.assert_allclose(shuffled.per_example, output.per_example[order], rtol=1e-4)
+
+  narrow = quick_jit(lambda: objective.loss(params["student"], context(params, "bfloat16"), BATCHES, draws, jnp.array(3)))()
+  assert_batch(narrow.per_example, positive=False)
+  np.testing.assert_allclose(narrow.per_example, output.per_example, rtol=0.3, atol=0.05 * float(loss))
+
+
+@every(OBJECTIVES)
+def test_calling_an_objective_is_drawing_and_then_the_loss(name, params):
+  objective, key = make(OBJECTIVES, name), jax.random.key(5)
+  given = context(params, dropout=0.5)
+  whole = quick_jit(lambda key: objective(params["student"], given, BATCHES, key, jnp.array(3)).per_example)
+  halves = quick_jit(
+    lambda key: objective.loss(params["student"], given, BATCHES, objective.draw(key, BATCHES, jnp.array(3)), jnp.array(3)).per_example
+  )
+  np.testing.assert_allclose(whole(key), halves(key), rtol=1e-6)
+  assert not bool((whole(key) == whole(jax.random.key(6))).any())
+  assert isinstance(objective.needs_teacher, bool)
+  assert objective.target_decay is None or callable(objective.target_decay)
