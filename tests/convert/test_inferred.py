@@ -26,9 +26,9 @@ NCSNS = {
 }
 
 
-def random_params(name, fields, size, classes=0):
-  module = NETWORKS[name](size, 3, 3, classes, **fields)
-  shapes = assets.flatten(jax.eval_shape(lambda: init_params(module, jax.random.key(0), (size, size, 3))))
+def random_params(name, fields, size, classes=0, channels=3):
+  module = NETWORKS[name](size, channels, channels, classes, **fields)
+  shapes = assets.flatten(jax.eval_shape(lambda: init_params(module, jax.random.key(0), (size, size, channels))))
   rng = np.random.default_rng(1)
   return {key: (rng.standard_normal(leaf.shape) / 8).astype(np.float32) for key, leaf in shapes.items()}
 
