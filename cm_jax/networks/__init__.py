@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cm_jax.networks.adm import DhariwalUNet
+from cm_jax.networks.dit import DiT
 from cm_jax.networks.edm2 import EDM2UNet
 from cm_jax.networks.jcm_ncsnpp import JcmNCSNpp
 from cm_jax.networks.magnitude import normalize_weights
@@ -21,6 +22,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
   "edm2": EDM2UNet,
   "openai_unet": OpenAIUNet,
   "jcm_ncsnpp": JcmNCSNpp,
+  "dit": DiT,
   "toy": ToyNet,
 }
 

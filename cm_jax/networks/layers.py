@@ -29,7 +29,7 @@ def wide(dtype: str) -> jnp.dtype:
 class Init:
   """Initialise weights by a named distribution times a gain (EDM's `init_mode`, `init_weight`, `init_bias`).
 
-  The distributions have unit gain: "xavier" has variance 2/(fan_in + fan_out), "kaiming" 1/fan_in; "uniform" or "normal".
+  The distributions have unit gain: "xavier" has variance 2/(fan_in + fan_out), "kaiming" 1/fan_in, "unit" 1; "uniform" or "normal".
   """
 
   mode: str
@@ -49,7 +49,7 @@ class Init:
 
   def _draw(self, key: Array, shape: tuple[int, ...], dtype, fan_in: int, fan_out: int) -> Array:
     family, _, form = self.mode.partition("_")
-    variance = {"xavier": 2 / (fan_in + fan_out), "kaiming": 1 / fan_in}[family]
+    variance = {"xavier": 2 / (fan_in + fan_out), "kaiming": 1 / fan_in, "unit": 1}[family]
     flat = (math.prod(shape),)  # XLA compiles a draw of one axis 6 times faster than one of four
     unit = jax.random.normal(key, flat, dtype) if form == "normal" else jax.random.uniform(key, flat, dtype, -(3**0.5), 3**0.5)
     return unit.reshape(shape) * math.sqrt(variance)
@@ -79,6 +79,17 @@ class Linear(nn.Module):
       bias = self.param("bias", lambda key, shape: self.initial.bias(key, shape, fan_in=fan_in, fan_out=self.features), (self.features,))
       y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
     return y
+
+
+class Embedding(nn.Module):
+  """Rows of a table [entries, features]; zeros where the one-hot row [B, entries] is zero."""
+
+  features: int
+  stddev: float = 1.0
+
+  @nn.compact
+  def __call__(self, row: Array) -> Array:
+    return row @ self.param("weight", nn.initializers.normal(self.stddev), (row.shape[-1], self.features)).astype(row.dtype)
 
 
 def conv(x: Array, weight: Array, padding: int, stride: int = 1) -> Array:

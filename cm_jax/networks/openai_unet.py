@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
-from cm_jax.networks.layers import Init, Linear, Scope, attend, check_divides, resample
+from cm_jax.networks.layers import Embedding, Init, Linear, Scope, attend, check_divides, resample
 from cm_jax.types import Array
 
 INIT = Init("kaiming_uniform", math.sqrt(1 / 3), math.sqrt(1 / 3))
@@ -75,17 +75,6 @@ class AttentionBlock(nn.Module):
     qkv = Conv(3 * c, 1, dtype=self.dtype, name="qkv")(GroupNorm(name="norm")(x))
     q, k, v = jnp.split(qkv.reshape(b, height * width, 3 * self.heads, c // self.heads), 3, axis=2)
     return x + Conv(c, 1, initial=INIT_ZERO, dtype=self.dtype, name="proj_out")(attend(q, k, v).reshape(x.shape))
-
-
-class Embedding(nn.Module):
-  """Rows of a table [entries, features]; zeros where the one-hot row [B, entries] is zero."""
-
-  features: int
-  stddev: float = 1.0
-
-  @nn.compact
-  def __call__(self, row: Array) -> Array:
-    return row @ self.param("weight", nn.initializers.normal(self.stddev), (row.shape[-1], self.features)).astype(row.dtype)
 
 
 class OpenAIUNet(nn.Module):
