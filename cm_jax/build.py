@@ -124,7 +124,9 @@ def build_network(
   height, width, channels = image_shape
   if height != width:
     raise UserError("config.data.image_shape", image_shape, "square images (crop or resize them first)")
-  derived = {"img_resolution": height, "in_channels": channels, "out_channels": channels, "label_dim": num_classes}
+  derived = {"img_resolution": height, "in_channels": channels, "label_dim": num_classes}
+  if isinstance(network, str) or "out_channels" not in network:  # iDDPM's networks give a variance too
+    derived["out_channels"] = channels
   module = construct(NETWORKS, network, "config.network", **derived)
   scalings = construct(PRECONDS, precond, "config.precond", noise=noise)
   return bind(as_net(module), scalings), lambda key: {"net": init_params(module, key, image_shape)}

@@ -14,6 +14,8 @@ import numpy as np
 from cm_jax.convert.foreign import Choices, Foreign, check_size, torch_layout
 from cm_jax.convert.persistence import Snapshot, read_snapshot
 from cm_jax.convert.pickles import Bounded, Refused
+from cm_jax.diffusion.precond import IDDPM
+from cm_jax.types import NoiseRange
 
 LICENCE = "CC BY-NC-SA 4.0"
 _HEAD = ("logvar_fourier.freqs", "logvar_fourier.phases", "logvar_linear.weight")
@@ -100,7 +102,9 @@ def describe(cls: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     if name.endswith(".resample_filter"):
       _check_taps(name, array, taps)
     elif name == "u" and cls == "iDDPMPrecond":
-      continue  # the table of noise levels, which C_1, C_2 and M determine
+      levels = IDDPM(NoiseRange(), own["C_1"], own["C_2"], int(own["M"])).levels()
+      if array.shape != levels.shape or not np.allclose(array, levels, rtol=1e-3):
+        raise Refused("u to be the noise levels that C_1, C_2 and M give")
     elif name not in _HEAD:  # EDM2's uncertainty head belongs to its loss, not to the network
       if not name.startswith(wrapper.prefix):
         raise Refused(f"parameters called {wrapper.prefix}..., not {name[:100]}")

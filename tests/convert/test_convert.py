@@ -11,9 +11,11 @@ import pytest
 from cm_jax import assets, convert
 from cm_jax.build import load_model
 from cm_jax.convert import Choices
+from cm_jax.diffusion.precond import IDDPM
 from cm_jax.errors import UserError
 from cm_jax.networks import init_params
 from cm_jax.networks.songunet import SongUNet
+from cm_jax.types import NoiseRange
 from tests.convert import writers
 
 FIELDS = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.2, "channel_mult_emb": 2}
@@ -95,6 +97,20 @@ def test_wrappers(params, tmp_path, cls, own, precond, sigmas):
   assert done.format == ("ect" if cls == "ECMPrecond" else "edm") and info["precond"] == precond
   np.testing.assert_allclose((info["sigma_min"], info["sigma_max"]), sigmas, rtol=1e-3)
   assert info["sigma_data"] == own.get("sigma_data", 0.5)
+
+
+def test_a_network_that_gives_a_variance_too(tmp_path):
+  module = SongUNet(8, 3, 6, 4, 2, **FIELDS)
+  shapes = assets.flatten(jax.eval_shape(lambda: init_params(module, jax.random.key(0), (8, 8, 3))))
+  arrays = theirs({name: np.ones(leaf.shape, np.float32) for name, leaf in shapes.items()})
+  arrays["u"] = IDDPM(NoiseRange()).levels().astype(np.float32)
+  convert.convert(write(tmp_path / "file.pkl", arrays, "iDDPMPrecond"), tmp_path / "out")
+  model = load_model(tmp_path / "out")
+  assert model.precond == {"name": "iddpm", "C_1": 0.001, "C_2": 0.008, "M": 1000} and model.network["out_channels"] == 6
+  D = jax.jit(lambda x, s: model.denoiser()(x, s))(np.ones((1, 8, 8, 3), np.float32), np.full(1, 2.0, np.float32))
+  assert D.shape == (1, 8, 8, 3)
+  with pytest.raises(UserError, match="noise levels that C_1"):
+    convert.convert(write(tmp_path / "file.pkl", arrays, "iDDPMPrecond", KWARGS | {"C_2": 0.01}), tmp_path / "other")
 
 
 def without(name):

@@ -116,7 +116,7 @@ def alter_inside(data: bytes, edits: list) -> bytes:
 
 def check(data: bytes, path: Path) -> None:
   path.write_bytes(data)
-  start = time.monotonic()
+  start = time.process_time()
   try:
     for name in (None, "edm", "openai", "jcm"):
       try:
@@ -125,7 +125,7 @@ def check(data: bytes, path: Path) -> None:
         assert "\n" not in str(error) and "MemoryError" not in str(error)
   finally:
     path.unlink()
-  assert time.monotonic() - start < 20
+  assert time.process_time() - start < 20
   assert not glob.glob(MARKERS)
 
 
@@ -166,14 +166,14 @@ def test_a_few_altered_files(name, tmp_path, little_memory):
 
 @pytest.mark.slow
 def test_altered_files(tmp_path, little_memory):
-  run(2500, tmp_path, list(SEEDS), inside=False)
+  run(2000, tmp_path, list(SEEDS), inside=False)
 
 
 @pytest.mark.slow
 def test_altered_small_files(tmp_path, little_memory):
-  run(12_000, tmp_path, list(own_files()), inside=False)
+  run(10_000, tmp_path, list(own_files()), inside=False)
 
 
 @pytest.mark.slow
 def test_altered_records(tmp_path, little_memory):
-  run(2500, tmp_path, [name for name, data in SEEDS.items() if data.startswith(b"PK")], inside=True)
+  run(1200, tmp_path, [name for name, data in SEEDS.items() if data.startswith(b"PK")], inside=True)
