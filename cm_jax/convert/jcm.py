@@ -30,7 +30,8 @@ def read(path: Path, choices: Choices = Choices()) -> Foreign:  # noqa: B008
 
   Args:
     path: The file.
-    choices: `choices.tree` says which of its parameters; its authors sample from "params_ema".
+    choices: `choices.tree` says which of its parameters; its authors sample from "params_ema". A `choices.network` with "nf" is the whole
+      architecture, with `choices.image_size`, and nothing is inferred.
 
   Raises:
     Refused: It has no such tree, is of another architecture, or not whole.
@@ -43,7 +44,7 @@ def read(path: Path, choices: Choices = Choices()) -> Foreign:  # noqa: B008
   arrays = {name.replace("/", "."): array for name, array in assets.flatten(state[tree]).items()}
   if not all(isinstance(array, np.ndarray) for array in arrays.values()):
     raise Refused(f"arrays in {tree}, nothing else")
-  config, size, assumed = infer(arrays)
+  config, size, assumed = (choices.network, choices.image_size or 0, ()) if "nf" in choices.network else infer(arrays)
   precond = "edm" if path.name.startswith("edm") else "boundary"
   middle = next((PUBLISHED[part] for part in path.parts if part in PUBLISHED), None)
   return describe(config, size, arrays, precond, middle, (*assumed, f"{tree} of the state", f"precond {precond}, from the file's name"))
@@ -58,7 +59,11 @@ def describe(
   assumed: tuple[str, ...] = (),
 ) -> Foreign:
   """Describe an NCSNpp made from this `config.model`."""
-  channels = arrays["Conv_0.kernel"].shape[2]
+  kernel = arrays.get("Conv_0.kernel")
+  if kernel is None or kernel.ndim != 4:
+    raise Refused("a known architecture: jcm's NCSNpp has Conv_0.kernel")
+  if image_size < 1:
+    raise Refused("--image_size beside a whole --network")
   return Foreign(
     arrays=arrays,
     network={"name": "jcm_ncsnpp", **options(config)},
@@ -69,7 +74,7 @@ def describe(
       "sigma_data": config.get("data_std", 0.5),
       "rho": config.get("rho", 7.0),
     },
-    image_shape=(image_size, image_size, channels),
+    image_shape=(image_size, image_size, kernel.shape[2]),
     num_classes=0,
     layout=own_layout,
     peer="openai/consistency_models_cifar10",

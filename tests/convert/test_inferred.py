@@ -108,6 +108,25 @@ def test_jcm_without_target(tmp_path):
     convert.convert(path, tmp_path / "out", choices=Choices(tree="target_params"))
 
 
+def test_jcm_of_another_architecture(tmp_path):
+  fields = {
+    "nf": 8,
+    "ch_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attn_resolutions": (8,),
+    "resblock_type": "ddpm",
+    "embedding_type": "positional",
+  }
+  params = assets.unflatten(random_params("jcm_ncsnpp", fields, 16))
+  (tmp_path / "checkpoint_1").write_bytes(flax.serialization.to_bytes({"params_ema": params}))
+  with pytest.raises(UserError, match="known architecture"):
+    convert.convert(tmp_path / "checkpoint_1", tmp_path / "out")
+  with pytest.raises(UserError, match="--image_size"):
+    convert.convert(tmp_path / "checkpoint_1", tmp_path / "out", choices=Choices(network=fields))
+  convert.convert(tmp_path / "checkpoint_1", tmp_path / "out", choices=Choices(network=fields, image_size=16))
+  assert assets.load_weights(tmp_path / "out")[1]["network"]["resblock_type"] == "ddpm"
+
+
 @pytest.mark.parametrize(
   "change",
   [

@@ -66,14 +66,15 @@ def run_names(case: Case) -> Iterator[Result]:
 def constructor(options: dict[str, Any]) -> dict[str, Any]:
   """Return UNetModel's arguments from create_model's: attention by resolution, widths by image size, 1000 classes if conditional."""
   size = options["image_size"]
-  same = {key: options[key] for key in ("num_res_blocks", "num_head_channels", "use_scale_shift_norm", "resblock_updown") if key in options}
+  kept = ("num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels", "use_scale_shift_norm", "resblock_updown", "dropout")
+  same = {key: options[key] for key in kept if key in options}
   mult = options.get("channel_mult") or _MULTS[size]
   return {
     "image_size": size,
     "in_channels": 3,
     "model_channels": options["num_channels"],
     "out_channels": 6 if options.get("learn_sigma") else 3,
-    "attention_resolutions": [size // int(side) for side in options["attention_resolutions"].split(",")],
+    "attention_resolutions": sorted(size // int(side) for side in options["attention_resolutions"].split(",")),
     "channel_mult": list(mult),
     "num_classes": 1000 if options.get("class_cond") else None,
     **same,
@@ -100,7 +101,9 @@ def is_scalings(case: Case) -> bool:
 
 
 def run_scalings(case: Case) -> Iterator[Result]:
-  noise, sigma = NoiseRange(**case.kwargs), jnp.asarray(case.input("sigma"), jnp.float32)
+  ours = ("sigma_min", "sigma_max", "sigma_data", "rho")
+  noise = NoiseRange(**{key: case.kwargs[key] for key in ours if key in case.kwargs})
+  sigma = jnp.asarray(case.input("sigma"), jnp.float32)
   scalings = {"std": EDM(noise)(sigma), "boundary": Boundary(noise)(sigma)}
   for name in case.outputs():
     if match := re.fullmatch(r"(std|boundary)_(c_\w+)", name):

@@ -49,9 +49,8 @@ def unsaid(case: Case) -> Choices:
   """Return what the constructor was told and no state dict holds."""
   if case.meta["cls"] != "UNetModel":
     return Choices()
-  kwargs = case.kwargs
-  heads = {"num_head_channels": kwargs["num_head_channels"]} if kwargs.get("num_head_channels", -1) > 0 else {}
-  return Choices(image_size=kwargs["image_size"], network=heads)
+  heads = {key: case.kwargs[key] for key in ("num_heads", "num_head_channels", "num_heads_upsample") if key in case.kwargs}
+  return Choices(image_size=case.kwargs["image_size"], network={"num_head_channels": -1} | heads)
 
 
 def state_dict(path: Path, case: Case) -> dict[str, np.ndarray]:
