@@ -21,6 +21,8 @@ def golden_case(name: str) -> Case:
   folder = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[2] / "shared" / "golden"))
   if not folder.is_dir():
     pytest.skip(f"no reference numbers: there is no folder {folder} (GOLDEN_DIR)")
+  if not (folder / name).is_dir():
+    pytest.skip(f"{folder} has no case {name}")
   return Case(folder / name)
 
 

@@ -40,7 +40,8 @@ class Consistency:
     noise: For sigma_data, which some weights take.
     pairs: (key, n, step) -> (t, r).
     drift: "teacher" (distillation) or "monte_carlo" (training in isolation).
-    solver: One ODE step from t to r. The Monte Carlo drift's trajectories are straight, so every solver lands on x + r z.
+    solver: One ODE step from t to r. The Monte Carlo drift's trajectories are straight, so every solver lands on x + r z; Euler does
+      so with the fewest rounding errors (Heun divides by r: 3e-4 off at t = 2, r = 1e-3 in float32).
     distance: d(a, b) -> [B].
     weight: lambda(t, r, sigma_data) -> [B].
     target: theta-, one of `TARGETS`. An average itself lives in the optax state.

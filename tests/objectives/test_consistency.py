@@ -113,6 +113,19 @@ def test_the_gradient_reaches_the_student_only(params, batch, drift, solver, tar
     jax.tree.map(np.testing.assert_array_equal, itself, copied)
 
 
+@pytest.mark.parametrize("solver", [euler, heun])
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_nobody_is_asked_at_noise_level_zero(batch, drift, solver):
+  """There c_noise is -inf; its nan would be masked, but `jax_debug_nans` would stop at it."""
+  calls = []
+  t = jnp.array([0.1, 0.5, 1.0, 2.0, 10.0, 80.0])
+  draws = ConsistencyDraws(t, jnp.where(t > 1, 0.5 * t, 0.0), jnp.ones((6, 4, 4, 1)), jax.random.key(0))
+  context = Context(Recorder(calls, "student"), Recorder(calls, "teacher"), teacher_params=0.5)
+  out = objective(drift, solver).loss(0.5, context, batch, draws, jnp.array(0))
+  assert calls and all(bool((call["sigma"] > 0).all()) for call in calls)
+  assert bool(jnp.isfinite(out.per_example).all())
+
+
 def test_student_and_target_drop_the_same_units(params, batch):
   """With equal params, nearly equal noise levels and half of the units dropped, the two outputs are nearly equal."""
   bound = bind(as_net(TOY), EDM(NOISE))

@@ -73,8 +73,7 @@ def test_consistency_tuning_is_ects(double):
 @BOTH_PRECISIONS
 def test_distillation_and_training_are_openais(double):
   case = golden_case("E_openai_cd_ct_losses")
-  noise = NoiseRange()
-  assert not case.meta["kd_kwargs"]
+  noise = NoiseRange(**case.meta["kd_kwargs"])
   runs = {run: options for run, options in case.meta["runs"].items() if options["fn"] == "consistency_losses"}
   assert runs
   with jax.enable_x64(double):
@@ -132,8 +131,9 @@ def test_denoising_with_means_over_pixels_is_openais(double):
       if f"in_{run}__sigmas" in case.arrays or case.meta["runs"][run]["weight_schedule"] != "karras":
         pytest.fail(f"{run} draws its noise levels in a way this test does not know")
       sigma = lognormal_sigma(z[:, 0, 0, 0], -1.2, 1.2)
-      objective = Denoising(NoiseRange(), reduction="mean")
-      bound = bind(SCALED_NET, EDM(NoiseRange(), time_scale=1000.0))
+      noise = NoiseRange(**case.meta["kd_kwargs"])
+      objective = Denoising(noise, reduction="mean")
+      bound = bind(SCALED_NET, EDM(noise, time_scale=1000.0))
       draws = DenoisingDraws(sigma, z, jax.random.key(0))
       losses, grads = per_example_and_grads(objective, bound, None, toy_params(case, "model."), None, None, {"image": x}, draws)
       assert_golden(case, f"{run}__loss", losses)
