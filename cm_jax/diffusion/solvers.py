@@ -76,7 +76,7 @@ def integrate(drift: Drift, x: Array, sigmas: Array, solver: Solver = heun) -> A
     x at noise level sigmas[-1].
 
   >>> import jax.numpy as jnp
-  >>> x = integrate(lambda x, s: x / s, jnp.full((1, 1, 1, 1), 2.0), jnp.array([2.0, 1.0, 0.5]))
+  >>> x = integrate(lambda x, s: x / append_dims(s, x), jnp.full((1, 1, 1, 1), 2.0), jnp.array([2.0, 1.0, 0.5]))
   >>> x.item()  # dx/ds = x/s keeps x/s
   0.5
   """
