@@ -11,7 +11,7 @@ import digits_edm
 def get_config():
   config = digits_edm.get_config()
   config.precond = {"name": "ect"}
-  num_steps, num_stages = 800, 8
+  num_steps, num_stages = 1200, 8
   config.objective = {
     "name": "consistency",
     "drift": "monte_carlo",
@@ -28,5 +28,5 @@ def get_config():
     "target": {"name": "stop_gradient"},
   }
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  digits_edm.set_duration(config, num_steps, learning_rate=5e-4)
+  digits_edm.set_duration(config, num_steps, learning_rate=1e-3)
   return config

@@ -7,7 +7,7 @@ EDM's objective, preconditioning and Heun sampler; network, steps and averages s
 
 from cm_jax.config import default
 
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 
 
 def get_config():
@@ -15,7 +15,7 @@ def get_config():
   config.batch_size = BATCH_SIZE
   config.noise.sigma_data = 0.75  # the digits' own standard deviation in [-1, 1]
   config.network.model_channels = 16
-  config.network.channel_mult = (1, 2)
+  config.network.channel_mult = (1, 3)
   config.network.num_blocks = 1
   config.network.attn_resolutions = ()  # the lowest level of the decoder always has one attention
   config.network.dropout = 0.0
@@ -25,7 +25,7 @@ def get_config():
   config.run.log_every = 20
   config.run.sample_every = 500
   config.run.checkpoint_every = 500
-  set_duration(config, num_steps=1000, learning_rate=2e-3)
+  set_duration(config, num_steps=1500, learning_rate=2e-3)
   return config
 
 

@@ -2,7 +2,8 @@
 
   python -m cm_jax train --config=configs/digits_ict.py --workdir=runs/digits/ict
 
-Unlike iCT's CIFAR-10 row: s1 = 160 and c = 0.03, which do better in a thousand steps than 1280 and 0.00054 sqrt(D) = 0.0043.
+Unlike iCT's CIFAR-10 row, because it does better at this size and length: s1 = 320 instead of 1280, c = 0.03 instead of
+0.00054 sqrt(D) = 0.0043, and noise levels around the digits' own scale, ln sigma ~ N(-0.4, 1.8^2) instead of N(-1.1, 2^2).
 """
 
 import digits_edm
@@ -11,21 +12,21 @@ import digits_edm
 def get_config():
   config = digits_edm.get_config()
   config.precond = {"name": "boundary"}
-  num_steps = 1000
+  num_steps = 1500
   config.objective = {
     "name": "consistency",
     "drift": "monte_carlo",
     "solver": "euler",
     "pairs": {
       "name": "lognormal",
-      "P_mean": -1.1,
-      "P_std": 2.0,
-      "scales": {"name": "doubling", "s0": 10, "s1": 160, "total_images": num_steps * digits_edm.BATCH_SIZE},
+      "P_mean": -0.4,
+      "P_std": 1.8,
+      "scales": {"name": "doubling", "s0": 10, "s1": 320, "total_images": num_steps * digits_edm.BATCH_SIZE},
     },
     "distance": {"name": "pseudo_huber", "c": 0.03},
     "weight": "inverse_gap",
     "target": {"name": "stop_gradient"},
   }
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  digits_edm.set_duration(config, num_steps, learning_rate=1e-3)
+  digits_edm.set_duration(config, num_steps, learning_rate=2e-3)
   return config

@@ -12,18 +12,35 @@ case "${1:-}" in
 esac
 
 source launch/environment.sh
-environment requirements
+environment demo
 
 cm_jax() { "$PYTHON" -m cm_jax "$@"; }
+train() { cm_jax train --config="configs/digits_$1.py" --workdir="$runs/$1" "${@:2}"; }
 evaluate() { cm_jax evaluate --workdir="$runs/$1" --features="$runs/features" "${@:2}"; }
 
-cm_jax train-features --source=digits --out="$runs/features"
-cm_jax train --config=configs/digits_edm.py --workdir="$runs/edm"
-cm_jax train --config=configs/digits_cd.py --teacher="$runs/edm" --workdir="$runs/cd"
-cm_jax train --config=configs/digits_ict.py --workdir="$runs/ict"
-cm_jax train --config=configs/digits_ect.py --init="$runs/edm" --workdir="$runs/ect"
+# Networks this small do not fill two cores: two trainings at a time, each on half of the cores, with a progress bar each.
+cores=$(getconf _NPROCESSORS_ONLN)
+both() {
+  NPROC=$((cores > 1 ? cores / 2 : 1)) $1 &
+  first=$!
+  NPROC=$((cores > 1 ? cores / 2 : 1)) TQDM_POSITION=1 $2 &
+  second=$!
+  trap 'kill $first $second 2>/dev/null' EXIT
+  wait $first
+  wait $second
+  trap - EXIT
+  printf '\n' >&2
+}
+
+features_and_ict() {
+  cm_jax train-features --source=digits --out="$runs/features"
+  train ict
+}
+
+both "train edm" features_and_ict
+both "train cd --teacher=$runs/edm" "train ect --init=$runs/edm"
 evaluate edm --num_steps=18
-for method in cd ict ect; do
-  evaluate "$method" --sigmas=80 --sigmas=80,0.8
-done
+evaluate cd --sigmas=80 --sigmas=80,3
+evaluate ict --sigmas=80 --sigmas=80,1.6
+evaluate ect --sigmas=80 --sigmas=80,0.8
 cm_jax report --folder="$runs"

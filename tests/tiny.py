@@ -11,7 +11,7 @@ CT = {
   "pairs": {"name": "karras", "scales": {"name": "progressive", "s0": 2, "s1": 6, "total_images": 16 * 12}},
   "distance": {"name": "pseudo_huber", "c": 0.03},
   "weight": "inverse_gap",
-  "target": {"name": "curriculum_ema", "mu0": 0.9, "convention": "paper"},
+  "target": {"name": "curriculum_ema", "s0": 2, "mu0": 0.9, "convention": "paper"},
 }
 CD = {**CT, "drift": "teacher", "solver": "heun", "target": {"name": "ema", "mu": 0.95}}
 
