@@ -93,6 +93,8 @@ class Consistency:
     x_r = jax.lax.stop_gradient(self.solver(drift, x_t, t, r))
 
     f = context.student(params, label=label, augment_label=augment_label, key=key)
+    if context.target_params is None and self.target_decay is not None:
+      raise ValueError("an averaged target needs context.target_params, the optimiser's average called 'target'")
     target_params = jax.lax.stop_gradient(params if context.target_params is None else context.target_params)
     f_target = context.student(target_params, label=label, augment_label=augment_label, key=key)
     # At r = 0 the scalings are singular (ln 0); any r > 0 does there, since its value is not used.

@@ -44,10 +44,12 @@ class CurriculumEma:
   """The average whose mu(k) = exp(s0 ln mu0 / N(k)) follows the grid (CM appendix C).
 
   Args:
+    s0: The curriculum's own s0, its first number of discretisation steps.
     mu0: mu where N = s0, in (0, 1).
     convention: "paper" or "code", see `target_decay`.
   """
 
+  s0: int = 2
   mu0: float = 0.9
   convention: str = "paper"
 
@@ -56,10 +58,10 @@ class CurriculumEma:
       raise UserError("config.objective.target.mu0", self.mu0, "a number in (0, 1)")
 
   def decay(self, scales: Curriculum | None) -> Curriculum:
-    """Return mu(k) for N(k); CT's N(0) is s0."""
+    """Return mu(k) for N(k)."""
     if scales is None:
       raise UserError("config.objective.target.name", "curriculum_ema", "pairs with a grid (karras or lognormal) whose N(k) it follows")
-    return target_decay(scales, int(scales.values[0]), self.mu0, self.convention)
+    return target_decay(scales, self.s0, self.mu0, self.convention)
 
 
 TARGETS = {"stop_gradient": StopGradient, "ema": Ema, "curriculum_ema": CurriculumEma}

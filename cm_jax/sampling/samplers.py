@@ -31,6 +31,8 @@ def check_sigmas(sigmas: tuple[float, ...], noise: NoiseRange, field: str = "--s
   (80.0, 0.8)
   """
   expected = f"one or more descending noise levels in ({noise.sigma_min:g}, {noise.sigma_max:g}], such as {noise.sigma_max:g},0.8"
+  if isinstance(sigmas, str):
+    raise UserError(field, sigmas, expected)
   try:
     values = tuple(float(sigma) for sigma in sigmas)
   except (TypeError, ValueError):
@@ -96,7 +98,7 @@ class Heun:
   num_steps: int = 18
 
   def __post_init__(self):
-    if not isinstance(self.num_steps, int) or self.num_steps < 1:
+    if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
       raise UserError("sampler.num_steps", self.num_steps, "an integer >= 1")
 
   @property

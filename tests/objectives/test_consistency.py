@@ -173,7 +173,7 @@ def test_where_r_is_zero_the_target_is_the_clean_image_and_the_gradient_finite(p
 )
 def test_the_whole_curriculum_is_one_trace(params, batch, pairs):
   """Invariant 6: a new N(k), mu(k) or stage does not recompile the loss, its gradient or its draws."""
-  target = CurriculumEma(0.9) if hasattr(pairs, "scales") else SG
+  target = CurriculumEma(mu0=0.9) if hasattr(pairs, "scales") else SG
   loss = objective(target=target, pairs=pairs)
   bound = bind(as_net(TOY), ECT(NOISE))
   curriculum = pairs.scales if hasattr(pairs, "scales") else pairs.stages
@@ -228,9 +228,9 @@ def test_what_each_configuration_needs():
   assert objective("teacher", heun).needs_teacher and not objective("monte_carlo").needs_teacher
   assert objective().target_decay is None
   assert objective(target=Ema(0.95)).target_decay(jnp.array(7)) == 0.95
-  decay = objective(target=CurriculumEma(0.9)).target_decay
+  decay = objective(target=CurriculumEma(mu0=0.9)).target_decay
   assert float(decay(jnp.array(0))) == pytest.approx(0.9) and float(decay(jnp.array(199))) == pytest.approx(0.9 ** (2 / 21))
-  assert float(objective(target=CurriculumEma(0.9, "code")).target_decay(jnp.array(0))) == pytest.approx(0.81)
+  assert float(objective(target=CurriculumEma(mu0=0.9, convention="code")).target_decay(jnp.array(0))) == pytest.approx(0.81)
   assert set(SOLVERS) == {"euler", "heun"}
 
 
@@ -239,9 +239,9 @@ def test_what_each_configuration_needs():
   [
     ("objective.drift", lambda: objective("score")),
     ("target.mu", lambda: Ema(1.0)),
-    ("target.mu0", lambda: CurriculumEma(0.0)),
-    ("target.convention", lambda: objective(target=CurriculumEma(0.9, "papers")).target_decay),
-    ("target.name", lambda: objective(target=CurriculumEma(0.9), pairs=ContinuousPairs(stages(1, 1))).target_decay),
+    ("target.mu0", lambda: CurriculumEma(mu0=0.0)),
+    ("target.convention", lambda: objective(target=CurriculumEma(mu0=0.9, convention="papers")).target_decay),
+    ("target.name", lambda: objective(target=CurriculumEma(mu0=0.9), pairs=ContinuousPairs(stages(1, 1))).target_decay),
   ],
 )
 def test_bad_options_are_refused(field, make):
