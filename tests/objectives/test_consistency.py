@@ -193,7 +193,7 @@ def test_the_whole_curriculum_is_one_trace(params, batch, pairs):
     assert int(metrics["num_scales" if hasattr(pairs, "scales") else "stage"]) == curriculum.values[piece]
     assert np.isfinite(value)
     if target != SG:
-      assert float(metrics["target_decay"]) == pytest.approx(0.9 ** (curriculum.values[0] / curriculum.values[piece]), rel=1e-6)
+      assert float(metrics["target_decay"]) == pytest.approx(0.9 ** (target.s0 / curriculum.values[piece]), rel=1e-6)
   assert len(traces) == 1
 
 
