@@ -23,5 +23,5 @@ def get_config():
   }
   config.init.path = "teacher"
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  digits_edm.set_duration(config, num_steps=900, learning_rate=1e-3)
+  digits_edm.set_duration(config, num_steps=750, learning_rate=1e-3)
   return config

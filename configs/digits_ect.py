@@ -11,7 +11,7 @@ import digits_edm
 def get_config():
   config = digits_edm.get_config()
   config.precond = {"name": "ect"}
-  num_steps, num_stages = 1300, 8
+  num_steps, num_stages = 1104, 8
   config.objective = {
     "name": "consistency",
     "drift": "monte_carlo",

@@ -25,7 +25,7 @@ def get_config():
   config.run.log_every = 20
   config.run.sample_every = 500
   config.run.checkpoint_every = 500
-  set_duration(config, num_steps=1300, learning_rate=2e-3)
+  set_duration(config, num_steps=1200, learning_rate=2e-3)
   return config
 
 

@@ -12,7 +12,7 @@ import digits_edm
 def get_config():
   config = digits_edm.get_config()
   config.precond = {"name": "boundary"}
-  num_steps = 1400
+  num_steps = 1100
   config.objective = {
     "name": "consistency",
     "drift": "monte_carlo",

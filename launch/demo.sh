@@ -18,7 +18,7 @@ cm_jax() { "$PYTHON" -m cm_jax "$@"; }
 train() { cm_jax train --config="configs/digits_$1.py" --workdir="$runs/$1" "${@:2}"; }
 evaluate() { cm_jax evaluate --workdir="$runs/$1" --features="$runs/features" "${@:2}"; }
 
-# Networks this small do not fill two cores: two trainings at a time, each on half of the cores, with a progress bar each.
+# Networks this small do not fill two cores: two jobs at a time, each on half of the cores, with a progress bar each.
 cores=$(getconf _NPROCESSORS_ONLN)
 both() {
   NPROC=$((cores > 1 ? cores / 2 : 1)) $1 &
@@ -37,10 +37,13 @@ features_and_ict() {
   train ict
 }
 
+evaluate_students() {
+  evaluate cd --sigmas=80 --sigmas=80,3
+  evaluate ict --sigmas=80 --sigmas=80,1.6
+  evaluate ect --sigmas=80 --sigmas=80,0.8
+}
+
 both "train edm" features_and_ict
 both "train cd --teacher=$runs/edm" "train ect --init=$runs/edm"
-evaluate edm --num_steps=18
-evaluate cd --sigmas=80 --sigmas=80,3
-evaluate ict --sigmas=80 --sigmas=80,1.6
-evaluate ect --sigmas=80 --sigmas=80,0.8
+both "evaluate edm --num_steps=18" evaluate_students
 cm_jax report --folder="$runs"

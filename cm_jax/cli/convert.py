@@ -48,7 +48,7 @@ def main(values: flags.FlagValues) -> None:
 
   precond = _section(values.precond)
   choices = Choices(values.tree, precond, values.image_size, _json(values.network), load)
-  done = convert(values.input, values.out, values["from"].value, choices, values["allow-nonfinite"].value)
+  done = convert(values.input, values.out, values["from"].value, choices, bool(values["allow-nonfinite"].value))
   for assumption in done.checkpoint.assumed:
     print(f"assumed: {assumption}")
   print(f"licence: {done.checkpoint.licence}")

@@ -94,10 +94,13 @@ def load_real(values: flags.FlagValues, features: Any) -> "RealData":
 
 def draw(generator: "Generator", model: "Model", batch_size: int) -> int:
   """Draw one batch, wait for its pixels, and return its size."""
+  import jax.numpy as jnp
+
   from cm_jax.sampling.generate import balanced_labels
 
   indices = np.arange(batch_size, dtype=np.int32)
-  return len(np.asarray(generator(model.params, indices, balanced_labels(indices, model.num_classes))))
+  label = balanced_labels(indices, model.num_classes)
+  return len(np.asarray(generator(model.params, jnp.asarray(indices), None if label is None else jnp.asarray(label))))
 
 
 def measure(values: flags.FlagValues, out: Path, model: "Model", samplers: "list[Sampler]", real: "RealData") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
 from cm_jax.errors import UserError
 
@@ -42,7 +43,7 @@ def read_config(values: flags.FlagValues) -> ml_collections.ConfigDict:
   try:
     return ml_collections.ConfigDict(values.config)
   except OSError as error:  # config_flags keeps what went wrong until the config is used
-    raise UserError("--config", values["config"].config_filename, f"a Python file with get_config() ({error})") from None
+    raise UserError("--config", config_flags.get_config_filename(values["config"]), f"a Python file with get_config() ({error})") from None
 
 
 def section(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:

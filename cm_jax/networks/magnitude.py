@@ -16,8 +16,8 @@ _EPS = 1e-4
 def normalize(x: Array, axes: int | tuple[int, ...]) -> Array:
   """Scale x to root mean square 1 over `axes`, up to 1e-4 in the divisor (EDM2 eq. 66); in at least float32.
 
-  >>> normalize(jnp.array([[3.0, 4.0]]), -1).round(3).tolist()
-  [[0.849, 1.131]]
+  >>> [round(v, 3) for v in normalize(jnp.array([3.0, 4.0]), -1).tolist()]
+  [0.849, 1.131]
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   square = jnp.sum(wide * wide, axes, keepdims=True)
@@ -36,8 +36,8 @@ def normalize_weights(params: Params) -> Params:
 
   To be applied after each update. Gains, frequencies and phases stay as they are.
 
-  >>> normalize_weights({"conv": {"weight": jnp.full((4, 2), 3.0)}, "gain": jnp.array(3.0)})["conv"]["weight"][0].round(3).tolist()
-  [1.0, 1.0]
+  >>> print(normalize_weights({"conv": {"weight": jnp.full((4, 2), 3.0)}, "gain": jnp.array(3.0)})["conv"]["weight"][0].round(3))
+  [1. 1.]
   """
   project = lambda path, leaf: normalize_weight(leaf) if path and getattr(path[-1], "key", None) == "weight" else leaf
   return jax.tree_util.tree_map_with_path(project, params)
@@ -51,7 +51,7 @@ def mp_silu(x: Array) -> Array:
 def mp_sum(a: Array, b: Array, t: float = 0.5) -> Array:
   """Interpolate a and b, over the magnitude the result has when they are independent (EDM2 eq. 88).
 
-  >>> mp_sum(jnp.ones(1), jnp.ones(1)).round(3).tolist()
+  >>> print(mp_sum(jnp.ones(1), jnp.ones(1)).round(3))
   [1.414]
   """
   return (a + (b - a) * t) / math.sqrt((1 - t) ** 2 + t**2)

@@ -44,7 +44,7 @@ TRAIN = [
   ([EDM, "--config.batch_size=many"], "batch_size"),
   ([EDM, "--config.batch_size=100"], "config.batch_size = 100: expected a multiple of 8 devices x 1 micro-batches, such as 96 or 104"),
   ([EDM, "--config.batch_size=0"], "config.batch_size = 0"),
-  ([EDM, "--config.accumulation=3"], "config.batch_size = 128: expected a multiple of 8 devices x 3"),
+  ([EDM, "--config.accumulation=3"], "config.batch_size = 64: expected a multiple of 8 devices x 3"),
   ([EDM, "--config.objective.name=denoisng"], "config.objective.name = denoisng: expected 'denoising' (did you mean it?)"),
   ([EDM, "--config.network.name=songnet"], "config.network.name = songnet: expected 'songunet' (did you mean it?)"),
   ([EDM, "--config.network.dropout=1.5"], "config.network.dropout = 1.5"),
