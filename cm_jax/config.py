@@ -1,8 +1,14 @@
-"""Every default of a run, in one place: `configs/*.py` start from `default()` and change what their paper row changes.
+"""Every default of a run, in one place: `configs/*.py` start from `default()` and change what their paper row
+changes.
 
-Sections with a `name` choose a component; the other keys of the section are that component's fields. To choose another component
-replace the whole section: `config.network = {"name": "toy", "width": 16}`. Durations are in images (`*_images`); `build` turns them
-into steps. `config.run` and `config.mesh` may differ when a run resumes, nothing else may.
+Sections with a `name` choose a component; the other keys of the section are that component's fields, and
+those left out take its defaults. To choose another component replace the whole section:
+`config.network = {"name": "toy", "width": 16}`.
+
+There is one clock. `num_images` is the length of a run; durations are in images (`*_images`) and become steps
+when the config is assembled, so that another batch size or length changes every derived value.
+`decay_images`, `total_images` and `stage_images` left 0 follow `num_images`. `config.run` and `config.mesh`
+may differ when a run resumes, nothing else may.
 """
 
 import hashlib
@@ -14,21 +20,25 @@ import ml_collections
 
 
 def default() -> ml_collections.ConfigDict:
-  """Return the config of an EDM diffusion model on CIFAR-size images (EDM table 7, "DDPM++ VP"), the start of every other config."""
+  """Return the config of an EDM diffusion model on CIFAR-size images (EDM table 7, "DDPM++ VP"),
+  the start of every other config."""
   return ml_collections.ConfigDict(
     {
       "seed": 0,
       "batch_size": 512,  # global: all devices of all hosts
       "accumulation": 1,  # micro-batches inside one step
+      "num_images": 204_800_000,  # the length of the run
       "noise": {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0},
       "data": {
         "source": "digits:train",
-        "skip_corrupt": False,  # leave out images that cannot be decoded; each is decoded once before training to find them
+        # leave out images that cannot be decoded; each is decoded once before training to find them
+        "skip_corrupt": False,
         "image_shape": (),  # () takes it from the source
         "num_classes": 0,  # 0 takes it from the source, if conditional
         "conditional": False,
         "flip": False,
-        # {}: none; or EDM's augmentation, {"p": 0.12} and other fields of cm_jax.data.augment.Augment, with network.augment_dim = 9
+        # {}: none; or EDM's augmentation, {"p": 0.12} and other fields of cm_jax.data.augment.Augment,
+        # with network.augment_dim = 9
         "augment": {},
       },
       "network": {
@@ -58,9 +68,9 @@ def default() -> ml_collections.ConfigDict:
         "b2": 0.999,
         "eps": 1e-8,
         "weight_decay": 0.0,
-        "schedule": "constant",  # or "cosine", "linear": to zero over decay_images
-        "decay_images": 0,
-        "warmup_images": 10_000_000,
+        "schedule": "constant",  # or "cosine", "linear": to zero over decay_images; "inverse_sqrt"
+        "decay_images": 0,  # 0: num_images
+        "warmup_images": 10_000_000,  # 0: none
         "clip_norm": 0.0,  # 0: no clipping
         "nonfinite": "skip",  # or "zero": the peers' nan-to-zero
       },
@@ -69,7 +79,7 @@ def default() -> ml_collections.ConfigDict:
       "init": {"path": "", "step": -1, "average": "ema"},
       "sampler": {"name": "heun", "num_steps": 18},
       "run": {
-        "num_steps": 400_000,
+        "num_steps": 0,  # stop earlier than num_images says; 0: at its end
         "log_every": 100,
         "sample_every": 5_000,
         "num_samples": 64,
@@ -77,9 +87,11 @@ def default() -> ml_collections.ConfigDict:
         "keep_checkpoints": 2,
         "keep_every": 0,  # 0: none for ever; else one each so many steps
         "snapshot_every": 0,  # 0: none; else store the averages each so many steps, for `cm_jax ema`
-        "diagnose_every": 0,  # 0: never; else measure self-consistency and gradient noise on held-out data each so many steps
+        # 0: never; else measure self-consistency and gradient noise on held-out data each so many steps
+        "diagnose_every": 0,
         "max_nonfinite": 20,
-        "ram_gb": 16.0,  # a data set that takes no more is decoded once into RAM; a larger one whenever a batch needs it
+        # a data set that takes no more is decoded once into RAM; a larger one whenever a batch needs it
+        "ram_gb": 16.0,
         "data_workers": 4,  # processes that decode a larger one; 0: a thread
         "on_other_data": "error",  # or "allow": resume although the data set's fingerprint changed
       },
@@ -88,14 +100,26 @@ def default() -> ml_collections.ConfigDict:
   )
 
 
-def content(config: Mapping[str, Any] | ml_collections.ConfigDict | ml_collections.FrozenConfigDict) -> dict[str, Any]:
-  """Return a config as plain JSON types, without `run` and `mesh`: what identifies a run.
+# Sections without defaults to check their keys against; what they are passed to does.
+FREE_FORM = ("averages", "augment")
+MAY_DIFFER = ("run", "mesh")  # the sections that may differ when a run resumes
+_ABOUT = ("format", "config_sha256")  # what config.json says of itself
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Return `default()`, under the name it has in the package."""
+  return default()
+
+
+def content(config: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
+  """Return a config as plain JSON types, without `run`, `mesh` and what config.json says of itself:
+  what identifies a run.
 
   >>> sorted(set(default()) - set(content(default())))
   ['mesh', 'run']
   """
   plain = plain_json(config)
-  return {key: value for key, value in plain.items() if key not in ("run", "mesh")}
+  return {key: value for key, value in plain.items() if key not in (*MAY_DIFFER, *_ABOUT)}
 
 
 def plain_json(config: Any) -> dict[str, Any]:

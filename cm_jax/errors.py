@@ -1,14 +1,20 @@
-"""The one error a user of cm_jax is meant to read."""
+"""Errors of the person at the keyboard: one line that names the field, the value and what would be right."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
-  """A bad input: printed as one line, exit status 2, nothing changed on disk.
+  """Bad input. The command line prints it as one line and exits with `status`;
+  nothing has been changed on disk.
+
+  A component names its own field (`s0`, `model_channels`); who knows where it stands puts the path before it
+  (`within`: `config.objective.pairs.scales.s0`; the command line: `--sigmas`).
 
   Args:
-    field: What is wrong, as the user wrote it (`config.batch_size`, `--sigmas`, a path).
+    field: What is wrong: the name of a field, or a path.
     value: The value given.
     expected: What would be right.
 
@@ -27,6 +33,50 @@ class UserError(Exception):
     line = f"{self.field} = {value}: expected {self.expected}"
     return " ".join(line.split())
 
+  def named(self, field: str) -> "UserError":
+    """Return the same error about a field of another name."""
+    return type(self)(field, self.value, self.expected)
+
+
+class TrainingStopped(UserError):
+  """Training ended before its last step, through no bad input: exit status 1."""
+
+  status = 1
+
+
+@contextlib.contextmanager
+def within(path: str) -> Iterator[None]:
+  """Put a path before the fields that the block's errors name; places, such as a file, stay what they are.
+
+  >>> with within("config.noise"):
+  ...   raise UserError("rho", 0.5, "at least 1")
+  Traceback (most recent call last):
+  cm_jax.errors.UserError: config.noise.rho = 0.5: expected at least 1
+  """
+  try:
+    yield
+  except UserError as error:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", error.field) or error.field.startswith("config."):
+      raise
+    raise error.named(f"{path}.{error.field}") from error
+
+
+@contextlib.contextmanager
+def renamed(field: str, name: str) -> Iterator[None]:
+  """Let the block's errors about `field` be about `name`, as which the caller knows it.
+
+  >>> with renamed("source", "reference"):
+  ...   raise UserError("source", "digit", "digits")
+  Traceback (most recent call last):
+  cm_jax.errors.UserError: reference = digit: expected digits
+  """
+  try:
+    yield
+  except UserError as error:
+    if error.field != field:
+      raise
+    raise error.named(name) from error
+
 
 def one_of(names: Iterable[str], given: object) -> str:
   """Say which names are known, the nearest to `given` first.
@@ -38,9 +88,3 @@ def one_of(names: Iterable[str], given: object) -> str:
   near = difflib.get_close_matches(str(given), known, n=1)
   listed = "one of: " + ", ".join(known)
   return f"{near[0]!r} (did you mean it?) or {listed}" if near else listed
-
-
-class TrainingStopped(UserError):
-  """Training ended before its last step, through no bad input: exit status 1."""
-
-  status = 1

@@ -1,13 +1,14 @@
 """The types everything in cm_jax speaks: one vocabulary, hardly any behaviour.
 
-Shapes: B examples, H x W pixels, C channels (NHWC). Images are in [-1, 1]; `sigma` is the noise level of the variance-exploding
-process x_t = x + sigma z, in the same units.
+Shapes: B examples, H x W pixels, C channels (NHWC). Images are in [-1, 1]; `sigma` is the noise level of the
+variance-exploding process x_t = x + sigma z, in the same units.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -18,9 +19,15 @@ from cm_jax.errors import UserError
 
 Array = jax.Array
 Params = Any  # a pytree of float32 arrays; {"net": ..., "weighting": ...} for what is trained
-# "image": uint8 [B,H,W,C] or float32 latents; "label": int32 [B] if labelled; "augment_label": float32 [B, augment_dim] if augmented
+# "image": uint8 [B,H,W,C] or float32 latents; "label": int32 [B] if labelled; "augment_label":
+# float32 [B, augment_dim] if augmented
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
+Noise = Callable[[Any, tuple[int, ...]], Array]  # (k, shape) -> the k-th standard normal draw
+Schedule = Callable[[Any], Array]  # of the train step
+# What a model's D(x, sigma) is: the mean of the data given x; the end of the trajectory through x;
+# with a second time both and all between.
+KINDS = ("diffusion", "consistency", "flow_map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +53,33 @@ class NoiseRange:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-        raise UserError(f"config.noise.{field.name}", value, "a positive finite number")
+        raise UserError(field.name, value, "a positive finite number")
     if self.sigma_max <= self.sigma_min:
-      raise UserError("config.noise.sigma_max", self.sigma_max, f"more than sigma_min = {self.sigma_min}")
+      raise UserError("sigma_max", self.sigma_max, f"more than sigma_min = {self.sigma_min}")
     if self.rho < 1:
-      raise UserError("config.noise.rho", self.rho, "at least 1")
+      raise UserError("rho", self.rho, "at least 1")
+
+
+class Condition(NamedTuple):
+  """What a network is told besides x and its noise level; every field may be None, which says nothing.
+
+  Attributes:
+    label: Class, int32 [B]; -1 for none.
+    augment_label: What augmentation did to the image, float32 [B, augment_dim]; zeros: nothing.
+    guidance: Guidance scale, [B].
+    until: The second time of a two-time network, a noise level s >= 0, [B]: where a flow map ends. None:
+      at 0.
+  """
+
+  label: Array | None = None
+  augment_label: Array | None = None
+  guidance: Array | None = None
+  until: Array | None = None
+
+  @classmethod
+  def of(cls, batch: Batch) -> "Condition":
+    """Return what a batch says: its label and augmentation label."""
+    return cls(batch.get("label"), batch.get("augment_label"))
 
 
 class Denoiser(Protocol):
@@ -59,46 +88,79 @@ class Denoiser(Protocol):
   def __call__(self, x: Array, sigma: Array, /) -> Array: ...
 
 
+class FlowMap(Protocol):
+  """g(x, sigma, s), the two-time denoiser, 0 <= s <= sigma [B]:
+  X_{sigma -> s}(x) = (s/sigma) x + (1 - s/sigma) g.
+
+  s = sigma is D, s = 0 the consistency function; a Denoiser is a FlowMap with s bound.
+  """
+
+  def __call__(self, x: Array, sigma: Array, s: Array, /) -> Array: ...
+
+
 class Net(Protocol):
-  """The raw network F_theta, of any architecture.
+  """The raw network F_theta, of any architecture: F [B,H,W,C]; further channels are a variance,
+  which nobody reads.
 
-  `key=None` is evaluation mode. `label` is int32 [B], -1 for none. Returns F [B,H,W,C], or (F, log_variance [B]).
+  `key=None` is evaluation mode; a key feeds the dropout.
   """
 
   def __call__(
-    self,
-    params: Params,
-    x: Array,
-    c_noise: Array,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    key: Array | None = None,
-  ) -> Any: ...
+    self, params: Params, x: Array, c_noise: Array, condition: Condition = ..., *, key: Array | None = None
+  ) -> Array: ...
 
 
-class Bind(Protocol):
-  """Binds params and conditioning to a Denoiser; `net` is the raw F, which sCM needs near sigma = 0, `scalings` the preconditioning.
+class Scalings(NamedTuple):
+  """The four functions of sigma [B] of EDM eq. 7."""
 
-  `params` is the whole tree; the network reads `params["net"]`. `key=None` is evaluation mode.
+  c_skip: Array
+  c_out: Array
+  c_in: Array
+  c_noise: Array
+
+
+class TrigScalings(NamedTuple):
+  """How a network's raw F is TrigFlow's velocity: F_trig(x_t / sigma_data, t)
+  = sign F(x_t / sigma_data, c_noise), t [B].
+
+  `rate` is cos t sin t dc_noise/dt, which stays finite at both ends.
+  """
+
+  sign: float
+  c_noise: Array
+  rate: Array
+
+
+class Precond(Protocol):
+  """A preconditioning: (sigma [B], train) -> Scalings; `trigflow` says what F is in TrigFlow,
+  None where it is nothing."""
+
+  @property
+  def noise(self) -> NoiseRange: ...
+
+  @property
+  def trigflow(self) -> Callable[[Array], TrigScalings] | None: ...
+
+  def __call__(self, sigma: Array, train: bool = False) -> Scalings: ...
+
+
+class Preconditioned(Protocol):
+  """A network with its preconditioning, without its weights: binds params and a condition to a Denoiser.
+
+  `params` is the whole tree; the network reads `params["net"]`. `raw` is F itself,
+  which sCM needs near sigma = 0.
   """
 
   @property
-  def net(self) -> Net: ...
+  def precond(self) -> Precond: ...
 
-  @property
-  def scalings(self) -> Any: ...
+  def __call__(self, params: Params, condition: Condition = ..., key: Array | None = None) -> Denoiser: ...
 
-  def __call__(
-    self,
-    params: Params,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    key: Array | None = None,
-  ) -> Denoiser: ...
+  def flow_map(self, params: Params, condition: Condition = ..., key: Array | None = None) -> FlowMap: ...
+
+  def raw(
+    self, params: Params, x: Array, c_noise: Array, condition: Condition = ..., key: Array | None = None
+  ) -> Array: ...
 
 
 class Drift(Protocol):
@@ -108,9 +170,32 @@ class Drift(Protocol):
 
 
 class Distance(Protocol):
-  """d(a, b) per example: two [B,H,W,C] -> [B]; `params` holds the weights of a learned distance (LPIPS)."""
+  """d(a, b) per example: two [B,H,W,C] -> [B]; `params` holds the weights of a learned distance (LPIPS).
+
+  `is_norm`: whether it is a norm of a - b, which decides its limit in continuous time.
+  `load` reads the weights; None where there are none.
+  """
+
+  @property
+  def is_norm(self) -> bool: ...
+
+  def load(self) -> Params: ...
 
   def __call__(self, a: Array, b: Array, params: Params = None, /) -> Array: ...
+
+
+class Pairs(Protocol):
+  """A pairing of noise levels: (key, n, step) -> t > r >= 0, [n] each.
+
+  `scales` is N(k) where the pairs are of a grid, else None; `metrics(step)` says where the curriculum is.
+  """
+
+  @property
+  def scales(self) -> Any: ...
+
+  def __call__(self, key: Array, n: int, step: Array, /) -> tuple[Array, Array]: ...
+
+  def metrics(self, step: Array | int, /) -> Metrics: ...
 
 
 class Sampler(Protocol):
@@ -125,7 +210,7 @@ class Sampler(Protocol):
   @property
   def sigmas(self) -> tuple[float, ...]: ...
 
-  def __call__(self, denoiser: Denoiser, noise: Callable[[int, tuple[int, ...]], Array], shape: tuple[int, ...]) -> Array: ...
+  def __call__(self, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...]) -> Array: ...
 
 
 class Operator(Protocol):
@@ -137,7 +222,8 @@ class Operator(Protocol):
 
 
 class Source(Protocol):
-  """A data set: `len(source)`, `source[i] -> {"image": uint8 [H,W,C], "label": int}`, and what identifies its content."""
+  """A data set: `len(source)`, `source[i] -> {"image": uint8 [H,W,C], "label":
+  int}`, and what identifies its content."""
 
   @property
   def fingerprint(self) -> str: ...
@@ -151,9 +237,11 @@ class Source(Protocol):
 
 
 class ObjectiveOutput(NamedTuple):
-  """What an objective returns; `noise_level` [B] is the sigma each example's loss belongs to (for loss per noise-level bin).
+  """What an objective returns; `noise_level` [B] is the sigma each example's loss belongs to (for loss by
+  noise level).
 
-  `metrics` are scalars; `by_level` holds further values [B] that are averaged per noise-level bin, as the loss is.
+  `metrics` are scalars; `by_level` holds further values [B] that are averaged per noise-level bin,
+  as the loss is.
   """
 
   loss: Array
@@ -166,43 +254,80 @@ class ObjectiveOutput(NamedTuple):
 class Context(NamedTuple):
   """What an objective compares: the student being trained, and the frozen things beside it."""
 
-  student: Bind
-  teacher: Bind | None = None
+  student: Preconditioned
+  teacher: Preconditioned | None = None
   target_params: Params = None
   teacher_params: Params = None
   distance_params: Params = None
 
 
-class Objective(Protocol):
-  """A loss in two halves: `draw` holds all its randomness (as arrays), `loss` none.
+class Decay(Protocol):
+  """mu(step) of an average, in [0, 1); `gain` is 1 - mu(step), where float32 cannot say it through mu."""
 
-  Tests and fixtures pass their own draws to `loss`. `needs_teacher`: whether `context.teacher` must be given. `needs_trigflow`: whether
-  student and teacher must be networks whose raw F has a meaning in TrigFlow (`scalings.trigflow`). `target_decay`: mu(step) of the
-  target average that the optimiser carries as `averages["target"]`, or None where the target is the student itself.
-  `init_weighting`: draws the parameters of the loss's own head, `params["weighting"]`; None if it has none. `stage_starts`: the steps
-  before which the student becomes the teacher and the optimiser starts afresh (progressive distillation); empty for all others.
+  def __call__(self, step: Array | int, /) -> Array | float: ...
+
+  def gain(self, step: Array | int, /) -> Array | float: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+  """What an objective asks of the rest of a run; the default asks nothing.
+
+  Attributes:
+    teacher: `context.teacher` must be given.
+    trigflow: Student and teacher must be networks whose raw F has a meaning in TrigFlow (`precond.trigflow`).
+    second_time: The student must be a two-time network (`network.second_time`).
+    target_decay: mu(step) of the target average that the optimiser carries as `averages["target"]`; None
+      where the target is the student itself.
+    weighting: Draws the parameters of the loss's own head, `params["weighting"]`; None if it has none.
+    stages: The steps before which the student becomes the teacher and the optimiser starts afresh, with the
+      end of the last (progressive distillation); empty for all others.
+    group: So many consecutive rows of a batch belong together, and micro-batches must not tear them.
+    guidance: The student must take a guidance scale, and the data must have labels.
+    distance: The distance whose weights the step is to be given; None where the loss has none.
   """
 
-  @property
-  def needs_teacher(self) -> bool: ...
+  teacher: bool = False
+  trigflow: bool = False
+  second_time: bool = False
+  target_decay: Decay | None = None
+  weighting: Callable[[Array], Params] | None = None
+  stages: tuple[int, ...] = ()
+  group: int = 1
+  guidance: bool = False
+  distance: Distance | None = None
+
+
+class Objective(abc.ABC):
+  """A loss in two halves: `draw` holds all its randomness (as arrays), `loss` none.
+
+  Tests and fixtures pass their own draws to `loss`. `trains` is the kind of the model it makes.
+  """
+
+  trains: ClassVar[str]
 
   @property
-  def needs_trigflow(self) -> bool: ...
+  @abc.abstractmethod
+  def needs(self) -> Needs:
+    """What it asks of the rest."""
 
-  @property
-  def target_decay(self) -> Callable[[Array], Array] | None: ...
+  def progress(self, step: Array | int) -> Metrics:
+    """Return where its curricula stand: N(k), the stage, mu(k)."""
+    return {}
 
-  @property
-  def init_weighting(self) -> Callable[[Array], Params] | None: ...
+  @abc.abstractmethod
+  def draw(self, key: Array, batch: Batch, step: Array) -> Any:
+    """Return all randomness of a batch's loss, as a pytree of arrays."""
 
-  @property
-  def stage_starts(self) -> tuple[int, ...]: ...
+  @abc.abstractmethod
+  def loss(self, params: Params, context: Context, batch: Batch, draws: Any, step: Array) -> ObjectiveOutput:
+    """Return the loss for given draws; `batch["image"]` is float in [-1, 1]."""
 
-  def draw(self, key: Array, batch: Batch, step: Array) -> Any: ...
-
-  def loss(self, params: Params, context: Context, batch: Batch, draws: Any, step: Array) -> ObjectiveOutput: ...
-
-  def __call__(self, params: Params, context: Context, batch: Batch, key: Array, step: Array) -> ObjectiveOutput: ...
+  def __call__(
+    self, params: Params, context: Context, batch: Batch, key: Array, step: Array
+  ) -> ObjectiveOutput:
+    """Draw, then return the loss."""
+    return self.loss(params, context, batch, self.draw(key, batch, step), step)
 
 
 @flax.struct.dataclass
@@ -219,52 +344,92 @@ class Model:
   """A network with weights, ready to bind: a teacher, a checkpoint to sample, an imported file.
 
   Attributes:
-    bind: `bind(params, label=...) -> Denoiser`.
+    preconditioned: `preconditioned(params, condition) -> Denoiser`.
     params: `{"net": ...}`.
+    kind: One of `KINDS`; None where a file from before there were kinds does not say it.
     noise: Its own noise range, which may differ from the student's.
     image_shape: (H, W, C).
     num_classes: 0 if unconditional.
-    sigmas_by_nfe: Tuned noise levels by number of network evaluations, as far as known.
     network, precond: The config dicts it was built from.
+    sigmas_by_nfe: Tuned noise levels by number of network evaluations, as far as known.
     sampler: The run's own `config.sampler`; None for a weights folder.
-    provenance: path, step, average, config_sha256, dataset fingerprint: what a record states about it.
+    provenance: path, step, average, config_sha256, dataset_fingerprint, source:
+      what a record states about it; None where unknown.
   """
 
-  bind: Bind
+  preconditioned: Preconditioned
   params: Params
+  kind: str | None
   noise: NoiseRange
   image_shape: tuple[int, int, int]
   num_classes: int
-  sigmas_by_nfe: Mapping[int, tuple[float, ...]]
   network: Mapping[str, Any]
   precond: Mapping[str, Any]
-  provenance: Mapping[str, Any]
+  sigmas_by_nfe: Mapping[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   sampler: Mapping[str, Any] | None = None
+  provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def denoiser(self, label: Array | None = None) -> Denoiser:
     """Bind the stored weights in evaluation mode."""
-    return self.bind(self.params, label=label)
+    return self.preconditioned(self.params, Condition(label))
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-  """What `build` makes of a config; train, sample and evaluate all take one.
+class Method:
+  """What a config says of the maths, for images of a shape: no file, no device, no data; `assemble` makes it.
 
-  `config` is resolved (nothing left to be taken from the data) and is what a run stores; building it again gives an equal Experiment.
+  Attributes:
+    config: Complete: every default is written out.
+    num_steps: Where training stops: at the run's end, or earlier.
+    init: key -> params, `{"net": ..., "weighting": ...}`.
+    preprocess: (batch, key) -> batch, on the device in every step.
   """
 
   config: ml_collections.FrozenConfigDict
   noise: NoiseRange
-  init: Callable[[Array], Params]
-  bind: Bind
-  objective: Objective
-  optimizer: optax.GradientTransformationExtraArgs
-  prepare: Callable[[Batch, Array], dict[str, Array]]
-  sampler: Sampler
-  source: Source
-  teacher: Model | None
-  initial_params: Params | None
-  distance_params: Params | None
   image_shape: tuple[int, int, int]
   num_classes: int
+  num_steps: int
+  init: Callable[[Array], Params]
+  student: Preconditioned
+  objective: Objective
+  optimizer: optax.GradientTransformationExtraArgs
+  learning_rate: Schedule
+  preprocess: Callable[[Batch, Array], dict[str, Array]]
+  sampler: Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A Method placed on data, devices and teachers: what `build` makes of a config.
+
+  `config` is the Method's, with what it takes from data and teachers filled in: what a run stores.
+  Building it again gives an equal Experiment.
+
+  Attributes:
+    check_resume: Given a stored config and where it lies, raises a UserError unless it is this run's.
+  """
+
+  config: ml_collections.FrozenConfigDict
+  method: Method
+  source: Source
   mesh: jax.sharding.Mesh
+  teacher: Model | None = None
+  initial_params: Params | None = None
+  distance_params: Params | None = None
+  check_resume: Callable[[Mapping[str, Any], str], None] = lambda stored, where: None
+
+  def model(self, params: Params) -> Model:
+    """Return params of this run as a model: what is sampled while it trains."""
+    config, method = self.config, self.method
+    return Model(
+      preconditioned=method.student,
+      params=params,
+      kind=method.objective.trains,
+      noise=method.noise,
+      image_shape=method.image_shape,
+      num_classes=method.num_classes,
+      network=config.network.to_dict(),
+      precond=config.precond.to_dict(),
+      sampler=config.sampler.to_dict(),
+    )

@@ -1,4 +1,5 @@
-"""Consistency training on CIFAR-10 (CM table 3; jcm `cifar10_ve_ct_adaptive_lpips`): LPIPS, N(k) from 2 to 150, mu(k) from mu0 = 0.9.
+"""Consistency training on CIFAR-10 (CM table 3; jcm `cifar10_ve_ct_adaptive_lpips`): LPIPS, N(k) from 2 to
+150, mu(k) from mu0 = 0.9.
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax train --config=configs/cifar10_ct.py --workdir=runs/cifar10/ct
@@ -13,8 +14,7 @@ def get_config():
   config = cifar10_cd.get_config()
   config.objective.drift = "monte_carlo"
   config.objective.solver = "euler"
-  images = config.run.num_steps * config.batch_size
-  config.objective.pairs.scales = {"name": "progressive", "s0": 2, "s1": 150, "total_images": images}
+  config.objective.pairs.scales = {"name": "progressive", "s0": 2, "s1": 150}
   config.objective.target = {"name": "curriculum_ema", "s0": 2, "mu0": 0.9, "convention": "paper"}
   config.init.path = ""
   return config

@@ -1,9 +1,11 @@
-"""Easy consistency tuning on CIFAR-10 (ECT; its `run_ecm.sh`): EDM's DDPM++ tuned with batch 128 for 25.6 M images, dropout 0.2.
+"""Easy consistency tuning on CIFAR-10 (ECT; its `run_ecm.sh`): EDM's DDPM++ tuned with batch 128 for 25.6 M
+images, dropout 0.2.
 
   python -m cm_jax convert --input=edm-cifar10-32x32-uncond-vp.pkl --out=weights/edm-cifar10
   python -m cm_jax train --config=configs/cifar10_ect.py --init=weights/edm-cifar10 --workdir=runs/cifar10/ect
 
-Their README: FID 3.86 with 1 NFE, 2.15 with 2 after these 200k steps. Ours: not yet run. The second level of 2 NFE is 0.821. A teacher of
+Their README: FID 3.86 with 1 NFE, 2.15 with 2 after these 200k steps. Ours: not yet run. The second level of
+  2 NFE is 0.821. A teacher of
 configs/cifar10_edm.py, too, can be the start (--init=runs/cifar10/edm).
 """
 
@@ -13,6 +15,7 @@ import cifar10_edm
 def get_config():
   config = cifar10_edm.get_config()
   config.batch_size = 128
+  config.num_images = 25_600_000  # 200k steps, 25k a stage
   config.data.augment = {}  # the network keeps the teacher's augmentation input, which gets nothing
   config.precond = {"name": "ect"}
   config.objective = {
@@ -24,7 +27,7 @@ def get_config():
       "P_mean": -1.1,
       "P_std": 2.0,
       "q": 2.0,
-      "stages": {"name": "stages", "stage_images": 25_000 * config.batch_size, "num_stages": 8},
+      "stages": {"name": "stages", "num_stages": 8},
     },
     "distance": {"name": "pseudo_huber", "c": 0.0},
     "weight": "inverse_gap",
@@ -36,5 +39,4 @@ def get_config():
   config.optimizer.warmup_images = 0
   config.averages = {"ema": {"name": "constant", "mu": 0.9999}}
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  config.run.num_steps = 200_000
   return config

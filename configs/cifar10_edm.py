@@ -3,7 +3,8 @@
   python -m cm_jax data prepare --source=cifar10 --format=array_record --out=~/tensorflow_datasets
   python -m cm_jax train --config=configs/cifar10_edm.py --workdir=runs/cifar10/edm
 
-Batch 512 for 200 M images (about two days on 8 V100, by EDM's README). FID 2.01 with 35 NFE, as sCM's table 1 quotes it. Ours: not yet run.
+Batch 512 for 200 M images (about two days on 8 V100, by EDM's README). FID 2.01 with 35 NFE, as sCM's table 1
+quotes it. Ours: not yet run.
 """
 
 from cm_jax.config import default
@@ -16,5 +17,5 @@ def get_config():
   config.data.source = DATA
   config.data.augment = {"p": 0.12}
   config.network.augment_dim = 9
-  config.run.num_steps = 200_000_000 // config.batch_size
+  config.num_images = 200_000_000
   return config

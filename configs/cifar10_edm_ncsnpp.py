@@ -1,4 +1,5 @@
-"""EDM diffusion teacher on CIFAR-10, NCSN++ with flips only (jcm `configs/cifar10_k_ve.py`): the teacher of CM's CD.
+"""EDM diffusion teacher on CIFAR-10, NCSN++ with flips only (jcm `configs/cifar10_k_ve.py`): the teacher of
+CM's CD.
 
   python -m cm_jax train --config=configs/cifar10_edm_ncsnpp.py --workdir=runs/cifar10/edm_ncsnpp
 
@@ -22,5 +23,5 @@ def get_config():
     }
   )
   config.averages = {"ema": {"name": "half_life", "half_life_images": 500_000}}
-  config.run.num_steps = 400_000
+  config.num_images = 400_000 * 512
   return config

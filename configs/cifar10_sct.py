@@ -1,8 +1,10 @@
-"""sCT on CIFAR-10 (sCM, appendix G), from an EDM teacher by the change of variables: batch 512, RAdam, tangent warm-up of 10k steps.
+"""sCT on CIFAR-10 (sCM, appendix G), from an EDM teacher by the change of variables: batch 512, RAdam,
+tangent warm-up of 10k steps.
 
   python -m cm_jax train --config=configs/cifar10_sct.py --init=runs/cifar10/edm --workdir=runs/cifar10/sct
 
-Paper: FID 2.85 with 1 NFE, 2.06 with 2, from a teacher trained in TrigFlow with another normalisation (sCM table 1). Ours: not yet run.
+Paper: FID 2.85 with 1 NFE, 2.06 with 2, from a teacher trained in TrigFlow with another normalisation (sCM
+  table 1). Ours: not yet run.
 The second level of 2 NFE is 0.982. The number of steps is not in the paper: 400k, the teacher's, is assumed.
 """
 
@@ -16,7 +18,7 @@ def get_config():
     "name": "scm",
     "drift": "monte_carlo",
     "levels": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4},
-    "warmup_images": 10_000 * config.batch_size,
+    "warmup_images": 10_000 * 512,
   }
   config.network.dropout = 0.2
   config.optimizer.name = "radam"
@@ -25,5 +27,5 @@ def get_config():
   config.optimizer.warmup_images = 0
   config.averages = {"ema": {"name": "half_life", "half_life_images": 500_000}}
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  config.run.num_steps = 400_000
+  config.num_images = 400_000 * 512
   return config

@@ -2,15 +2,16 @@
 
   python -m cm_jax train --config=configs/digits_cd.py --teacher=runs/digits/edm --workdir=runs/digits/cd
 
-Unlike the paper's CIFAR-10 row, because it does better at this size and length: N = 10 instead of 18, pseudo-Huber distance, weight
-1 / (t - r), theta- = sg(theta).
+Unlike the paper's CIFAR-10 row, because it does better at this size and length: N = 10 instead of 18,
+pseudo-Huber distance, weight 1 / (t - r), theta- = sg(theta).
 """
 
 import digits_edm
 
 
-def get_config(num_steps="750"):
-  config = digits_edm.get_config(num_steps)
+def get_config():
+  config = digits_edm.get_config()
+  config.num_images = 48_000
   config.precond = {"name": "boundary"}
   config.objective = {
     "name": "consistency",
@@ -23,5 +24,5 @@ def get_config(num_steps="750"):
   }
   config.init.path = "teacher"
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  digits_edm.set_duration(config, num_steps, learning_rate=1e-3)
+  config.optimizer.learning_rate = 1e-3
   return config

@@ -1,15 +1,19 @@
-"""Consistency distillation of the digits teacher in continuous time, with stop-gradient (CM appendix B, theorem 5).
+"""Consistency distillation of the digits teacher in continuous time, with stop-gradient (CM appendix B,
+theorem 5).
 
-  python -m cm_jax train --config=configs/digits_cd_continuous.py --teacher=runs/digits/edm --workdir=runs/digits/cd_continuous
+  python -m cm_jax train --config=configs/digits_cd_continuous.py --teacher=runs/digits/edm
+  --workdir=runs/digits/cd_continuous
 
-The paper's distances are l2 and LPIPS; here the plain norm, whose pull has the same length at every noise level.
+The paper's distances are l2 and LPIPS; here the plain norm, whose pull has the same length at every noise
+level.
 """
 
 import digits_edm
 
 
-def get_config(num_steps="800"):
-  config = digits_edm.get_config(num_steps)
+def get_config():
+  config = digits_edm.get_config()
+  config.num_images = 51_200
   config.precond = {"name": "boundary"}
   config.objective = {
     "name": "continuous",
@@ -21,6 +25,6 @@ def get_config(num_steps="800"):
   }
   config.init.path = "teacher"
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  digits_edm.set_duration(config, num_steps, learning_rate=1e-3)
+  config.optimizer.learning_rate = 1e-3
   config.optimizer.clip_norm = 1.0
   return config

@@ -8,10 +8,10 @@ ECT's q = 2, k = 8, b = 1 and eight stages; c = 0.03 instead of 0.
 import digits_edm
 
 
-def get_config(num_steps="1104"):
-  config = digits_edm.get_config(num_steps)
+def get_config():
+  config = digits_edm.get_config()
+  config.num_images = 70_656
   config.precond = {"name": "ect"}
-  num_stages = 8
   config.objective = {
     "name": "consistency",
     "drift": "monte_carlo",
@@ -21,12 +21,12 @@ def get_config(num_steps="1104"):
       "P_mean": -1.1,
       "P_std": 2.0,
       "q": 2.0,
-      "stages": {"name": "stages", "stage_images": int(num_steps) * digits_edm.BATCH_SIZE // num_stages, "num_stages": num_stages},
+      "stages": {"name": "stages", "num_stages": 8},
     },
     "distance": {"name": "pseudo_huber", "c": 0.03},
     "weight": "inverse_gap",
     "target": {"name": "stop_gradient"},
   }
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
-  digits_edm.set_duration(config, num_steps, learning_rate=1e-3)
+  config.optimizer.learning_rate = 1e-3
   return config

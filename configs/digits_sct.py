@@ -1,4 +1,5 @@
-"""sCT on the digits: continuous-time consistency training in TrigFlow (sCM Alg. 1), started from the diffusion teacher.
+"""sCT on the digits: continuous-time consistency training in TrigFlow (sCM Alg. 1), started from the
+diffusion teacher.
 
   python -m cm_jax train --config=configs/digits_sct.py --init=runs/digits/edm --workdir=runs/digits/sct
 
@@ -8,8 +9,8 @@ The levels and the length are those of digits_scd.py.
 import digits_scd
 
 
-def get_config(num_steps="800"):
-  config = digits_scd.get_config(num_steps)
+def get_config():
+  config = digits_scd.get_config()
   config.objective.drift = "monte_carlo"
   config.init.path = ""
   return config

@@ -1,4 +1,5 @@
-"""EDM diffusion teacher on ImageNet 64x64 with ADM's network (EDM table 7): class-conditional, batch 4096, 2,500 M images.
+"""EDM diffusion teacher on ImageNet 64x64 with ADM's network (EDM table 7): class-conditional, batch 4096,
+2,500 M images.
 
   python -m cm_jax train --config=configs/imagenet64_edm.py --workdir=runs/imagenet64/edm
 
@@ -11,6 +12,7 @@ from cm_jax.config import default
 def get_config():
   config = default()
   config.batch_size = 4096
+  config.num_images = 2_500_000_000
   config.data.source = "tfds:imagenet_resized/64x64:train"
   config.data.conditional = True
   config.network = {
@@ -25,5 +27,4 @@ def get_config():
   config.optimizer.learning_rate = 1e-4
   config.averages = {"ema": {"name": "half_life", "half_life_images": 50_000_000, "ramp_up": 0.05}}
   config.sampler = {"name": "heun", "num_steps": 40}
-  config.run.num_steps = 2_500_000_000 // config.batch_size
   return config

@@ -30,7 +30,7 @@ student() {
     cd | cd_continuous | scd | pd) from=(--teacher="$teacher") ;;
     ect | ct | sct) from=(--init="$teacher") ;;
   esac
-  cm_jax train --config="configs/digits_$1.py:$steps" --workdir="$run" --config.seed="$2" "${from[@]}"
+  cm_jax train --config="configs/digits_$1.py" --config.num_images=$((64 * steps)) --workdir="$run" --config.seed="$2" "${from[@]}"
   if [ "$1" = pd ]; then # each number of steps has its own student, the last checkpoint of its stage
     local stage=$((steps / 5))
     evaluate --workdir="$run" --sampler=euler --num_steps=4 --step=$((3 * stage))

@@ -11,7 +11,8 @@ import pytest
 
 from tests.golden.runner import Case, relative_error
 
-# Runs a test once in each float type: `with jax.enable_x64(double): ...`; the tolerances are the case's own for that type.
+# Runs a test once in each float type: `with jax.enable_x64(double): ...`; the tolerances are the case's own
+# for that type.
 BOTH_PRECISIONS = pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
 
 
@@ -42,5 +43,6 @@ def assert_golden(case: Case, name: str, value: Any) -> None:
   reference, value = case.arrays[key], np.asarray(value)
   assert value.shape == reference.shape, name
   assert value.dtype == dtype or value.dtype.kind == "i", name
-  error, tolerance = relative_error(value.astype(np.float64), reference.astype(np.float64)), case.tolerance(key, dtype)
-  assert error <= tolerance, f"{case.name} {name}: relative error {error:.2e} above {tolerance:.2e} in {dtype}"
+  error = relative_error(value.astype(np.float64), reference.astype(np.float64))
+  tolerance = case.tolerance(key, dtype)
+  assert error <= tolerance, f"{case.name} {name}: off by {error:.2e}, more than {tolerance:.2e}, in {dtype}"

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def served(answer: Callable[[http.server.BaseHTTPRequestHandler, int], None]) -> Iterator[Callable]:
-  """Serve GET requests by answer(handler, first byte asked for), and give the opener that turns https://host/... into them."""
+  """Serve GET requests by answer(handler, first byte asked for), and give the opener that turns
+  https://host/... into them."""
 
   class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):

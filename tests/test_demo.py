@@ -1,4 +1,5 @@
-"""The digits end to end, with three seeds: what launch/demo.sh shows holds beyond one lucky seed. About ten minutes on two cores."""
+"""The digits end to end, with three seeds: what launch/demo.sh shows holds beyond one lucky seed. About ten
+minutes on two cores."""
 
 import json
 import os
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.slow
 def start(*arguments: str) -> subprocess.Popen:
   environment = {**os.environ, "XLA_FLAGS": "", "NPROC": "1"}
   command = [sys.executable, "-m", "cm_jax", *arguments]
-  return subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  return subprocess.Popen(
+    command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
 
 
 def together(*commands: tuple[str, ...]) -> None:
@@ -29,7 +32,15 @@ def together(*commands: tuple[str, ...]) -> None:
 
 def train(folder: Path, name: str, seed: int, *more: str) -> tuple[str, ...]:
   config, workdir = f"--config=configs/digits_{name}.py", f"--workdir={folder / f'{name}{seed}'}"
-  return ("train", config, workdir, f"--config.seed={seed}", "--noprogress", "--config.run.num_samples=0", *more)
+  return (
+    "train",
+    config,
+    workdir,
+    f"--config.seed={seed}",
+    "--noprogress",
+    "--config.run.num_samples=0",
+    *more,
+  )
 
 
 def evaluate(folder: Path, run: str, *samplers: str) -> tuple[str, ...]:
@@ -43,7 +54,9 @@ def measured(tmp_path_factory) -> dict[str, dict]:
   together(("train-features", "--source=digits", f"--out={folder / 'features'}"), train(folder, "edm", 0))
   teacher = str(folder / "edm0")
   for seed in SEEDS:
-    together(train(folder, "cd", seed, f"--teacher={teacher}"), train(folder, "ect", seed, f"--init={teacher}"))
+    together(
+      train(folder, "cd", seed, f"--teacher={teacher}"), train(folder, "ect", seed, f"--init={teacher}")
+    )
   together(train(folder, "ict", 0), evaluate(folder, "edm0", "--num_steps=18"))
   for seed in SEEDS:
     cd, ect = ("--sigmas=80", "--sigmas=80,3"), ("--sigmas=80", "--sigmas=80,0.8")
@@ -54,7 +67,12 @@ def measured(tmp_path_factory) -> dict[str, dict]:
     records = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     found[run.name] = {(record["metric"], record["nfe"]): record["value"] for record in records}
   for run, values in found.items():  # for the log of CI: pytest -rP
-    print(run, {f"{metric}@{nfe}": round(value, 3) for (metric, nfe), value in values.items() if metric == "fd_digits"})
+    print(
+      run,
+      {
+        f"{metric}@{nfe}": round(value, 3) for (metric, nfe), value in values.items() if metric == "fd_digits"
+      },
+    )
   return found
 
 

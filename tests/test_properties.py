@@ -1,58 +1,39 @@
-"""What every entry of every registry of the core has to do. A new entry is tested from the moment it is registered.
+"""What every entry of every registry has to do. A new entry is tested from the moment it is registered.
 
-An entry is made with its defaults; a required field is looked up by name in `FIELDS`. Where a new kind of field is needed, add it there.
+An entry is made from its section in `tests/examples.py`, as a config would make it.
 """
-
-import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from cm_jax.diffusion.curriculum import CURRICULA, constant, stages
-from cm_jax.diffusion.distances import DISTANCES, L2
-from cm_jax.diffusion.noise import LEVELS, append_dims, per_sample_noise
-from cm_jax.diffusion.pairs import PAIRS, KarrasPairs
-from cm_jax.diffusion.precond import EDM, PRECONDS, Boundary, bind
-from cm_jax.diffusion.scores import monte_carlo_drift
-from cm_jax.diffusion.solvers import SOLVERS, heun
-from cm_jax.diffusion.weights import WEIGHTS, uniform
+from cm_jax.diffusion.curriculum import constant
+from cm_jax.diffusion.denoiser import Preconditioned
+from cm_jax.diffusion.drifts import monte_carlo_drift
+from cm_jax.diffusion.noise import append_dims, per_sample_noise
+from cm_jax.diffusion.precond import EDM, Boundary
+from cm_jax.diffusion.solvers import SOLVERS
+from cm_jax.diffusion.weights import WEIGHTS
 from cm_jax.networks import as_net
 from cm_jax.networks.toy import ToyNet
-from cm_jax.objectives import OBJECTIVES, TARGETS
-from cm_jax.sampling import SAMPLERS
-from cm_jax.types import Context, NoiseRange
+from cm_jax.training.optim import OPTIMIZERS, Optimizer
+from cm_jax.training.schedules import SCHEDULES
+from cm_jax.types import Condition, Context, NoiseRange
 from tests.compiling import quick_jit
+from tests.examples import EXAMPLES, REGISTRIES, entry, make
 
 NOISE, BATCH, SHAPE = NoiseRange(), 6, (4, 4, 2)
-FIELDS = {
-  "noise": NOISE,
-  "scales": constant(8),
-  "stages": stages(10, 4),
-  "pairs": KarrasPairs(NOISE, constant(8)),
-  "drift": "teacher",
-  "solver": heun,
-  "distance": L2(),
-  "weight": uniform,
-  "value": 18,
-  "first": 8,
-  "s0": 2,
-  "s1": 20,
-  "total_steps": 100,
-  "stage_steps": 10,
-  "num_stages": 4,
-}
 
 
-def make(registry, name):
-  required = [p.name for p in inspect.signature(registry[name]).parameters.values() if p.default is inspect.Parameter.empty]
-  assert set(required) <= set(FIELDS), f"{name} needs {sorted(set(required) - set(FIELDS))}: add examples to FIELDS in {__file__}"
-  return registry[name](**{field: FIELDS[field] for field in required})
+def every(kind):
+  return pytest.mark.parametrize("name", sorted(EXAMPLES[kind]))
 
 
-def every(registry):
-  return pytest.mark.parametrize("name", sorted(registry))
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_entry_has_an_example(kind):
+  assert {entry(name) for name in EXAMPLES[kind]} == set(REGISTRIES[kind]), f"see EXAMPLES[{kind!r}]"
 
 
 def images(seed: int, batch: int = BATCH) -> np.ndarray:
@@ -65,19 +46,22 @@ def assert_batch(values, batch: int = BATCH, positive: bool = True):
   assert bool(jnp.isfinite(values).all()) and (not positive or bool((values > 0).all()))
 
 
-@every(CURRICULA)
+@every("curriculum")
 def test_a_curriculum_is_its_values(name):
-  curriculum = make(CURRICULA, name)
-  assert curriculum.starts[0] == 0 and (np.diff(curriculum.starts) > 0).all() and len(curriculum.starts) == len(curriculum.values)
+  curriculum = make("curriculum", name)
+  assert (
+    curriculum.starts[0] == 0
+    and (np.diff(curriculum.starts) > 0).all()
+    and len(curriculum.starts) == len(curriculum.values)
+  )
   got = quick_jit(jax.vmap(curriculum))(jnp.array(curriculum.starts))
   assert got.dtype in (jnp.int32, jnp.float32)
   np.testing.assert_allclose(got, curriculum.values, rtol=1e-6)
-  assert curriculum.largest == max(curriculum.values)
 
 
-@every(LEVELS)
+@every("levels")
 def test_levels_are_positive_and_follow_the_key(name):
-  levels = make(LEVELS, name)
+  levels = make("levels", name)
   draw = quick_jit(lambda key: levels(key, 500))
   sigma, again, other = (draw(jax.random.key(seed)) for seed in (0, 0, 1))
   assert_batch(sigma, 500)
@@ -87,9 +71,9 @@ def test_levels_are_positive_and_follow_the_key(name):
   assert float(ends[0]) != float(ends[1])
 
 
-@every(PAIRS)
+@every("pairs")
 def test_pairs_are_ordered_levels_that_follow_the_key(name):
-  pairs = make(PAIRS, name)
+  pairs = make("pairs", name)
   draw = quick_jit(lambda key, step: (pairs(key, 500, step), pairs.metrics(step)))
   (t, r), metrics = draw(jax.random.key(0), 0)
   assert_batch(t, 500)
@@ -101,9 +85,9 @@ def test_pairs_are_ordered_levels_that_follow_the_key(name):
   assert bool((again == t).all()) and not bool((other == t).all())
 
 
-@every(DISTANCES)
+@every("distance")
 def test_a_distance_is_one_and_says_so_per_example(name):
-  distance = make(DISTANCES, name)
+  distance = make("distance", name)
   a, b = images(0), images(1)
   both = quick_jit(jax.value_and_grad(lambda a, b: distance(a, b).sum(), argnums=(0, 1)))
   values = quick_jit(distance)(a, b)
@@ -117,14 +101,14 @@ def test_a_distance_is_one_and_says_so_per_example(name):
     assert bool((jnp.where((left == right).all((1, 2, 3))[:, None, None, None], grads[0], 0) == 0).all())
 
 
-@every(WEIGHTS)
+@every("weight")
 def test_a_weight_is_positive_at_every_pair(name):
   t = jnp.array([0.0021, 0.01, 0.5, 2.0, 79.0, 80.0])
   values = quick_jit(lambda t, r: WEIGHTS[name](t, r, 0.5))(t, t * 0.9)
   assert_batch(values)
 
 
-@every(SOLVERS)
+@every("solver")
 def test_a_solver_follows_straight_lines_and_stands_still_without_a_drift(name):
   x, z = images(0), images(1)
   t, r = jnp.array([0.01, 0.5, 1.0, 3.0, 80.0, 80.0]), jnp.array([0.002, 0.5, 0.0, 2.0, 70.0, 0.0])
@@ -135,25 +119,25 @@ def test_a_solver_follows_straight_lines_and_stands_still_without_a_drift(name):
   assert bool((SOLVERS[name](lambda x, sigma: jnp.zeros_like(x), x, t, r) == x).all())
 
 
-@every(PRECONDS)
+@every("precond")
 @pytest.mark.parametrize("train", [False, True])
 def test_scalings_are_finite_float32_numbers_at_every_level(name, train):
   sigma = jnp.array([0.002, 0.0021, 0.05, 0.5, 10.0, 80.0])
-  scalings = quick_jit(lambda sigma: make(PRECONDS, name)(sigma, train=train))(sigma)
+  scalings = quick_jit(lambda sigma: make("precond", name)(sigma, train=train))(sigma)
   for values in scalings:
     assert_batch(values, positive=False)
   assert_batch(scalings.c_in)
 
 
-@every(TARGETS)
+@every("target")
 def test_a_targets_decay_is_none_or_below_one(name):
-  decay = make(TARGETS, name).decay(FIELDS["scales"])
+  decay = make("target", name).decay(constant(8))
   assert decay is None or all(0 <= float(decay(jnp.array(k))) < 1 for k in (0, 10, 10**6))
 
 
-@every(SAMPLERS)
+@every("sampler")
 def test_a_sampler_makes_each_image_from_its_own_noise(name):
-  sampler = make(SAMPLERS, name)
+  sampler = make("sampler", name)
 
   def denoiser(x, sigma):
     assert x.dtype == sigma.dtype == jnp.float32 and sigma.shape == x.shape[:1]
@@ -161,7 +145,9 @@ def test_a_sampler_makes_each_image_from_its_own_noise(name):
     return jnp.tanh(x)
 
   calls = []
-  run = lambda batch, seed: sampler(denoiser, per_sample_noise(jax.random.key(seed), jnp.arange(batch)), (batch, *SHAPE))
+  run = lambda batch, seed: sampler(
+    denoiser, per_sample_noise(jax.random.key(seed), jnp.arange(batch)), (batch, *SHAPE)
+  )
   got = quick_jit(lambda: run(BATCH, 0))()
   jax.effects_barrier()
   assert len(calls) == sampler.nfe
@@ -174,30 +160,45 @@ def test_a_sampler_makes_each_image_from_its_own_noise(name):
 
 
 def network(dtype: str = "float32", dropout: float = 0.0):
-  return ToyNet(img_resolution=SHAPE[0], in_channels=SHAPE[2], out_channels=SHAPE[2], label_dim=3, dropout=dropout, dtype=dtype)
+  return ToyNet(
+    img_resolution=SHAPE[0],
+    in_channels=SHAPE[2],
+    out_channels=SHAPE[2],
+    label_dim=3,
+    dropout=dropout,
+    dtype=dtype,
+  )
 
 
 @pytest.fixture(scope="module")
 def params():
-  shapes = jax.eval_shape(lambda: network().init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1))["params"])
+  shapes = jax.eval_shape(
+    lambda: network().init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1))["params"]
+  )
   rng = np.random.default_rng(0)
-  draw = lambda: {"net": jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes)}
+  draw = lambda: {
+    "net": jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes)
+  }
   return {name: draw() for name in ("student", "target", "teacher")}
 
 
 def context(objective, params, dtype: str = "float32", dropout: float = 0.0) -> Context:
-  net, precond = as_net(network(dtype, dropout)), EDM if objective.needs_trigflow else Boundary
-  return Context(bind(net, precond(NOISE)), bind(net, EDM(NOISE)), params["target"], params["teacher"])
+  net, precond = as_net(network(dtype, dropout)), EDM if objective.needs.trigflow else Boundary
+  return Context(
+    Preconditioned(net, precond(NOISE)), Preconditioned(net, EDM(NOISE)), params["target"], params["teacher"]
+  )
 
 
 def trained(objective, params):
   """The student's params with the head of the objective's loss, off its initial value of 0."""
-  if objective.init_weighting is None:
+  if objective.needs.weighting is None:
     return params["student"]
-  head = jax.tree.map(lambda leaf: leaf + 0.1, objective.init_weighting(jax.random.key(0)))
+  head = jax.tree.map(lambda leaf: leaf + 0.1, objective.needs.weighting(jax.random.key(0)))
   return {**params["student"], "weighting": head}
 
 
+KINDS = ("diffusion", "consistency", "flow_map")
+STATE_METRICS = ("num_scales", "stage", "target_decay")
 FROZEN = ("freqs", "phases")  # of a head's Fourier features: stored with the weights, not trained
 
 
@@ -214,22 +215,24 @@ def draw(objective, seed: int):
 
 def plain(tree):
   return [
-    np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf) for leaf in jax.tree.leaves(tree)
+    np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    for leaf in jax.tree.leaves(tree)
   ]
 
 
-@every(OBJECTIVES)
+@every("objective")
 def test_the_draws_of_an_objective_follow_the_key(name):
-  objective = make(OBJECTIVES, name)
+  objective = make("objective", name)
   first, again, other = (plain(draw(objective, seed)) for seed in (0, 0, 1))
   assert all((a == b).all() for a, b in zip(first, again, strict=True))
   assert all((a != b).any() for a, b in zip(first, other, strict=True))
 
 
-@every(OBJECTIVES)
+@every("objective")
 def test_an_objective_is_the_mean_of_what_it_says_per_example(name, params):
-  """Finite and float32, also with a bfloat16 network (invariant 9); an example's loss is its own; only the student learns."""
-  objective = make(OBJECTIVES, name)
+  """Finite and float32, also with a bfloat16 network (invariant 9); an example's loss is its own; only the
+  student learns."""
+  objective = make("objective", name)
   draws, order = draw(objective, 0), np.array([3, 1, 0, 5, 4, 2])
 
   def run(batch, draws, dtype="float32"):
@@ -243,7 +246,9 @@ def test_an_objective_is_the_mean_of_what_it_says_per_example(name, params):
   ((loss, output), (grads, frozen)) = quick_jit(run)(BATCHES, draws)
   assert_batch(output.per_example, positive=False)
   assert_batch(output.noise_level)
-  assert loss.dtype == jnp.float32 and float(loss) == pytest.approx(float(output.per_example.mean()), rel=1e-5)
+  assert loss.dtype == jnp.float32 and float(loss) == pytest.approx(
+    float(output.per_example.mean()), rel=1e-5
+  )
   assert all(jnp.shape(value) == () and np.isfinite(value) for value in output.metrics.values())
   assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
   assert all(bool((leaf != 0).any()) for leaf in learned(grads))
@@ -255,21 +260,106 @@ def test_an_objective_is_the_mean_of_what_it_says_per_example(name, params):
   np.testing.assert_allclose(shuffled.per_example, output.per_example[order], rtol=1e-4)
 
   narrow = quick_jit(
-    lambda: objective.loss(trained(objective, params), context(objective, params, "bfloat16"), BATCHES, draws, jnp.array(3))
+    lambda: objective.loss(
+      trained(objective, params), context(objective, params, "bfloat16"), BATCHES, draws, jnp.array(3)
+    )
   )()
   assert_batch(narrow.per_example, positive=False)
-  np.testing.assert_allclose(narrow.per_example, output.per_example, rtol=0.3, atol=0.05 * float(jnp.abs(output.per_example).max()))
+  np.testing.assert_allclose(
+    narrow.per_example, output.per_example, rtol=0.3, atol=0.05 * float(jnp.abs(output.per_example).max())
+  )
 
 
-@every(OBJECTIVES)
+@every("objective")
 def test_calling_an_objective_is_drawing_and_then_the_loss(name, params):
-  objective, key = make(OBJECTIVES, name), jax.random.key(5)
+  objective, key = make("objective", name), jax.random.key(5)
   student, given = trained(objective, params), context(objective, params, dropout=0.5)
   whole = quick_jit(lambda key: objective(student, given, BATCHES, key, jnp.array(3)).per_example)
   halves = quick_jit(
-    lambda key: objective.loss(student, given, BATCHES, objective.draw(key, BATCHES, jnp.array(3)), jnp.array(3)).per_example
+    lambda key: (
+      objective.loss(
+        student, given, BATCHES, objective.draw(key, BATCHES, jnp.array(3)), jnp.array(3)
+      ).per_example
+    )
   )
   np.testing.assert_allclose(whole(key), halves(key), rtol=1e-6)
   assert not bool((whole(key) == whole(jax.random.key(6))).any())
-  assert isinstance(objective.needs_teacher, bool)
-  assert objective.target_decay is None or callable(objective.target_decay)
+  assert isinstance(objective.needs.teacher, bool)
+  assert objective.needs.target_decay is None or callable(objective.needs.target_decay)
+  assert objective.trains in KINDS and set(objective.progress(3)) <= set(STATE_METRICS)
+
+
+@every("drift")
+def test_a_drift_asks_the_teacher_or_the_data_and_nobody_else(name):
+  drift, x, sigma = make("drift", name), images(0), np.full(BATCH, 2.0, np.float32)
+  asked = []
+
+  def teacher(params, condition=Condition(), key=None):  # noqa: B008
+    asked.append((params, condition, key))
+    return lambda x, sigma: 0.5 * x
+
+  told = Condition(np.zeros(BATCH, np.int32))
+  context = Context(None, teacher, teacher_params="phi")
+  got = drift(context, {"image": images(1)}, told)(x, jnp.asarray(sigma))
+  want = 0.5 * x if drift.needs_teacher else x - images(1)
+  np.testing.assert_allclose(got, want / 2, rtol=1e-6, atol=1e-6)
+  assert asked == ([("phi", told, None)] if drift.needs_teacher else [])
+
+
+@every("decay")
+def test_a_decay_is_below_one_and_its_gain_what_is_left(name):
+  decay = make("decay", name)
+  for k in (0, 1, 10, 1000):
+    mu, gain = float(decay(jnp.array(k))), float(decay.gain(jnp.array(k)))
+    assert 0 <= mu < 1 and gain == pytest.approx(1 - mu, rel=1e-4)
+
+
+@every("optimizer")
+def test_an_optimiser_steps_from_abstract_shapes_and_keeps_them(name):
+  """Init without values (eval_shape), and an update that changes no shape, type or structure of the state."""
+  rule = OPTIMIZERS[name]()
+  optimizer = Optimizer(rule, learning_rate=0.1)({"ema": 0.9})
+  params = {"net": {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}}
+  shapes = jax.eval_shape(
+    optimizer.init, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+  )
+  state = optimizer.init(params)
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(
+    lambda s: (s.shape, s.dtype), shapes
+  )
+  grads = jax.tree.map(jnp.ones_like, params)
+  updates, after = optimizer.update(grads, state, params, step=jnp.array(0), value=jnp.array(1.0))
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+    lambda s: (s.shape, s.dtype), shapes
+  )
+  moved = optax.apply_updates(params, updates)
+  assert all(
+    bool((new < old).all()) for new, old in zip(jax.tree.leaves(moved), jax.tree.leaves(params), strict=True)
+  )
+
+
+@every("optimizer")
+def test_an_update_keeps_the_sharding_of_the_state(name):
+  mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+  optimizer = Optimizer(OPTIMIZERS[name](), learning_rate=0.1)({"ema": 0.9})
+  params = jax.device_put({"w": jnp.ones((4, 3))}, split)
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  places = jax.tree.map(
+    lambda leaf: split if leaf.ndim == 2 else whole, jax.eval_shape(optimizer.init, params)
+  )
+  state = jax.jit(optimizer.init, out_shardings=places)(params)
+  update = jax.jit(
+    lambda state: optimizer.update(params, state, params, step=jnp.array(0), value=jnp.array(1.0))[1]
+  )
+  large = lambda tree: [leaf.sharding.spec for leaf in jax.tree.leaves(tree) if leaf.ndim == 2]
+  assert large(update(state)) == large(state) == [split.spec] * 3
+
+
+@every("schedule")
+def test_a_schedule_starts_at_the_peak_and_ends_at_zero_where_it_says_so(name):
+  shape = SCHEDULES[name]
+  factor = lambda k: float(shape.factor(jnp.array(float(k)), jnp.array(100.0)))
+  assert factor(0) == pytest.approx(1)
+  assert all(0 <= factor(k) <= 1 for k in (1, 50, 99, 100, 1000))
+  assert (factor(100) < 1e-6) == shape.to_zero

@@ -1,8 +1,9 @@
-"""Throughput of the data pipeline into device memory, of every source in RAM and streamed, beside what a train step takes."""
+"""Throughput of the data pipeline into device memory, in RAM and streamed, beside what a train step takes."""
 
+import functools
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 from cm_jax.benchmark.cases import BASE, CASES, Workload
 from cm_jax.benchmark.objectives import Running, train_step
 from cm_jax.benchmark.records import Column, text
-from cm_jax.data import open_source
 from cm_jax.data.pipeline import FromSource, Pipeline, batches, rows_of
+from cm_jax.data.sources import open_source
 
 STEP = "train step"
 JPEGS = 512  # files of the made-up folder
@@ -29,7 +30,7 @@ def measure(
   seed: int = 0,
   progress: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-  """Time batches of every source on their way to the device, in turns, and the denoising step of a network that would take them.
+  """Time batches of every source on their way to the device, and the denoising step of a network, in turns.
 
   Args:
     workload: The network, for the step.
@@ -42,8 +43,8 @@ def measure(
     progress: Called after each timing.
 
   Returns:
-    Rows with name, images, processes that decode, images_per_second, per_process, x_step (over the train step's rate) and
-    `rates`, those of every round. The first row is the train step.
+    Rows with name, images, processes that decode, images_per_second, per_process, x_step (over the train
+    step's rate) and `rates`, those of every round. The first row is the train step.
   """
   program = train_step(CASES[BASE], workload, batch_size)
   compiled = program.lower().compile()
@@ -54,10 +55,11 @@ def measure(
   about: dict[str, dict[str, Any]] = {STEP: {}}
   for name, spec in specs.items():
     source = open_source(spec)
-    ram, streamed = Pipeline(rows_of(source, np.inf), batch_size, seed), Pipeline(FromSource(source), batch_size, seed)
+    timed = functools.partial(_rate_of, seconds=seconds)
+    in_ram, streamed = rows_of(source, np.inf), FromSource(source)
+    timings[f"{name} in RAM"] = functools.partial(timed, Pipeline(in_ram, batch_size, seed), 0)
+    timings[f"{name} streamed"] = functools.partial(timed, Pipeline(streamed, batch_size, seed), workers)
     size = {"images": len(source), "image_shape": list(source[0]["image"].shape)}
-    timings[f"{name} in RAM"] = lambda ram=ram: _rate(_placed(ram, 0), batch_size, seconds)  # type: ignore[misc]
-    timings[f"{name} streamed"] = lambda streamed=streamed: _rate(_placed(streamed, workers), batch_size, seconds)  # type: ignore[misc]
     about |= {f"{name} in RAM": size, f"{name} streamed": {**size, "processes": workers}}
   rates: dict[str, list[float]] = {name: [] for name in timings}
   for _ in range(rounds):
@@ -68,17 +70,22 @@ def measure(
   for name, mine in rates.items():
     rate, processes = float(np.median(mine)), about[name].get("processes")
     compared = {"images_per_second": rate, "per_process": processes and rate / processes}
-    rows.append({"name": name, **about[name], **compared, "x_step": rate / float(np.median(rates[STEP])), "rates": mine})
+    compared |= {"x_step": rate / float(np.median(rates[STEP]))}
+    rows.append({"name": name, **about[name], **compared, "rates": mine})
   return rows
 
 
-def _forever(step: Callable[[], None]) -> Iterator[None]:
+def _forever(step: Callable[[], None]) -> Generator[None, None, None]:
   while True:
     step()
     yield
 
 
-def _placed(pipeline: Pipeline, workers: int) -> Iterator[Any]:
+def _rate_of(pipeline: Pipeline, workers: int, seconds: float) -> float:
+  return _rate(_placed(pipeline, workers), pipeline.batch_size, seconds)
+
+
+def _placed(pipeline: Pipeline, workers: int) -> Generator[Any, None, None]:
   """Yield batches that are on the device."""
   source = batches(pipeline, 0, 10**6, workers)
   try:
@@ -88,31 +95,32 @@ def _placed(pipeline: Pipeline, workers: int) -> Iterator[Any]:
       if number >= 4 * max(workers, 1):
         yield placed
   finally:
-    source.close()  # type: ignore[attr-defined]
+    source.close()
 
 
-def _rate(steps: Iterator[Any], batch_size: int, seconds: float) -> float:
+def _rate(steps: Generator[Any, None, None], batch_size: int, seconds: float) -> float:
   """Return images a second over so many seconds, from the end of the first batch."""
   next(steps)
   count, before = 0, time.perf_counter()
   while (elapsed := time.perf_counter() - before) < seconds or not count:
     next(steps)
     count += 1
-  steps.close()  # type: ignore[attr-defined]
+  steps.close()
   return count * batch_size / elapsed
 
 
 def write_jpegs(folder: Path, size: int, seed: int = 0) -> str:
-  """Write a folder of JPEGs (quality 90) of smooth noise, as costly to decode as photographs, and return its spec."""
+  """Write a folder of JPEGs (quality 90), as costly to decode as photographs, and return its spec."""
   from PIL import Image
 
   rng = np.random.default_rng(seed)
   folder.mkdir(parents=True)
   for number in range(JPEGS):
-    coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
-    grain = rng.integers(-12, 13, (size, size, 3))
+    coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), np.int16)
+    pixels = np.clip(smooth + rng.integers(-12, 13, (size, size, 3)), 0, 255).astype(np.uint8)
     content = io.BytesIO()
-    Image.fromarray(np.clip(np.asarray(coarse, np.int16) + grain, 0, 255).astype(np.uint8)).save(content, "JPEG", quality=90)
+    Image.fromarray(pixels).save(content, "JPEG", quality=90)
     (folder / f"{number:05d}.jpg").write_bytes(content.getvalue())
   return f"folder:{folder}"
 

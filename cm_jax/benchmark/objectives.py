@@ -1,4 +1,4 @@
-"""The cost of every objective's train step relative to plain denoising, on the same network in the same process."""
+"""The cost of every objective's train step relative to plain denoising, on one network in one process."""
 
 import dataclasses
 import time
@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.benchmark.cases import BASE, CASES, Case, Workload
+from cm_jax.assembly import assemble
+from cm_jax.benchmark.cases import BASE, CASES, Case, Workload, case_of, config_of
 from cm_jax.benchmark.records import Column, text
 from cm_jax.benchmark.timing import excess, in_turns, ratio
-from cm_jax.build import build_network, construct, make_prepare, with_weighting
-from cm_jax.objectives import OBJECTIVES
-from cm_jax.training.optim import Optimizer
 from cm_jax.training.step import init_state, make_train_step
-from cm_jax.types import Array, Batch, NoiseRange
+from cm_jax.types import Array, Batch, Method
 
 FORWARD = "forward"  # one evaluation of the network: the unit that extra cost is stated in
 
@@ -53,46 +51,50 @@ class Running:
 
 
 def train_step(case: Case, workload: Workload, batch_size: int) -> Program:
-  """Return the whole train step of an objective: Adam, one average beside the objective's own, the guard.
+  """Return the whole train step of a case.
 
   A teacher is the same network with EDM's preconditioning and random weights.
   """
-  noise = NoiseRange()
-  objective = construct(OBJECTIVES, case.objective, "config.objective", batch_size, noise=noise)
-  student, init = build_network(workload.network, case.precond, noise, workload.image_shape, 0)
-  teacher = build_network(workload.network, "edm", noise, workload.image_shape, 0)[0] if objective.needs_teacher else None
-  target = {} if objective.target_decay is None else {"target": objective.target_decay}
-  optimizer = Optimizer(stage_starts=objective.stage_starts)({"ema": 0.9999, **target})
+  method = assemble(config_of(case, workload, batch_size), workload.image_shape, 0)
+  base = _base(workload, batch_size) if method.objective.needs.teacher else None
+  distance = method.objective.needs.distance
+  distance_params = None if distance is None else distance.load()
 
   def arguments(seed: int) -> tuple[Any, ...]:
     key = jax.random.key(seed)
-    teacher_params = None if teacher is None else init(jax.random.fold_in(key, 1))
-    return init_state(with_weighting(init, objective), optimizer, seed), images(workload, batch_size, seed), key, teacher_params, None
+    teacher_params = None if base is None else base.init(jax.random.fold_in(key, 1))
+    state = init_state(method.init, method.optimizer, seed)
+    return state, images(workload, batch_size, seed), key, teacher_params, distance_params
 
-  return Program(make_train_step(objective, student, optimizer, make_prepare(False, False), teacher), arguments)
+  return Program(make_train_step(method, None if base is None else base.student), arguments)
 
 
 def forward(workload: Workload, batch_size: int) -> Program:
   """Return one evaluation of the denoiser for a batch."""
-  bound, init = build_network(workload.network, "edm", NoiseRange(), workload.image_shape, 0)
+  base = _base(workload, batch_size)
 
   def evaluate(state: Array, x: Array, params: Any) -> tuple[Array, Array]:
-    return state, bound(params)(x, jnp.exp(state))
+    return state, base.student(params)(x, jnp.exp(state))
 
   def arguments(seed: int) -> tuple[Any, ...]:
     key = jax.random.key(seed)
-    return jnp.zeros(batch_size), jax.random.normal(key, (batch_size, *workload.image_shape)), init(key)
+    return jnp.zeros(batch_size), jax.random.normal(key, (batch_size, *workload.image_shape)), base.init(key)
 
   return Program(evaluate, arguments)
 
 
+def _base(workload: Workload, batch_size: int) -> Method:
+  return assemble(config_of(CASES[BASE], workload, batch_size), workload.image_shape, 0)
+
+
 def images(workload: Workload, batch_size: int, seed: int) -> Batch:
   """Return a batch of random pixels."""
-  return {"image": jax.random.randint(jax.random.key(seed), (batch_size, *workload.image_shape), 0, 256).astype(jnp.uint8)}
+  pixels = jax.random.randint(jax.random.key(seed), (batch_size, *workload.image_shape), 0, 256)
+  return {"image": pixels.astype(jnp.uint8)}
 
 
 def flops(compiled: jax.stages.Compiled) -> float | None:
-  """Return the floating point operations of a program as XLA counts them; None where the backend does not say.
+  """Return the floating point operations of a program as XLA counts them; None if the backend does not say.
 
   Note:
     A loop's body is counted once, whatever the number of iterations.
@@ -115,22 +117,24 @@ def measure(
   names: Sequence[str] = tuple(CASES),
   progress: Callable[[str], object] = lambda name: None,
 ) -> list[dict[str, Any]]:
-  """Compile the forward pass and the steps of `names`, time them in turns, and return one row each, `forward` and `denoising` first.
+  """Compile the forward pass and the steps of `names`, and time them in turns: a row each, the base first.
 
   Args:
     workload: The network and its images.
     batch_size: Images a step.
     rounds: Timings of each, of which medians are taken.
     seed: Of weights, images and noise.
-    names: Keys of `CASES`.
+    names: As for `case_of`.
     progress: Called with a name after each compilation, and with "" after each timing.
 
   Returns:
-    Rows with name, objective, precond, flops, flops_ratio, ms, time_ratio (both ratios to denoising), extra_forwards (time beyond
-    denoising in forward passes), temp_bytes, images_per_second, compile_seconds, and `seconds`, those of every round.
+    Rows with name, objective, precond, flops, flops_ratio, ms, time_ratio (both ratios to denoising),
+    extra_forwards (time beyond denoising in forward passes), temp_bytes, images_per_second, compile_seconds,
+    and `seconds`, those of every round.
   """
-  chosen = [BASE, *(name for name in names if name != BASE)]
-  programs = {FORWARD: forward(workload, batch_size)} | {name: train_step(CASES[name], workload, batch_size) for name in chosen}
+  cases = {name: case_of(name) for name in (BASE, *names)}
+  programs = {FORWARD: forward(workload, batch_size)}
+  programs |= {name: train_step(case, workload, batch_size) for name, case in cases.items()}
   running: dict[str, Running] = {}
   rows: list[dict[str, Any]] = []
   for name, program in programs.items():
@@ -139,8 +143,11 @@ def measure(
     took = time.perf_counter() - before
     state, *rest = jax.jit(program.arguments, static_argnums=0)(seed)
     running[name] = Running(compiled, state, tuple(rest))
-    about = {} if name == FORWARD else {"objective": dict(CASES[name].objective), "precond": CASES[name].precond}
-    rows.append({"name": name, **about, "flops": flops(compiled), "temp_bytes": temp_bytes(compiled), "compile_seconds": took})
+    row: dict[str, Any] = {"name": name}
+    if name in cases:
+      row |= {"objective": dict(cases[name].objective), "precond": cases[name].precond}
+    row |= {"flops": flops(compiled), "temp_bytes": temp_bytes(compiled), "compile_seconds": took}
+    rows.append(row)
     progress(name)
   seconds = in_turns(running, rounds, progress=lambda: progress(""))
   base_flops, base = rows[1]["flops"], seconds[BASE]

@@ -1,4 +1,4 @@
-"""What a measurement is printed as and kept as: a table, and a JSON file that says where and by what it was made."""
+"""What a measurement is printed and kept as: a table, and a JSON file that says where and how it was made."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cm_jax.errors import UserError
+from cm_jax.storage import whole
+from cm_jax.storage.tables import markdown_table
 
 Column = Callable[[dict[str, Any]], str]
 
@@ -18,15 +20,12 @@ def table(rows: Sequence[dict[str, Any]], columns: Mapping[str, Column]) -> str:
 
   >>> print(table([{"n": 1}, {"n": 20}], {"name": lambda row: "x", "n": lambda row: str(row["n"])}))
   | name |  n |
-  | ---- | -: |
+  |------|---:|
   | x    |  1 |
   | x    | 20 |
   """
   cells = [list(columns), *([column(row) for column in columns.values()] for row in rows)]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-  justified = lambda line: [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-  rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-  return "\n".join(f"| {' | '.join(line)} |" for line in [justified(cells[0]), rule, *map(justified, cells[1:])])
+  return markdown_table(cells, right=range(1, len(columns)))
 
 
 def text(value: float | None, form: str) -> str:
@@ -35,7 +34,7 @@ def text(value: float | None, form: str) -> str:
 
 
 def check_out(out: str | None) -> None:
-  """Check that --out can be written.
+  """Check that a record can be written there; None is nowhere.
 
   Raises:
     UserError: Its folder is missing or read-only, or it is a folder itself.
@@ -44,29 +43,30 @@ def check_out(out: str | None) -> None:
     return
   folder = Path(out).absolute().parent
   if Path(out).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-    raise UserError("--out", out, "a file in a folder that exists and can be written")
+    raise UserError("out", out, "a file in a folder that exists and can be written")
 
 
 def circumstances() -> dict[str, Any]:
   """Return where and by what a measurement was made: command, machine, device, versions, commit."""
   from cm_jax.evaluation.records import provenance
 
-  return {"command": shlex.join(["python", "-m", "cm_jax", *sys.argv[1:]]), "machine": machine(), **provenance()}
+  command = shlex.join(["python", "-m", "cm_jax", *sys.argv[1:]])
+  return {"command": command, "machine": machine(), **provenance()}
 
 
 def machine() -> dict[str, Any]:
   """Return the processor's name, how many cores this process may use, and the operating system."""
   import platform
 
+  from cm_jax.data.sources.threads import cores
+
   cpuinfo = Path("/proc/cpuinfo")
   lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
   names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-  return {"processor": names[0] if names else platform.processor(), "cores": cores, "system": platform.platform()}
+  processor = names[0] if names else platform.processor()
+  return {"processor": processor, "cores": cores(), "system": platform.platform()}
 
 
 def write(record: dict[str, Any], out: str) -> None:
   """Write the record, all of it or nothing."""
-  temporary = Path(f"{out}.tmp")
-  temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-  os.replace(temporary, out)
+  whole.write(out, json.dumps(record, indent=1, allow_nan=False) + "\n")

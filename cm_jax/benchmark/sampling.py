@@ -1,4 +1,4 @@
-"""Throughput of sampling: the jitted sampler alone, and what `cm_jax sample` makes of it on its way to the disk."""
+"""Throughput of sampling: the jitted sampler alone, and on the way to the disk, as `cm_jax sample` writes."""
 
 import itertools
 import tempfile
@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.benchmark.cases import Workload
+from cm_jax.assembly import assemble, model_of
+from cm_jax.benchmark.cases import CASES, Workload, config_of
 from cm_jax.benchmark.objectives import flops
 from cm_jax.benchmark.records import Column, text
 from cm_jax.benchmark.timing import in_turns, ratio
-from cm_jax.build import build_network
-from cm_jax.data.samples import SampleStore, shard_size
 from cm_jax.sampling.generate import generate, make_generator
 from cm_jax.sampling.multistep import Multistep
-from cm_jax.types import NoiseRange
+from cm_jax.storage.samples import SampleStore, shard_size
 
 ALONE = "jitted sampler"
 OUTPUTS = {"to .npz": "samples.npz", "to .zip": "samples.zip", "to a folder": "samples"}
@@ -33,7 +32,7 @@ def measure(
   seed: int = 0,
   progress: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-  """Time drawing `num` images in turns: batch after batch of the jitted program, and through `SampleStore` to each format.
+  """Time drawing `num` images, in turns: the jitted program alone, and through `SampleStore` to each format.
 
   Args:
     workload: The network and its image shape; random weights.
@@ -45,41 +44,43 @@ def measure(
     progress: Called after each timing.
 
   Returns:
-    Rows with name, images_per_second, ratio (median over rounds of the sampler's time over this one's), flops_per_second (XLA's count;
-    of the sampler alone), and `seconds`, those of every round.
+    Rows with name, images_per_second, ratio (median over rounds of the sampler's time over this one's),
+    flops_per_second (XLA's count; of the sampler alone), and `seconds`, those of every round.
   """
-  noise = NoiseRange()
-  bound, init = build_network(workload.network, "boundary", noise, workload.image_shape, 0)
-  params = jax.jit(init)(jax.random.key(seed))
-  generator = make_generator(bound, Multistep(noise, tuple(sigmas)), workload.image_shape, seed)
+  method = assemble(config_of(CASES["ct"], workload, batch_size), workload.image_shape, 0)
+  params = jax.jit(method.init)(jax.random.key(seed))
+  model = model_of(method.config.to_dict(), params)
+  generator, number = make_generator(model, Multistep(model.noise, tuple(sigmas))), np.uint32(seed)
   shard = shard_size(batch_size)
   num = -(-num // batch_size) * batch_size
   batches = [jnp.arange(start, start + batch_size, dtype=jnp.int32) for start in range(0, num, batch_size)]
 
   def alone() -> None:
-    jax.block_until_ready([generator(params, indices, None) for indices in batches])
+    jax.block_until_ready([generator(params, number, indices, None) for indices in batches])
 
   with tempfile.TemporaryDirectory() as scratch:
 
     def to_disk(name: str) -> Callable[[], None]:
       numbers = itertools.count()
 
-      def draw() -> None:
+      def write() -> None:
         out = Path(scratch) / f"{next(numbers)}{name}"
         store = SampleStore(out, {}, num, shard)
         store.begin()
-        store.collect(lambda indices: generate(generator, params, indices, 0, batch_size), store.missing())
+        draw = lambda indices: generate(generator, params, indices, 0, batch_size, seed=seed)
+        store.collect(draw, store.missing())
         store.finish(None)
 
-      return draw
+      return write
 
     programs = {ALONE: alone, **{name: to_disk(file) for name, file in OUTPUTS.items()}}
     seconds = in_turns(programs, rounds, progress=progress)
-  counted = flops(generator.lower(params, batches[0], None).compile())  # type: ignore[attr-defined]
+  counted = flops(jax.jit(generator).lower(params, number, batches[0], None).compile())
   rows: list[dict[str, Any]] = []
   for name, mine in seconds.items():
     rate = num / float(np.median(mine))
-    rows.append({"name": name, "images_per_second": rate, "ratio": ratio(seconds[ALONE], mine), "seconds": mine})
+    compared = {"images_per_second": rate, "ratio": ratio(seconds[ALONE], mine), "seconds": mine}
+    rows.append({"name": name, **compared})
   rows[0]["flops_per_second"] = counted and counted / batch_size * rows[0]["images_per_second"]
   return rows
 

@@ -1,4 +1,4 @@
-"""Time several programs in turns, so that a noisy machine is noisy for all of them, and compare them within each round."""
+"""Time several programs in turns: a noisy machine is noisy for all; they are compared within each round."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,9 +7,12 @@ import numpy as np
 
 
 def in_turns(
-  programs: Mapping[str, Callable[[], None]], rounds: int, least_seconds: float = 0.25, progress: Callable[[], object] = lambda: None
+  programs: Mapping[str, Callable[[], None]],
+  rounds: int,
+  least_seconds: float = 0.25,
+  progress: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-  """Return the seconds a call of each program takes in each round; a first round, which warms up, does not count.
+  """Return the seconds a call of each program takes in each round; a first round warms up and does not count.
 
   Args:
     programs: By name; each waits for its result.
@@ -42,7 +45,7 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 
 
 def excess(seconds: Sequence[float], base: Sequence[float], unit: Sequence[float]) -> float:
-  """Return the median over rounds of (seconds - base)/unit: by how many `unit`s one program takes longer than another.
+  """Return the median over rounds of (seconds - base)/unit: by how many units one program takes longer.
 
   >>> excess([5.0, 7.0], [3.0, 5.0], [1.0, 1.0])
   2.0

@@ -1,4 +1,5 @@
-"""The command line: `python -m cm_jax COMMAND ...`; every command parses its own flags, builds, calls, prints."""
+"""The command line: `python -m cm_jax COMMAND ...`; every command is its flags, one call and what it
+prints."""
 
 import importlib
 import os
@@ -6,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
+from absl import flags as absl_flags  # a plain `flags` would become the submodule of that name
 
-from cm_jax.cli import session
 from cm_jax.errors import UserError, one_of
 
 COMMANDS = {
@@ -31,32 +31,37 @@ COMMANDS = {
 def usage() -> str:
   """Return the overview of commands."""
   lines = [f"  {name:15} {what}" for name, what in COMMANDS.items()]
-  return "\n".join(["usage: python -m cm_jax COMMAND [--flags]", "", *lines, "", "python -m cm_jax COMMAND --help explains a command."])
+  explained = "python -m cm_jax COMMAND --help explains a command."
+  return "\n".join(["usage: python -m cm_jax COMMAND [--flags]", "", *lines, "", explained])
 
 
 def run(argv: Sequence[str]) -> int:
-  """Run a command line (without the program's name) and return its exit status: 2 for bad input, with one line on standard error."""
+  """Run a command line (without the program's name) and return its exit status.
+
+  It is 2 for bad input, with one line on standard error.
+  """
   if not argv or argv[0] in ("--help", "-h", "help"):
     print(usage())
     return 0 if argv else 2
   name, rest = argv[0], list(argv[1:])
+  values = absl_flags.FlagValues()
   try:
     if name not in COMMANDS:
       raise UserError("command", name, one_of(COMMANDS, name))
     command = importlib.import_module(f"cm_jax.cli.{name.replace('-', '_')}")
-    values = _defined(command)
+    command.define(values)
     rest = _without_subcommand(name, command, rest)
-    rest = command.complete(rest) if hasattr(command, "complete") else rest
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in rest):
-      print(f"usage: python -m cm_jax {name} [--flags]\n\n{command.__doc__}\n{values.get_help(include_special_flags=False)}")
+      usage_line = f"usage: python -m cm_jax {name} [--flags]"
+      print(f"{usage_line}\n\n{command.__doc__}\n{values.get_help(include_special_flags=False)}")
       return 0
     overrides = [argument for argument in rest if argument.lstrip("-").startswith("config.")]
-    if overrides:  # config_flags names neither the wrong key nor the right one
-      plain = _parse(name, _defined(command), [argument for argument in rest if argument not in overrides])
-      _check_keys(plain, overrides)
-    command.main(_parse(name, values, rest))
+    if overrides and "config" not in values:
+      raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
+    _parse(values, name, [argument for argument in rest if argument not in overrides])
+    command.main(values, overrides) if "config" in values else command.main(values)
   except UserError as error:
-    print(f"cm_jax {name}: {error}", file=sys.stderr)
+    print(f"cm_jax {name}: {_as_flag(error, values)}", file=sys.stderr)
     return error.status
   except KeyboardInterrupt:
     print(f"cm_jax {name}: interrupted", file=sys.stderr)
@@ -64,8 +69,15 @@ def run(argv: Sequence[str]) -> int:
   return 0
 
 
+def _as_flag(error: UserError, values: absl_flags.FlagValues) -> UserError:
+  """Return an error about an argument of the library as one about the flag that set it."""
+  known = {flag.replace("-", "_"): flag for flag in values}
+  flag = known.get(error.field.replace("-", "_"))
+  return error if flag is None else error.named(f"--{flag}")
+
+
 def _without_subcommand(name: str, command: Any, rest: list[str]) -> list[str]:
-  known = getattr(command, "SUBCOMMANDS", ())
+  known = SUBCOMMANDS.get(name, ())
   if not known or (rest and rest[0] in ("--help", "-help", "-h", "--helpfull")):
     return rest
   given = rest[0] if rest else ""
@@ -74,46 +86,22 @@ def _without_subcommand(name: str, command: Any, rest: list[str]) -> list[str]:
   return rest[1:]
 
 
-def _defined(command: Any) -> flags.FlagValues:
-  values = flags.FlagValues()
-  command.define(values)
-  return values
+SUBCOMMANDS = {"data": ("prepare",)}
 
 
-def _check_keys(values: flags.FlagValues, overrides: list[str]) -> None:
-  if "config" not in values or not values["config"].present:
-    raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], "a --config=FILE before it, whose key it overrides")
-  for override in overrides:
-    path, _, value = override.lstrip("-").partition("=")
-    section = session.read_config(values)
-    for key in path.split(".")[1:]:
-      if not hasattr(section, "keys") or key not in section:
-        raise UserError(f"--{path}", value, one_of(section if hasattr(section, "keys") else [], key))
-      section = section[key]
-
-
-def _parse(name: str, values: flags.FlagValues, arguments: list[str]) -> flags.FlagValues:
-  for flag, _, path in (argument.lstrip("-").partition("=") for argument in arguments):
-    if flag == "config":  # so that a config can start from the one beside it: `import digits_edm`
-      sys.path.append(os.path.dirname(os.path.abspath(path)))
-  before, sys.argv = sys.argv, [name, *arguments]  # where config_flags looks for --config.key=value
+def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> None:
   try:
-    left = values(sys.argv)
-  except flags.UnrecognizedFlagError as error:
+    left = values([name, *arguments])
+  except absl_flags.UnrecognizedFlagError as error:
     given = f"--{error.flagname}"
     raise UserError(given, error.flagvalue, one_of([f"--{flag}" for flag in values], given)) from None
-  except flags.Error as error:
+  except absl_flags.Error as error:
     raise UserError("flags", " ".join(arguments), str(error)) from None
-  except (AttributeError, KeyError, TypeError, ValueError) as error:  # what config_flags raises for an unknown key or a wrong type
-    raise UserError("--config", " ".join(argument for argument in arguments if "config" in argument), str(error)) from None
-  finally:
-    sys.argv = before
   if len(left) > 1:
     raise UserError("arguments", " ".join(left[1:]), "flags only, as --flag=value")
-  return values
 
 
 def main() -> None:
-  """Be the console script."""
+  """Run the program `cm_jax`."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   sys.exit(run(sys.argv[1:]))

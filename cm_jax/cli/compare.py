@@ -1,6 +1,6 @@
-"""Put methods side by side: mean and spread over seeds by number of network evaluations, one table and one picture.
+"""Put methods side by side: mean and spread over seeds by number of network evaluations, a table, a picture.
 
-python -m cm_jax compare --folder=runs/compare       # METHOD/SEED/ run folders, as launch/compare.sh makes them
+python -m cm_jax compare --folder=runs/compare    # METHOD/SEED/ run folders, as launch/compare.sh makes
 """
 
 from absl import flags
@@ -11,14 +11,16 @@ from cm_jax.errors import UserError
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   flags.DEFINE_string("folder", None, "Folder of METHOD/SEED/ run folders.", flag_values=values)
-  flags.DEFINE_integer("jobs", 1, "How many trainings ran at a time, for the text.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer(
+    "jobs", 1, "How many trainings ran at a time, for the text.", lower_bound=1, flag_values=values
+  )
 
 
 def main(values: flags.FlagValues) -> None:
   """Write the comparison and print its table."""
-  from pathlib import Path
+  from etils import epath
 
-  if not values.folder or not Path(values.folder).is_dir():
+  if not values.folder or not epath.Path(values.folder).is_dir():
     raise UserError("--folder", values.folder or "", "the folder that holds the runs")
   from cm_jax.evaluation.comparison import compare
 

@@ -1,20 +1,24 @@
 """Make a data set file that `config.data.source` reads: download or read, crop, resize, write, read back.
 
   python -m cm_jax data prepare --source=cifar10 --out=data/cifar10.zip
-  python -m cm_jax data prepare --source=cifar10 --input=cifar-10-binary.tar.gz --out=data/tfds --format=array_record
-  python -m cm_jax data prepare --source=folder:imagenet/train --crop=adm --resolution=64 --out=data/imagenet64.zip --skip-corrupt
+  python -m cm_jax data prepare --source=cifar100 --out=data/tfds --format=array_record
+  python -m cm_jax data prepare --source=cifar10 --input=cifar-10-binary.tar.gz --out=data/cifar10.zip
+  python -m cm_jax data prepare --source=folder:imagenet --crop=adm --resolution=64 --out=data/64.zip
 
---source: cifar10 or cifar100, fetched from mirrors with a pinned sha256 unless --input is their binary archive; or what config.data.source
-may be: folder:PATH, zip:PATH, npz:PATH, tfds:..., digits, python:... LSUN's lmdb files are not read: export their images to a folder.
-Labels: EDM's dataset.json, class folders, or what the source says.
+--source: cifar10 or cifar100, fetched from mirrors with a pinned sha256 unless --input is their binary
+archive; or what config.data.source may be: folder:PATH, zip:PATH, npz:PATH, tfds:..., digits, python:...
+LSUN's lmdb files are not read: export their images to a folder. Labels: EDM's dataset.json, class folders, or
+what the source says.
 
---crop: none, the images have one size already; adm, what OpenAI's models were trained on (halve, bicubic, centre); edm, EDM's (centre
-square, Lanczos). Both make grey images RGB, and go by all the pixels of a JPEG.
+--crop: none, the images have one size already; adm, what OpenAI's models were trained on (halve, bicubic,
+centre); edm, EDM's (centre square, Lanczos). Both make grey images RGB, and go by all the pixels of a JPEG.
 
---format: zip, as EDM's dataset_tool writes them; array_record, a folder for tfds: of cifar10 and cifar100 as tfds.data_source("cifar10",
-data_dir=OUT) finds it, both splits; of anything else under the name --name. Images stay in their order.
+--format: zip, as EDM's dataset_tool writes them; array_record, a folder for tfds: of cifar10 and cifar100 as
+tfds.data_source("cifar10", data_dir=OUT) finds it, both splits; of anything else under the name --name.
+Images stay in their order.
 
-Prints what was written and the fingerprint that runs will record, and draws a sample of it, OUT.png. Nothing is at OUT until all is right.
+Prints what was written and the fingerprint that runs will record, and draws a sample of it, OUT.png. Nothing
+is at OUT until all is right.
 """
 
 import sys
@@ -29,41 +33,44 @@ from cm_jax.errors import UserError
 if TYPE_CHECKING:
   from cm_jax.data.prepare import Prepared
 
-SUBCOMMANDS = ("prepare",)
 SKIPS_SHOWN = 10
 
 
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
-  flags.DEFINE_string("source", None, "cifar10, cifar100, or a source as in config.data.source.", flag_values=values)
-  flags.DEFINE_string("out", None, "What to write: NAME.zip, or a folder with --format=array_record.", flag_values=values)
-  flags.DEFINE_integer("resolution", None, "Side of the images in pixels, 1 to 4096; by default as they are.", flag_values=values)
-  flags.DEFINE_string("crop", "none", "adm, edm or none.", flag_values=values)
-  flags.DEFINE_string("format", "zip", "zip or array_record.", flag_values=values)
-  flags.DEFINE_string(
-    "split", None, "Of cifar10 and cifar100: train (by default) or test. Of other sets: its name in ArrayRecord.", flag_values=values
+  text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
+  text("source", None, "cifar10, cifar100, or a source as in config.data.source.")
+  text("out", None, "What to write: NAME.zip, or a folder with --format=array_record.")
+  about = "Side of the images in pixels, 1 to 4096; by default as they are."
+  flags.DEFINE_integer("resolution", None, about, flag_values=values)
+  text("crop", "none", "adm, edm or none.")
+  text("format", "zip", "zip or array_record.")
+  text(
+    "split", None, "Of cifar10, cifar100: train (by default) or test. Of other sets: its name in ArrayRecord."
   )
-  flags.DEFINE_string("input", None, "The binary archive of cifar10 or cifar100, not to be downloaded.", flag_values=values)
-  flags.DEFINE_bool("skip-corrupt", False, "Leave out images that cannot be decoded, and say which.", flag_values=values)
-  flags.DEFINE_string("name", None, "The set's name for tfds; by default from the source's.", flag_values=values)
+  text("input", None, "The binary archive of cifar10 or cifar100, not to be downloaded.")
+  about = "Leave out images that cannot be decoded, and say which."
+  flags.DEFINE_bool("skip-corrupt", False, about, flag_values=values)
+  text("name", None, "The set's name for tfds; by default from the source's.")
 
 
 def main(values: flags.FlagValues) -> None:
   """Prepare, and say what was made."""
   if not values.source:
-    raise UserError("--source", "", "cifar10, cifar100, folder:PATH, zip:PATH, npz:PATH or another source")
+    expected = "cifar10, cifar100, folder:PATH, zip:PATH, npz:PATH or another source"
+    raise UserError("--source", "", expected)
   from cm_jax.data.prepare import Prepare
 
   prepare = Prepare(
-    values.source,
-    values.out or "",
-    values.resolution,
-    values.crop,
-    values.format,
-    values.split,
-    values.input,
-    bool(values["skip-corrupt"].value),
-    values.name,
+    source=values.source,
+    out=values.out or "",
+    resolution=values.resolution,
+    crop=values.crop,
+    format=values.format,
+    split=values.split,
+    input=values.input,
+    skip_corrupt=bool(values["skip-corrupt"].value),
+    name=values.name,
   )
   splits = prepare()
   for split in splits:
@@ -81,13 +88,13 @@ def described(split: "Prepared") -> list[str]:
     balance = f"{counts.min()} to {counts.max()} images each, median {np.median(counts):g}"
     classes = f"{split.num_classes} classes, {balance}"
   enlarged = f", {split.enlarged} of them smaller before" if split.enlarged else ""
-  return [
-    f"{split.spec}: {len(split.labels)} images of {'x'.join(map(str, split.shape))}{enlarged}; {len(split.skipped)} skipped",
-    f"  {classes}",
-    f"  fingerprint {split.fingerprint}",
-  ]
+  shape = "x".join(map(str, split.shape))
+  images = f"{len(split.labels)} images of {shape}{enlarged}; {len(split.skipped)} skipped"
+  return [f"{split.spec}: {images}", f"  {classes}", f"  fingerprint {split.fingerprint}"]
 
 
 def size(path: Path) -> int:
   """Return the bytes of a file, or of all files below a folder."""
-  return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+  return sum(
+    file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+  )

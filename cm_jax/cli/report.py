@@ -1,4 +1,4 @@
-"""Derive report.json, report.md and the loss curves from the records of several runs in one folder, and print the table.
+"""Derive report.json, report.md and the loss curves from the runs in one folder, and print the table.
 
 python -m cm_jax report --folder=runs/digits
 """

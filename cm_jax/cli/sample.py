@@ -4,22 +4,22 @@
   python -m cm_jax sample --model=weights/cd --nfe=2 --num=50000 --out=samples.npz
   python -m cm_jax sample --workdir=runs/edm --num_steps=18 --guidance=2 --label=3 --num=64 --out=folder/
 
---out is a PNG grid (.png), uint8 images in ADM's form (.npz: arr_0 [N,H,W,C], arr_1 labels), EDM's data set format (.zip) or, with any
-other name, a folder of PNGs. A run that is interrupted goes on where it stopped when it is started again; the result appears when it is
-whole. Latents go to an .npz, as float32.
+--out is a PNG grid (.png), uint8 images in ADM's form (.npz: arr_0 [N,H,W,C], arr_1 labels), EDM's data set
+format (.zip) or, with any other name, a folder of PNGs. A run that is interrupted goes on where it stopped
+when it is started again; the result appears when it is whole. Latents go to an .npz, as float32.
 """
 
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
+from etils import epath
 
-from cm_jax.assets import check_writable
-from cm_jax.cli import session
+from cm_jax.cli.flags import define_model, is_main, load, read_samplers, start
 from cm_jax.errors import UserError
+from cm_jax.storage import whole
 
 if TYPE_CHECKING:
   from cm_jax.types import Model, Sampler
@@ -27,89 +27,103 @@ if TYPE_CHECKING:
 
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
-  session.define_model(values)
-  flags.DEFINE_string("sigmas", None, "Noise levels of multistep sampling, descending: 80 or 80,0.8.", flag_values=values)
+  define_model(values)
+  flags.DEFINE_string(
+    "sigmas", None, "Noise levels of multistep sampling, descending: 80 or 80,0.8.", flag_values=values
+  )
   flags.DEFINE_integer("num", 64, "Number of images.", lower_bound=1, flag_values=values)
   flags.DEFINE_string("out", None, "x.png, x.npz, x.zip or a folder.", flag_values=values)
-  flags.DEFINE_enum("state", "float32", ("float32", "float64"), "Type of x between network evaluations.", flag_values=values)
-  flags.DEFINE_integer("label", None, "Class of all images; by default every class equally often.", flag_values=values)
+  flags.DEFINE_enum(
+    "state", "float32", ("float32", "float64"), "Type of x between network evaluations.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "label", None, "Class of all images; by default every class equally often.", flag_values=values
+  )
 
 
 def main(values: flags.FlagValues) -> None:
   """Load, sample, write."""
   check_out(values.out)
-  session.start()
+  start()
   import jax
   from tqdm import tqdm
 
   from cm_jax.diffusion.pixels import is_latent
-  from cm_jax.sampling.generate import generate, make_generator
+  from cm_jax.sampling.generate import generate, local_mesh, make_generator, replicate
+  from cm_jax.storage.pictures import save_grid
 
   if values.state == "float64":
     jax.config.update("jax_enable_x64", True)
-  model = session.load(values)
-  samplers = session.choose_samplers(
-    model, None if values.sigmas is None else [values.sigmas], values.num_steps, values.sampler, values.nfe
-  )
+  model = load(values)
+  samplers = read_samplers(values, model, () if values.sigmas is None else (values.sigmas,))
   if len(samplers) > 1:
     raise UserError("--num_steps", ",".join(map(str, values.num_steps)), "one number of steps")
-  sampler = samplers[0]
-  if is_latent(model.image_shape) and Path(values.out).suffix != ".npz":
-    raise UserError("--out", values.out, f"a .npz file: the model makes latents {list(model.image_shape)}, not images")
-  generator = make_generator(model.bind, sampler, model.image_shape, values.seed, **session.guidance_of(values, model), state=values.state)
+  sampler, suffix = samplers[0], epath.Path(values.out).suffix
+  if is_latent(model.image_shape) and suffix != ".npz":
+    expected = f"a .npz file: the model makes latents {list(model.image_shape)}, not images"
+    raise UserError("--out", values.out, expected)
+  generator = make_generator(model, sampler, values.guidance, values.state)
   if values.label is not None and not 0 <= values.label < model.num_classes:
-    raise UserError("--label", values.label, f"0 to {model.num_classes - 1}" if model.num_classes else "none: the model has no classes")
-  # Every host draws shards of its own on its own devices.
-  devices = np.array(jax.local_devices())
-  mesh = jax.sharding.Mesh(devices, ("data",))
-  params = jax.device_put(model.params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))  # once, not for every shard
+    expected = f"0 to {model.num_classes - 1}" if model.num_classes else "none: the model has no classes"
+    raise UserError("--label", values.label, expected)
+  # Every host draws shards of its own on its own devices; the weights are placed once, not for every shard.
+  mesh = local_mesh()
   draw = functools.partial(
-    generate, generator, params, num_classes=model.num_classes, batch_size=values.batch_size, mesh=mesh, label=values.label
+    generate,
+    generator,
+    replicate(model.params, mesh),
+    num_classes=model.num_classes,
+    batch_size=values.batch_size,
+    mesh=mesh,
+    label=values.label,
+    seed=values.seed,
   )
-  if Path(values.out).suffix == ".png":
-    if session.is_main():
-      images = list(tqdm(draw(range(values.num)), total=-(-values.num // values.batch_size), desc="sampling", unit="batch"))
-      write_grid(np.concatenate(images), values.out)
+  if suffix == ".png":
+    if is_main():
+      batches = -(-values.num // values.batch_size)
+      images = list(tqdm(draw(range(values.num)), total=batches, desc="sampling", unit="batch"))
+      save_grid(np.concatenate(images), values.out)
   else:
     stream(draw, described(values, model, sampler), values, model.num_classes)
-  if session.is_main():
+  if is_main():
     print(f"{values.out}: {values.num} images, {sampler.nfe} network evaluations each")
 
 
 def described(values: flags.FlagValues, model: "Model", sampler: "Sampler") -> dict[str, Any]:
   """Return what the samples are of: a run that goes on has to ask for the same."""
-  about = {key: model.provenance[key] for key in ("path", "step", "average", "config_sha256")}
-  options = {
-    "seed": values.seed,
-    "batch_size": values.batch_size,
-    "guidance": values.guidance,
-    "label": values.label,
-    "state": values.state,
-  }
-  return {**about, **options, "sampler": f"{session.sampler_name(sampler)} {session.listed(sampler.sigmas)}"}
+  from cm_jax.sampling.choose import listed, sampler_name
+
+  about = {key: model.provenance.get(key) for key in ("path", "step", "average", "config_sha256")}
+  options = {key: values[key].value for key in ("seed", "batch_size", "guidance", "label", "state")}
+  return {**about, **options, "sampler": f"{sampler_name(sampler)} {listed(sampler.sigmas)}"}
 
 
-def stream(draw: Callable[..., Iterator[np.ndarray]], request: dict[str, Any], values: flags.FlagValues, num_classes: int) -> None:
+def stream(
+  draw: Callable[..., Iterator[np.ndarray]],
+  request: dict[str, Any],
+  values: flags.FlagValues,
+  num_classes: int,
+) -> None:
   """Write the samples as they come, and the result once all hosts have theirs."""
   import jax
   from jax.experimental import multihost_utils
   from tqdm import tqdm
 
-  from cm_jax.data.samples import SampleStore, shard_size
   from cm_jax.sampling.generate import balanced_labels
+  from cm_jax.storage.samples import SampleStore, shard_size
 
-  store = SampleStore(values.out, request, values.num, shard_size(values.batch_size), session.is_main())
-  if session.is_main():
+  store = SampleStore(values.out, request, values.num, shard_size(values.batch_size), is_main())
+  if is_main():
     store.begin()
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("begin")
   missing = store.missing()
   done = values.num - sum(map(len, missing))
-  with tqdm(total=values.num, initial=done, unit="img", desc="sampling", disable=not session.is_main()) as bar:
+  with tqdm(total=values.num, initial=done, unit="img", desc="sampling", disable=not is_main()) as bar:
     store.collect(draw, missing[jax.process_index() :: jax.process_count()], bar.update)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("sampled")
-  if session.is_main():
+  if is_main():
     labels = balanced_labels(np.arange(values.num), num_classes)
     store.finish(labels if values.label is None else np.full(values.num, values.label, np.int32))
 
@@ -122,19 +136,10 @@ def check_out(out: str | None) -> None:
   """
   if not out:
     raise UserError("--out", "", "where to write: x.png, x.npz or a folder")
-  path = Path(out).absolute()
+  path = whole.absolute(out)
   is_file = path.suffix in (".png", ".npz", ".zip")
   if is_file and path.is_dir():
     raise UserError("--out", out, f"a {path.suffix} file, not a folder")
   if not is_file and path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise UserError("--out", out, "a new or empty folder, or a file name ending in .png, .npz or .zip")
-  check_writable("--out", path)
-
-
-def write_grid(images: np.ndarray, out: str) -> None:
-  """Write uint8 images [N,H,W,C] as one PNG."""
-  from cm_jax.data.grids import save_grid
-
-  path = Path(out).absolute()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  save_grid(images, path)
+  whole.check_writable("--out", path)

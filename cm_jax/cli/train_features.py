@@ -2,14 +2,13 @@
 
   python -m cm_jax train-features --source=digits --out=runs/digits/features
 
-The Frechet distance in them is called after the data (FD-digits), never FID. What is complete in --out is kept; --again trains anew.
+The Frechet distance in them is called after the data (FD-digits), never FID. What is complete in --out is
+kept; --again trains anew.
 """
-
-from pathlib import Path
 
 from absl import flags
 
-from cm_jax.cli import session
+from cm_jax.cli.flags import is_main, start
 from cm_jax.errors import UserError
 
 
@@ -17,7 +16,9 @@ def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   flags.DEFINE_string("source", "digits", "Labelled images.", flag_values=values)
   flags.DEFINE_string("out", None, "Folder for features.safetensors and features.json.", flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of the initial weights and the batches.", lower_bound=0, flag_values=values)
+  flags.DEFINE_integer(
+    "seed", 0, "Of the initial weights and the batches.", lower_bound=0, flag_values=values
+  )
   flags.DEFINE_bool("again", False, "Train although --out is complete.", flag_values=values)
 
 
@@ -25,14 +26,19 @@ def main(values: flags.FlagValues) -> None:
   """Train and store, unless that is done."""
   if not values.out:
     raise UserError("--out", "", "the folder to write")
-  session.start()
-  from cm_jax.data import images, labels, open_source
+  start()
+  from etils import epath
+
+  from cm_jax.data.sources import images, labels, open_source
   from cm_jax.evaluation.features import load_features, save_features, train_features
 
-  if (Path(values.out) / "features.json").exists() and not values.again:
+  if not is_main():  # it is small, and every other host would make the same
+    return
+  if (epath.Path(values.out) / "features.json").exists() and not values.again:
     features = load_features(values.out)
   else:
     source = open_source(values.source)
     features = train_features(images(source), labels(source), values.seed)
     save_features(values.out, features)
-  print(f"{values.out}: held-out accuracy {features.accuracy:.4f}, seed {features.seed}, sha256 {features.hash[:16]}")
+  about = f"held-out accuracy {features.accuracy:.4f}, seed {features.seed}, sha256 {features.hash[:16]}"
+  print(f"{values.out}: {about}")

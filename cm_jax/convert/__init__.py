@@ -1,4 +1,4 @@
-"""Foreign checkpoints into weights folders. The readers build arrays only: nothing that a file names is imported or run, no torch."""
+"""Foreign checkpoints into weights folders: the readers build arrays only and run nothing; no torch."""
 
 import dataclasses
 import os
@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
+from etils import epath
 
-from cm_jax import assets
 from cm_jax.convert import ect, edm, jcm, openai, own
-from cm_jax.convert.foreign import Choices, Foreign, build_network, check_precond, fill, full_config
-from cm_jax.convert.pickles import Refused
-from cm_jax.convert.torch_files import is_legacy
+from cm_jax.convert.foreign import AS_IT_IS, Choices, Foreign, build_model
+from cm_jax.convert.readers.pickles import Refused
+from cm_jax.convert.readers.torch_files import is_legacy
 from cm_jax.errors import UserError, one_of
+from cm_jax.storage import downloads, weights
 
 FORMATS: Mapping[str, Callable[[Path, Choices], Foreign]] = {
   "edm": edm.read,
@@ -36,7 +36,7 @@ DAMAGE = (
 class Converted:
   """What a conversion did."""
 
-  folder: Path
+  folder: epath.Path
   format: str
   checkpoint: Foreign
   num_params: int
@@ -67,7 +67,9 @@ def detect(path: str | os.PathLike) -> str:
   raise UserError("input", str(path), f"a checkpoint of one of the formats {', '.join(FORMATS)}, not {what}")
 
 
-def read(path: str | os.PathLike, from_: str | None = None, choices: Choices = Choices()) -> tuple[str, Foreign]:  # noqa: B008
+def read(
+  path: str | os.PathLike, from_: str | None = None, choices: Choices = AS_IT_IS
+) -> tuple[str, Foreign]:
   """Read a checkpoint without running anything it holds.
 
   Args:
@@ -95,46 +97,40 @@ def read(path: str | os.PathLike, from_: str | None = None, choices: Choices = C
   except OSError as error:
     raise UserError("input", str(path), f"a file that can be read ({error.strerror or error})") from None
   except DAMAGE as error:
-    raise UserError("input", str(path), f"a whole {name} checkpoint ({type(error).__name__}: {str(error)[:200]})") from None
+    expected = f"a whole {name} checkpoint ({type(error).__name__}: {str(error)[:200]})"
+    raise UserError("input", str(path), expected) from None
 
 
 def convert(
   path: str | os.PathLike,
-  out: str | os.PathLike,
+  out: epath.PathLike,
   from_: str | None = None,
-  choices: Choices = Choices(),  # noqa: B008
+  choices: Choices = AS_IT_IS,
   allow_nonfinite: bool = False,
 ) -> Converted:
-  """Write the weights folder of a checkpoint: every array used once, every parameter filled, or nothing at all.
+  """Write the weights folder of a checkpoint: every array used once, every parameter filled, or nothing.
 
   Args:
     path, from_, choices: As for `read`.
-    out: A folder as for `assets.save_weights`.
+    out: A folder as for `weights.save_weights`.
     allow_nonfinite: Go on where a weight is NaN or infinite.
 
   Raises:
-    UserError: The checkpoint is refused or `out` cannot be written; nothing is left behind.
+    UserError: The checkpoint is refused, nothing says its kind, or `out` cannot be written; nothing is left
+      behind.
   """
-  assets.check_target(out)
+  weights.check_target(out)
   name, foreign = read(path, from_, choices)
   try:
-    check_precond(foreign)
-    module = build_network(foreign.network, foreign.image_shape, foreign.num_classes)
-    params = fill(foreign, module, allow_nonfinite)
+    model = build_model(foreign, allow_nonfinite)
   except Refused as refused:
     raise UserError("input", str(path), str(refused)) from None
-  source = Path(path) / "weights.safetensors" if Path(path).is_dir() else Path(path)
-  info = {
-    "network": full_config(foreign.network, module),
-    "precond": dict(foreign.precond),
-    **foreign.noise,
-    "num_classes": foreign.num_classes,
-    "image_shape": foreign.image_shape,
-    "sigmas_by_nfe": foreign.sigmas_by_nfe,
+  source = Path(path) / weights.WEIGHTS if Path(path).is_dir() else Path(path)
+  origin = {
     "source": Path(path).name,
-    "source_sha256": assets.file_sha256(source) if source.is_file() else "",
+    "source_sha256": downloads.file_sha256(source) if source.is_file() else "",
     "peer": foreign.peer,
     "licence": foreign.licence,
   }
-  folder = assets.save_weights(out, params, info)
-  return Converted(folder, name, foreign, sum(np.size(array) for array in assets.flatten(params).values()))
+  folder = weights.save_weights(out, model.params, {**weights.info_of(model), **origin})
+  return Converted(folder, name, foreign, sum(array.size for array in weights.flatten(model.params).values()))

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from cm_jax.convert.foreign import Choices, Foreign, check_size, torch_layout
-from cm_jax.convert.persistence import Snapshot, read_snapshot
-from cm_jax.convert.pickles import Bounded, Refused
+from cm_jax.convert.foreign import AS_IT_IS, Choices, Foreign, check_size, torch_layout
+from cm_jax.convert.readers.persistence import Snapshot, read_snapshot
+from cm_jax.convert.readers.pickles import Bounded, Refused
+from cm_jax.diffusion.grids import vp_sigma
 from cm_jax.diffusion.precond import IDDPM
 from cm_jax.types import NoiseRange
 
@@ -24,7 +25,7 @@ _COMMON = ("img_resolution", "img_channels", "label_dim", "use_fp16", "model_typ
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
-  """A preconditioning class of the peer: ours, its own arguments (defaults as published), its default network."""
+  """A preconditioning class of the peer: ours, its own arguments (defaults as published), its network."""
 
   precond: str
   own: Mapping[str, float]
@@ -36,24 +37,32 @@ class Wrapper:
 
 WRAPPERS = {
   "EDMPrecond": Wrapper("edm", {"sigma_min": 0, "sigma_max": math.inf, "sigma_data": 0.5}, "DhariwalUNet"),
-  "ECMPrecond": Wrapper("ect", {"sigma_min": 0.003, "sigma_max": math.inf, "sigma_data": 0.5}, "DhariwalUNet"),
+  "ECMPrecond": Wrapper(
+    "ect", {"sigma_min": 0.003, "sigma_max": math.inf, "sigma_data": 0.5}, "DhariwalUNet"
+  ),
   "VPPrecond": Wrapper(
-    "vp", {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5}, "SongUNet", keeps=("beta_d", "beta_min", "M")
+    "vp",
+    {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5},
+    "SongUNet",
+    keeps=("beta_d", "beta_min", "M"),
   ),
   "VEPrecond": Wrapper("ve", {"sigma_min": 0.02, "sigma_max": 100}, "SongUNet"),
-  "iDDPMPrecond": Wrapper("iddpm", {"C_1": 0.001, "C_2": 0.008, "M": 1000}, "DhariwalUNet", keeps=("C_1", "C_2", "M"), widens=2),
+  "iDDPMPrecond": Wrapper(
+    "iddpm", {"C_1": 0.001, "C_2": 0.008, "M": 1000}, "DhariwalUNet", keeps=("C_1", "C_2", "M"), widens=2
+  ),
   "Precond": Wrapper("edm", {"sigma_data": 0.5, "logvar_channels": 128}, "UNet", prefix="unet."),
 }
 NETWORKS_BY_CLASS = {"SongUNet": "songunet", "DhariwalUNet": "adm", "UNet": "edm2"}
 
 
-def read(path: Path, choices: Choices = Choices()) -> Foreign:  # noqa: B008
+def read(path: Path, choices: Choices = AS_IT_IS) -> Foreign:
   """Read an EDM or EDM2 snapshot ("edm-cifar10-32x32-cond-vp.pkl", "edm2-img64-s-....pkl").
 
   Raises:
     Refused: Another class than those of EDM and EDM2, or a file that is not safe or not whole.
   """
-  return from_snapshot(read_file(path), {name: WRAPPERS[name] for name in WRAPPERS if name != "ECMPrecond"}, "EDM")
+  wrappers = {name: wrapper for name, wrapper in WRAPPERS.items() if name != "ECMPrecond"}
+  return from_snapshot(read_file(path), wrappers, "EDM")
 
 
 def read_file(path: Path) -> Snapshot:
@@ -71,7 +80,8 @@ def from_snapshot(snapshot: Snapshot, wrappers: Mapping[str, Wrapper], peer: str
     Refused: It is none of them.
   """
   if snapshot.cls not in wrappers:
-    raise Refused(f"a network of class {', '.join(wrappers)} for --from={peer.lower()}, not {snapshot.cls[:50]}")
+    known = f"a network of class {', '.join(wrappers)} for the format {peer.lower()}"
+    raise Refused(f"{known}, not {snapshot.cls[:50]}")
   return describe(snapshot.cls, snapshot.kwargs, snapshot.arrays)
 
 
@@ -91,12 +101,14 @@ def describe(cls: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarra
   fields = {key: value for key, value in kwargs.items() if key not in wrapper.own and key not in _COMMON}
   network_cls = kwargs.get("model_type", wrapper.network)
   if not isinstance(network_cls, str) or network_cls not in NETWORKS_BY_CLASS:
-    raise Refused(f"a known architecture ({', '.join(NETWORKS_BY_CLASS)}), not {network_cls[:50] if isinstance(network_cls, str) else '?'}")
+    given = network_cls[:50] if isinstance(network_cls, str) else "?"
+    raise Refused(f"a known architecture ({', '.join(NETWORKS_BY_CLASS)}), not {given}")
   _check_fields(fields, len(arrays))
   channels, resolution = _size("img_channels", kwargs), _size("img_resolution", kwargs)
   if wrapper.widens != 1:
     fields["out_channels"] = channels * wrapper.widens
   taps = fields.get("resample_filter", [1, 1])
+  peer = "ECT" if cls == "ECMPrecond" else "EDM2" if cls == "Precond" else "EDM"
   kept = {}
   for name, array in arrays.items():
     if name.endswith(".resample_filter"):
@@ -117,16 +129,16 @@ def describe(cls: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     image_shape=(resolution, resolution, channels),
     num_classes=_size("label_dim", kwargs, 0),
     layout=torch_layout(),
-    peer="ECT" if cls == "ECMPrecond" else "EDM2" if cls == "Precond" else "EDM",
-    licence="none stated by its authors" if cls == "ECMPrecond" else LICENCE,
+    peer=peer,
+    licence=LICENCE,
+    kind="consistency" if peer == "ECT" else "diffusion",
   )
 
 
 def _noise(precond: str, own: Mapping[str, float]) -> dict[str, float]:
   # EDM's networks accept any sigma ("0 to inf"): its samplers run from 80 to 0.002
   if precond == "vp":
-    sigma = lambda t: math.sqrt(math.expm1(own["beta_d"] * t * t / 2 + own["beta_min"] * t))
-    low, high = sigma(own["epsilon_t"]), sigma(1.0)
+    low, high = (vp_sigma(t, own["beta_d"], own["beta_min"]) for t in (own["epsilon_t"], 1.0))
   else:
     low, high = own.get("sigma_min", 0), own.get("sigma_max", math.inf)
   return {
@@ -151,7 +163,7 @@ def _size(key: str, kwargs: Mapping[str, Any], least: int = 1) -> int:
 
 
 def _check_fields(fields: Mapping[str, Any], arrays: int) -> None:
-  """Refuse a network that cannot fit the arrays before its shapes are worked out: a number of blocks costs time."""
+  """Refuse a network that cannot fit the arrays before its shapes are worked out: many blocks cost time."""
   for key, value in fields.items():
     items = value if isinstance(value, (list, tuple)) else [value]
     if not all(item is None or isinstance(item, (bool, int, float, str)) for item in items):
@@ -159,7 +171,9 @@ def _check_fields(fields: Mapping[str, Any], arrays: int) -> None:
     if any(isinstance(item, int) and abs(item) > 1 << 16 for item in items) or len(items) > 64:
       raise Refused(f"a plausible {str(key)[:50]}")
   levels, blocks = fields.get("channel_mult"), fields.get("num_blocks", 1)
-  if not isinstance(blocks, int) or blocks * (len(levels) if isinstance(levels, (list, tuple)) else 1) > arrays:
+  if (
+    not isinstance(blocks, int) or blocks * (len(levels) if isinstance(levels, (list, tuple)) else 1) > arrays
+  ):
     raise Refused(f"num_blocks that fits {arrays} arrays")
 
 

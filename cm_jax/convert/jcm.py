@@ -1,4 +1,7 @@
-"""jcm's checkpoints (openai/consistency_models_cifar10): a flax state in msgpack; the architecture is read off the names and shapes."""
+"""jcm's checkpoints (openai/consistency_models_cifar10): a flax state in msgpack, its architecture inferred.
+
+The architecture is read off the names and shapes of the parameters.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,31 +10,39 @@ from typing import Any
 
 import numpy as np
 
-from cm_jax import assets
-from cm_jax.convert.foreign import Choices, Foreign, own_layout
-from cm_jax.convert.msgpack_files import read_msgpack
-from cm_jax.convert.pickles import Refused
+from cm_jax.convert.foreign import AS_IT_IS, Choices, Foreign, by_name, own_layout
+from cm_jax.convert.readers.msgpack_files import read_msgpack
+from cm_jax.convert.readers.pickles import Refused
+from cm_jax.storage import weights
 
 LICENCE = "Apache-2.0"
 # keys of `config.model` that are fields of ours; of the others these two must have the published value
 OPTIONS = (
-  *("nf", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "resamp_with_conv", "conditional", "fir", "fir_kernel"),
-  *("skip_rescale", "resblock_type", "progressive", "progressive_input", "progressive_combine", "embedding_type", "fourier_scale"),
-  *("init_scale", "nonlinearity"),
+  *("nf", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "resamp_with_conv", "conditional"),
+  *("fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive", "progressive_input"),
+  *("progressive_combine", "embedding_type", "fourier_scale", "init_scale", "nonlinearity"),
 )
+NOISE = {
+  "t_min": 0.002,
+  "t_max": 80.0,
+  "data_std": 0.5,
+  "rho": 7.0,
+}  # of a `config.model` that leaves them out
+OUR_NAMES = {"t_min": "sigma_min", "t_max": "sigma_max", "data_std": "sigma_data", "rho": "rho"}
 FIXED = {"double_heads": False, "normalization": "GroupNorm"}
 TREES = ("params_ema", "target_params", "params")
 # The second noise level of two-step sampling (recipes.md section 3), by the published folder
 PUBLISHED: Mapping[str, float] = {"cd-lpips": 0.585}
 
 
-def read(path: Path, choices: Choices = Choices()) -> Foreign:  # noqa: B008
+def read(path: Path, choices: Choices = AS_IT_IS) -> Foreign:
   """Read a checkpoint ("cd-lpips/checkpoints/checkpoint_80", "edm_cifar10_ema").
 
   Args:
     path: The file.
-    choices: `choices.tree` says which of its parameters; its authors sample from "params_ema". A `choices.network` with "nf" is the whole
-      architecture, with `choices.image_size`, and nothing is inferred.
+    choices: `choices.tree` says which of its parameters; its authors sample from "params_ema". A
+      `choices.network` with "nf" is the whole architecture, with `choices.image_size`, and nothing is
+      inferred.
 
   Raises:
     Refused: It has no such tree, is of another architecture, or not whole.
@@ -40,14 +51,17 @@ def read(path: Path, choices: Choices = Choices()) -> Foreign:  # noqa: B008
   state = read_msgpack(path.read_bytes())
   trees = [name for name in TREES if isinstance(state, dict) and isinstance(state.get(name), dict)]
   if tree not in trees:
-    raise Refused(f"a training state with {tree[:50]}; this one has {', '.join(trees) or 'none of ' + ', '.join(TREES)} (--tree chooses)")
-  arrays = {name.replace("/", "."): array for name, array in assets.flatten(state[tree]).items()}
+    found = ", ".join(trees) or f"none of {', '.join(TREES)}"
+    raise Refused(f"a training state with {tree[:50]}; this one has {found} (tree chooses)")
+  arrays = {name.replace("/", "."): array for name, array in weights.flatten(state[tree]).items()}
   if not all(isinstance(array, np.ndarray) for array in arrays.values()):
     raise Refused(f"arrays in {tree}, nothing else")
-  config, size, assumed = (choices.network, choices.image_size or 0, ()) if "nf" in choices.network else infer(arrays)
-  precond = "edm" if path.name.startswith("edm") else "boundary"
+  said = "nf" in choices.network
+  config, size, assumed = (choices.network, choices.image_size or 0, ()) if said else infer(arrays)
+  precond, kind = by_name(path)
+  assumed = (*assumed, f"{tree} of the state", *choices.unsaid(precond, kind))
   middle = next((PUBLISHED[part] for part in path.parts if part in PUBLISHED), None)
-  return describe(config, size, arrays, precond, middle, (*assumed, f"{tree} of the state", f"precond {precond}, from the file's name"))
+  return describe(config, size, arrays, precond, middle, assumed, choices.kind or kind)
 
 
 def describe(
@@ -57,29 +71,26 @@ def describe(
   precond: str,
   middle: float | None = None,
   assumed: tuple[str, ...] = (),
+  kind: str | None = None,
 ) -> Foreign:
   """Describe an NCSNpp made from this `config.model`."""
   kernel = arrays.get("Conv_0.kernel")
   if kernel is None or kernel.ndim != 4:
     raise Refused("a known architecture: jcm's NCSNpp has Conv_0.kernel")
   if image_size < 1:
-    raise Refused("--image_size beside a whole --network")
+    raise Refused("image_size beside a whole network")
   return Foreign(
     arrays=arrays,
     network={"name": "jcm_ncsnpp", **options(config)},
     precond={"name": precond},
-    noise={
-      "sigma_min": config.get("t_min", 0.002),
-      "sigma_max": config.get("t_max", 80.0),
-      "sigma_data": config.get("data_std", 0.5),
-      "rho": config.get("rho", 7.0),
-    },
+    noise={ours: {**NOISE, **config}[theirs] for theirs, ours in OUR_NAMES.items()},
     image_shape=(image_size, image_size, kernel.shape[2]),
     num_classes=0,
     layout=own_layout,
     peer="openai/consistency_models_cifar10",
     licence=LICENCE,
-    sigmas_by_nfe={1: [80.0]} | ({2: [80.0, middle]} if middle else {}) if precond == "boundary" else {},
+    kind=kind,
+    sigmas_by_nfe={1: [80.0]} | ({2: [80.0, middle]} if middle else {}) if kind == "consistency" else {},
     assumed=assumed,
   )
 
@@ -102,7 +113,8 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
 def infer(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], int, tuple[str, ...]]:
   """Return `config.model` and the side of the images from the parameters, and what of them had to be assumed.
 
-  Modules are numbered in the order they run: L levels of n blocks, a block that halves between them, two in the middle, then n + 1 a
+  Modules are numbered in the order they run: L levels of n blocks, a block that halves between them, two in
+    the middle, then n + 1 a
   level with one that doubles between, so there are 2 L n + 3 L blocks; and L - 1 pyramid convolutions.
 
   Raises:
@@ -130,7 +142,17 @@ def _infer(shape: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], int, t
   if rest or not 0 <= attending <= levels:
     raise ValueError("attention in whole levels")
   size = 8 << (levels - 1)
-  # which level attends cannot be told where widths are equal: all published networks attend at half resolution
-  attention = [size >> level for level in range(1, attending + 1)] if attending < levels else [size >> level for level in range(levels)]
-  config = {"nf": width, "ch_mult": [int(mult) for mult in mults], "num_res_blocks": blocks, "attn_resolutions": attention}
+  # which level attends cannot be told where widths are equal: all published networks attend at half
+  # resolution
+  attention = (
+    [size >> level for level in range(1, attending + 1)]
+    if attending < levels
+    else [size >> level for level in range(levels)]
+  )
+  config = {
+    "nf": width,
+    "ch_mult": [int(mult) for mult in mults],
+    "num_res_blocks": blocks,
+    "attn_resolutions": attention,
+  }
   return config, size, (f"images of {size}x{size}", f"attention at {attention or 'no level'}")

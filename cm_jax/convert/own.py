@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cm_jax import assets
 from cm_jax.convert.foreign import Choices, Foreign, own_layout
-from cm_jax.convert.pickles import Refused
+from cm_jax.convert.readers.pickles import Refused
+from cm_jax.storage import weights
 
 
 def read(path: Path, choices: Choices) -> Foreign:
@@ -19,14 +19,15 @@ def read(path: Path, choices: Choices) -> Foreign:
   if height != width:
     raise Refused("square images")
   return Foreign(
-    arrays={name.replace("/", "."): array for name, array in assets.flatten(params["net"]).items()},
+    arrays={name.replace("/", "."): array for name, array in weights.flatten(params["net"]).items()},
     network=info["network"],
     precond=info["precond"],
-    noise={key: info[key] for key in ("sigma_min", "sigma_max", "sigma_data", "rho") if key in info},
+    noise={key: info[key] for key in weights.NOISE if key in info},
     image_shape=(height, width, channels),
     num_classes=info["num_classes"],
     layout=own_layout,
     sigmas_by_nfe=info["sigmas_by_nfe"],
     peer=info.get("peer", "cm_jax"),
     licence=info["licence"],
+    kind=info["kind"],
   )

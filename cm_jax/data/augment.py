@@ -1,6 +1,7 @@
-"""Augmentation on the device, inside the jitted step: mirroring, and EDM's non-leaky pipeline of geometric transforms.
+"""Augmentation on the device, inside the jitted step: mirroring, and EDM's non-leaky geometric transforms.
 
-Non-leaky: the network is told, by a label, what was done to an image. All zeros is nothing, which is what sampling asks for (EDM F.2).
+Non-leaky: the network is told, by a label, what was done to an image. All zeros is nothing, which is what
+sampling asks for (EDM F.2).
 """
 
 import dataclasses
@@ -10,15 +11,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.ndimage import map_coordinates
 
+from cm_jax.data.resample import inverse_affine, reflect, resample
 from cm_jax.errors import UserError
 from cm_jax.types import Array
 
 # Width of each transform's part of the label, in its order
 WIDTHS = {
-  "xflip": 1, "yflip": 1, "rotate_int": 2, "translate_int": 2, "scale": 1, "rotate_frac": 2, "aniso": 2, "translate_frac": 2,
-}  # fmt: skip
+  "xflip": 1,
+  "yflip": 1,
+  "rotate_int": 2,
+  "translate_int": 2,
+  "scale": 1,
+  "rotate_frac": 2,
+  "aniso": 2,
+  "translate_frac": 2,
+}
 RESAMPLED = ("scale", "rotate_frac", "aniso", "translate_frac")
 
 
@@ -45,8 +53,10 @@ class Transforms(NamedTuple):
     translate_int: int32 [B, 2], pixels to the right and up.
     scale: [B], enlargement by 2^(scale_std scale).
     rotate_frac: [B], angle of a turn in radians.
-    aniso: [B, 2], stretch by 2^(aniso_std aniso[0]) along the axis at the angle aniso[1], in radians, and shrinking by it across.
-    translate_frac: [B, 2], shift right and down, in units of translate_frac_std times the image's width and height.
+    aniso: [B, 2], stretch by 2^(aniso_std aniso[0]) along the axis at the angle aniso[1], in radians, and
+      shrinking by it across.
+    translate_frac: [B, 2], shift right and down, in units of translate_frac_std times the image's width and
+      height.
   """
 
   xflip: Array
@@ -61,17 +71,20 @@ class Transforms(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-  """EDM's augmentation: (images, key) -> (images, label); the default is its CIFAR-10 set, with a label of 9 numbers (EDM table 6).
+  """EDM's augmentation: (images, key) -> (images, label); by default that of CIFAR-10, 9 wide (EDM table 6).
 
-  A transform is applied to an image with probability min(p times its multiplier, 1), 0 leaves it out of the label too. Order and units
-  of the label are those of EDM's published weights (`map_augment`): [xflip, yflip, (two bits of) rotate_int, translate_int / its maximum,
-  scale, cos - 1 and sin of rotate_frac, aniso's strength times cos and sin of its axis, translate_frac].
+  A transform is applied to an image with probability min(p times its multiplier, 1), 0 leaves it out of the
+  label too. Order and units of the label are those of EDM's published weights (`map_augment`): [xflip, yflip,
+  (two bits of) rotate_int, translate_int / its maximum, scale, cos - 1 and sin of rotate_frac, aniso's
+  strength times cos and sin of its axis, translate_frac].
 
   Args:
     p: Multiplies all probabilities; in [0, 1].
-    xflip, yflip: Multiplier of mirroring, which does something in half of the cases. 1e8: xflip whatever p > 0.
-    rotate_int, translate_int: Multipliers of exact quarter turns, which need square images, and of shifts by whole pixels.
-    scale, rotate_frac, aniso, translate_frac: Multipliers of the transforms that compose into one affine map, by `resample`.
+    xflip, yflip: Multiplier of mirroring, which does something in half of the cases; 1e8: xflip if p > 0.
+    rotate_int, translate_int: Multipliers of exact quarter turns, which need square images, and of shifts by
+      whole pixels.
+    scale, rotate_frac, aniso, translate_frac: Multipliers of the transforms that compose into one affine map,
+      by `resample`.
     translate_int_max: Largest shift, as a fraction of the image.
     scale_std, aniso_std: Standard deviations of the log2 of enlargement and stretch.
     rotate_frac_max: Largest turn, 1 for half a turn either way.
@@ -106,16 +119,20 @@ class Augment:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       largest = 1 if field.name in ("p", "aniso_rotate_prob", "rotate_frac_max") else math.inf
-      if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and 0 <= value <= largest):
-        raise UserError(f"config.data.augment.{field.name}", value, f"a number in [0, {largest}]" if largest == 1 else "a number >= 0")
+      is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+      if not is_number or not (math.isfinite(value) and 0 <= value <= largest):
+        expected = f"a number in [0, {largest}]" if largest == 1 else "a number >= 0"
+        raise UserError(field.name, value, expected)
     if self.translate_int and not self.translate_int_max:
-      raise UserError("config.data.augment.translate_int_max", self.translate_int_max, "more than 0, as the label is divided by it")
+      expected = "more than 0, as the label is divided by it"
+      raise UserError("translate_int_max", self.translate_int_max, expected)
     if not self.dim:
-      raise UserError("config.data.augment", dict.fromkeys(WIDTHS, 0), "a transform with a multiplier above 0; {} for no augmentation")
+      expected = "a transform with a multiplier above 0, this or another; {} for no augmentation"
+      raise UserError("xflip", self.xflip, expected)
 
   @property
   def dim(self) -> int:
-    """Width of the label: `config.network.augment_dim`."""
+    """Width of the label, the network's `augment_dim`."""
     return sum(width for name, width in WIDTHS.items() if getattr(self, name))
 
   def __call__(self, images: Array, key: Array) -> tuple[Array, Array]:
@@ -145,18 +162,19 @@ class Augment:
       on = (jax.random.uniform(keys[0], probabilities.shape, jnp.float32) < probabilities).astype(jnp.float32)
       xflip, yflip = on[:2] * jax.random.bernoulli(keys[1], shape=(2,))
       turns = on[2].astype(jnp.int32) * jax.random.randint(keys[2], (), 0, 4, jnp.int32)
-      pixels = jnp.round(on[3] * extent * jax.random.uniform(keys[3], (2,), jnp.float32, -1, 1)).astype(jnp.int32)
+      pixels = jnp.round(on[3] * extent * jax.random.uniform(keys[3], (2,), jnp.float32, -1, 1))
       normal = jax.random.normal(keys[4], (4,), jnp.float32)
       angle, axis = jax.random.uniform(keys[5], (2,), jnp.float32, -math.pi, math.pi)
       axis = axis * jax.random.bernoulli(keys[6], self.aniso_rotate_prob)
       stretch = on[6] * jnp.stack([normal[1], axis])
       angle = on[5] * self.rotate_frac_max * angle
-      return Transforms(xflip, yflip, turns, pixels, on[4] * normal[0], angle, stretch, on[7] * normal[2:])
+      scale, shift = on[4] * normal[0], on[7] * normal[2:]
+      return Transforms(xflip, yflip, turns, pixels.astype(jnp.int32), scale, angle, stretch, shift)
 
     return jax.vmap(draw_one)(jnp.arange(shape[0]))
 
   def blit(self, images: Array, transforms: Transforms) -> Array:
-    """Return the images after the transforms that only move pixels: mirroring, quarter turns and whole-pixel shifts, all exact.
+    """Return the images after what only moves pixels: mirroring, quarter turns, whole-pixel shifts.
 
     A shift fills in by reflection about the pixel at the edge.
 
@@ -171,127 +189,37 @@ class Augment:
       images = jnp.where(per_image(transforms.yflip > 0), images[:, ::-1], images)
     if self.rotate_int:
       if height != width:
-        raise UserError("config.data.augment.rotate_int", self.rotate_int, f"0: images of {height} x {width} pixels are not square")
+        expected = f"0: images of {height} x {width} pixels are not square"
+        raise UserError("rotate_int", self.rotate_int, expected)
       turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
       images = jax.lax.select_n(jnp.broadcast_to(per_image(transforms.rotate_int), images.shape), *turned)
     if self.translate_int:
-      x = _reflect(jnp.arange(width)[None] - transforms.translate_int[:, :1], width)
-      y = _reflect(jnp.arange(height)[None] + transforms.translate_int[:, 1:], height)
+      x = reflect(jnp.arange(width)[None] - transforms.translate_int[:, :1], width)
+      y = reflect(jnp.arange(height)[None] + transforms.translate_int[:, 1:], height)
       images = jax.vmap(lambda image, y, x: image[y][:, x])(images, y, x)
     return images
 
   def inverse(self, transforms: Transforms, height: int, width: int) -> Array:
-    """Return the affine map of each output position to where its value is in the input: `inverse_affine` of the drawn transforms."""
+    """Return `inverse_affine` of the drawn transforms."""
     shift = transforms.translate_frac * (self.translate_frac_std * np.array([[width, height]], np.float32))
     strength, axis = transforms.aniso.T
-    return inverse_affine(self.scale_std * transforms.scale, transforms.rotate_frac, self.aniso_std * strength, axis, shift)
+    scale, stretch = self.scale_std * transforms.scale, self.aniso_std * strength
+    return inverse_affine(scale, transforms.rotate_frac, stretch, axis, shift)
 
   def label(self, transforms: Transforms, height: int, width: int) -> Array:
     """Return what the network is told, float32 [B, dim]."""
     turns, angle, (strength, axis) = transforms.rotate_int, transforms.rotate_frac, transforms.aniso.T
     pair = lambda a, b: jnp.stack([a, b], axis=1)
+    largest = self.translate_int_max * np.array([[width, height]], np.float32)
     parts = {
       "xflip": transforms.xflip[:, None],
       "yflip": transforms.yflip[:, None],
       "rotate_int": pair((turns == 1) | (turns == 2), (turns == 2) | (turns == 3)),
-      "translate_int": transforms.translate_int / (self.translate_int_max * np.array([[width, height]], np.float32)),
+      "translate_int": transforms.translate_int / largest,
       "scale": transforms.scale[:, None],
       "rotate_frac": pair(jnp.cos(angle) - 1, jnp.sin(angle)),
       "aniso": pair(strength * jnp.cos(axis), strength * jnp.sin(axis)),
       "translate_frac": transforms.translate_frac,
     }
-    return jnp.concatenate([parts[name].astype(jnp.float32) for name in WIDTHS if getattr(self, name)], axis=1)
-
-
-def inverse_affine(scale: Array, angle: Array, stretch: Array, axis: Array, shift: Array) -> Array:
-  """Return the maps p_in = 2^-scale R(angle) R(-axis) diag(2^-stretch, 2^stretch) R(axis) (p_out - shift) as matrices [B, 2, 3].
-
-  Positions are (x to the right, y down) in pixels from the image's centre, and R(a) = [[cos a, -sin a], [sin a, cos a]]: the image itself
-  is enlarged, turned counter-clockwise, stretched along an axis `axis` counter-clockwise of x, and shifted, in this order (EDM F.2).
-
-  Args:
-    scale, stretch: [B], log2 of the factors.
-    angle, axis: [B], radians.
-    shift: [B, 2], pixels right and down.
-
-  >>> inverse_affine(jnp.ones(1), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1), jnp.array([[4.0, 2.0]])).tolist()
-  [[[0.5, 0.0, -2.0], [0.0, 0.5, -1.0]]]
-  """
-  # Written out, not as matrix products, which accelerators round to bfloat16 by default; and exactly the identity for zeros.
-  shrink, thin, wide = jnp.exp2(-scale), jnp.exp2(-stretch), jnp.exp2(stretch)
-  c, s = jnp.cos(axis), jnp.sin(axis)
-  xx, xy, yy = c * c * thin + s * s * wide, c * s * (wide - thin), s * s * thin + c * c * wide
-  c, s = shrink * jnp.cos(angle), shrink * jnp.sin(angle)
-  rows = ((c * xx - s * xy, c * xy - s * yy), (s * xx + c * xy, s * xy + c * yy))
-  x, y = shift.T
-  return jnp.stack([jnp.stack([a, b, -(a * x + b * y)], axis=1) for a, b in rows], axis=1)
-
-
-def resample(images: Array, inverse: Array) -> Array:
-  """Move images by affine maps, beyond their edges reflected; where a map is the identity the image comes back as it is, bit for bit.
-
-  Upsampling by 2, bilinear interpolation at twice the output's resolution too, and downsampling by 2, both with Lanczos-3: an image is
-  blurred less than by bilinear interpolation alone, and hardly aliases where it shrinks by less than 2.
-
-  Args:
-    images: [B, H, W, C], float.
-    inverse: [B, 2, 3], of output positions to input positions (x right, y down) in pixels from the centre, as of `inverse_affine`.
-
-  Returns:
-    [B, H, W, C] in [-1, 1], or in an image's own range where that is wider, as latents' may be.
-
-  Note:
-    EDM's filter is the sym6 wavelet's, it reflects once and takes 0 beyond, and lets values overshoot [-1, 1].
-
-  >>> image, quarter_turn = jnp.arange(16.0).reshape(1, 4, 4, 1), jnp.array([[[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]])
-  >>> resample(image, jnp.eye(2, 3)[None]).ravel().tolist() == image.ravel().tolist()
-  True
-  >>> resample(image, quarter_turn).shape
-  (1, 4, 4, 1)
-  """
-  _, height, width, _ = images.shape
-  highest = jax.lax.Precision.HIGHEST
-  fine = jnp.einsum("ih,bhwc,jw->bijc", _upsampling(height), images, _upsampling(width), precision=highest)
-
-  x, y = (_fine_positions(size) for size in (width, height))
-  entry = lambda row, column: inverse[:, row, column][:, None, None]
-  moved = lambda row: entry(row, 0) * x[None, None, :] + entry(row, 1) * y[None, :, None] + entry(row, 2)
-  index = lambda position, size: 2 * _reflect(position + (size - 1) / 2, size) + 0.5
-  one_channel = lambda image, y, x: map_coordinates(image, (y, x), order=1, mode="nearest")
-  sample = jax.vmap(jax.vmap(one_channel, (2, None, None), 2))
-  fine = sample(fine, index(moved(1), height), index(moved(0), width))
-
-  result = jnp.einsum("ih,bhwc,jw->bijc", _downsampling(height), fine, _downsampling(width), precision=highest)
-  low, high = (extreme(images, axis=(1, 2, 3), keepdims=True) for extreme in (jnp.min, jnp.max))
-  result = jnp.clip(result, jnp.minimum(low, -1), jnp.maximum(high, 1))
-  identity = (inverse == jnp.eye(2, 3)[None]).all((1, 2))
-  return jnp.where(identity[:, None, None, None], images, result.astype(images.dtype))
-
-
-def _reflect(position: Array, size: int) -> Array:
-  """Fold positions, integer or not, into [0, size - 1] by reflection about both ends."""
-  period = max(2 * (size - 1), 1)
-  return jnp.minimum(size - 1 - jnp.abs(size - 1 - position % period), size - 1)
-
-
-# Lanczos-3 at a quarter of a pixel from the centre, then every half pixel; either phase of the upsampling adds up to 1.
-_OFFSETS = (np.arange(12) - 5.5) / 2
-_TAPS = np.sinc(_OFFSETS) * np.sinc(_OFFSETS / 3)
-_TAPS *= 2 / _TAPS.sum()
-
-
-def _upsampling(size: int) -> np.ndarray:
-  """Return [2 size, size]: pixels to values at twice the resolution, at the positions -1/4, 1/4, 3/4, ... of the pixels'."""
-  reflected = np.pad(np.eye(size), ((3, 3), (0, 0)), mode="reflect")
-  spread = 2 * _downsampling(size + 6).T[11 : 11 + 2 * size]
-  return (spread @ reflected).astype(np.float32)
-
-
-def _fine_positions(size: int) -> np.ndarray:
-  """Return the positions, from the centre, of what `_downsampling` takes: twice the resolution, half a filter beyond both ends."""
-  return ((np.arange(2 * size + 10) - 5.5) / 2 - (size - 1) / 2).astype(np.float32)
-
-
-def _downsampling(size: int) -> np.ndarray:
-  """Return [size, 2 size + 10]: values at `_fine_positions` to pixels."""
-  return np.stack([np.pad(_TAPS / 2, (2 * i, 2 * (size - 1 - i))) for i in range(size)]).astype(np.float32)
+    used = [parts[name].astype(jnp.float32) for name in WIDTHS if getattr(self, name)]
+    return jnp.concatenate(used, axis=1)

@@ -1,25 +1,27 @@
-"""Batches of a data set: the position is the step, the same global batches for any number of processes, in RAM or not."""
+"""Batches of a data set: the position is the step; the same for any number of processes, in RAM or not."""
 
 import collections
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Generator, Mapping
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from cm_jax.data.encoded import images
-from cm_jax.data.sources import labels
+from cm_jax.data.sources import images, labels
 from cm_jax.errors import UserError
 from cm_jax.types import Source
+
+Batches: TypeAlias = Generator[dict[str, np.ndarray], None, None]  # close it: threads and processes end then
 
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
   """Return the permutation of one epoch: int64 [size], read-only, a function of its arguments only.
 
-  It sorts raw Philox words: numpy keeps those the same for ever, and `Generator.permutation` only until its next release.
+  It sorts raw Philox words: numpy keeps those the same for ever, and `Generator.permutation` only until its
+    next release.
 
   >>> sorted(epoch_order(5, 0, 3).tolist())
   [0, 1, 2, 3, 4]
@@ -31,7 +33,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Rows(Protocol):
-  """A data set by rows: `take(rows)` gives {"image": [n,H,W,C], "label": int32 [n], and what else an item holds}."""
+  """A data set by rows: `take(rows)` gives {"image": [n,H,W,C], "label": int32 [n], what else there is}."""
 
   def take(self, rows: np.ndarray, /) -> dict[str, np.ndarray]: ...
 
@@ -43,7 +45,8 @@ class InMemory:
   """Arrays of N rows each: a batch is gathered at once.
 
   Args:
-    arrays: "image" [N, H, W, C], uint8, or float32 latents; "label" int32 [N], -1 where unlabelled; what else an item holds.
+    arrays: "image" [N, H, W, C], uint8, or float32 latents; "label" int32 [N], -1 where unlabelled; what else
+      an item holds.
   """
 
   arrays: Mapping[str, np.ndarray]
@@ -78,7 +81,7 @@ class FromSource:
 
 
 def rows_of(source: Source, ram_gb: float) -> InMemory | FromSource:
-  """Return a source's rows: decoded once into RAM if that takes no more than `ram_gb` gigabytes, else decoded as they are needed."""
+  """Return a source's rows: decoded once into RAM if `ram_gb` gigabytes hold them, else when needed."""
   item = source[0]
   if len(source) * sum(np.asarray(value).nbytes for value in item.values()) > ram_gb * 1e9:
     return FromSource(source)
@@ -92,8 +95,8 @@ def rows_of(source: Source, ram_gb: float) -> InMemory | FromSource:
 class Pipeline:
   """Shuffled batches without end: batch k holds positions k B .. (k+1) B - 1 of the sequence of epochs.
 
-  Every epoch is a permutation of its own, keyed by (seed, epoch); a batch may span epochs, several if the set is smaller than it.
-  There is nothing to save: `batch(step)` costs the same for every step.
+  Every epoch is a permutation of its own, keyed by (seed, epoch); a batch may span epochs, several if the set
+  is smaller than it. There is nothing to save: `batch(step)` costs the same for every step.
 
   Args:
     data: N >= 1 rows.
@@ -113,9 +116,10 @@ class Pipeline:
 
   def __post_init__(self):
     if self.batch_size < 1 or self.batch_size % self.process_count:
-      raise UserError("config.batch_size", self.batch_size, f"a positive multiple of the {self.process_count} process(es)")
+      expected = f"a positive multiple of the {self.process_count} process(es)"
+      raise UserError("batch_size", self.batch_size, expected)
     if self.seed < 0:
-      raise UserError("config.seed", self.seed, "0 or more")
+      raise UserError("seed", self.seed, "0 or more")
 
   def rows(self, step: int) -> np.ndarray:
     """Return which rows of the data set this process holds of batch `step`: int64 [B / process_count]."""
@@ -130,12 +134,12 @@ class Pipeline:
     return np.concatenate(parts)
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
-    """Return this process's part of batch `step` (from 0): {"image": [B/P, H, W, C], "label": int32 [B/P]}, and what else there is."""
+    """Return this process's part of batch `step` (from 0): B / process_count rows."""
     return self.data.take(self.rows(step))
 
 
-def batches(pipeline: Pipeline, start_step: int, num: int, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
-  """Yield batches start_step .. start_step + num - 1, prepared ahead: rows in RAM by one thread, others by processes.
+def batches(pipeline: Pipeline, start_step: int, num: int, workers: int = 0) -> Batches:
+  """Yield `num` batches from start_step on, prepared ahead: rows in RAM by one thread, others by processes.
 
   Args:
     pipeline: What to take them from.
@@ -148,8 +152,8 @@ def batches(pipeline: Pipeline, start_step: int, num: int, workers: int = 0) -> 
   return prefetch(pipeline, start_step, num)
 
 
-def prefetch(pipeline: Pipeline, start_step: int, num: int, depth: int = 2) -> Iterator[dict[str, np.ndarray]]:
-  """Yield batches start_step .. start_step + num - 1, `depth` of them prepared ahead by one background thread.
+def prefetch(pipeline: Pipeline, start_step: int, num: int, depth: int = 2) -> Batches:
+  """Yield `num` batches from start_step on, `depth` of them prepared ahead by one background thread.
 
   An error in the thread is raised at its batch; closing the generator ends the thread.
   """
@@ -166,10 +170,11 @@ def prefetch(pipeline: Pipeline, start_step: int, num: int, depth: int = 2) -> I
     pool.shutdown(cancel_futures=True)
 
 
-def stream(pipeline: Pipeline, start_step: int, num: int, workers: int, ahead: int = 2) -> Iterator[dict[str, np.ndarray]]:
-  """Yield batches start_step .. start_step + num - 1, decoded by grain's worker processes, `ahead` batches by each; same batches, in order.
+def stream(pipeline: Pipeline, start_step: int, num: int, workers: int, ahead: int = 2) -> Batches:
+  """Yield the same `num` batches, in order, decoded by grain's worker processes, `ahead` batches by each.
 
-  A worker makes whole batches, so that grain's cost per element is paid once a batch. Seeking is a range that begins elsewhere.
+  A worker makes whole batches, so that grain's cost per element is paid once a batch. Seeking is a range that
+  begins elsewhere.
 
   Raises:
     UserError: What went wrong in a worker.
@@ -185,6 +190,7 @@ def stream(pipeline: Pipeline, start_step: int, num: int, workers: int, ahead: i
   iterator = iter(steps.to_iter_dataset(reading).mp_prefetch(processes))
   try:
     for batch in iterator:
-      yield {name: np.array(array) for name, array in batch.items()}  # out of the shared memory, which is not the reader's to keep
+      # Out of the shared memory, which is not the reader's to keep.
+      yield {name: np.array(array) for name, array in batch.items()}
   finally:
     iterator.close()

@@ -1,7 +1,8 @@
-"""Curricula: N(k) and mu(k), computed in float64 on the host once; the step only looks them up, so a new N never recompiles.
+"""Curricula: N(k) and mu(k), computed in float64 on the host once;
+the step only looks them up, so a new N never recompiles.
 
-A curriculum is a piecewise constant function of the training step k: `Curriculum(starts, values)` holds value values[j] for
-starts[j] <= k < starts[j + 1].
+A curriculum is a piecewise constant function of the training step k: `Curriculum(starts, values)` holds value
+values[j] for starts[j] <= k < starts[j + 1]. `length` is that of the run in steps: what is left 0 follows it.
 """
 
 import dataclasses
@@ -35,16 +36,12 @@ class Curriculum:
 
   def __call__(self, step: Array | int) -> Array:
     """Return the value at `step` (traced or not), int32 if all values are integers, else float32."""
-    piece = jnp.searchsorted(jnp.asarray(self.starts, jnp.int32), jnp.asarray(step, jnp.int32), side="right") - 1
+    starts = jnp.asarray(self.starts, jnp.int32)
+    piece = jnp.searchsorted(starts, jnp.asarray(step, jnp.int32), side="right") - 1
     exact = all(float(value).is_integer() for value in self.values)
     return jnp.asarray(self.values, jnp.int32 if exact else jnp.result_type(float))[piece]
 
-  @property
-  def largest(self) -> int:
-    """The largest value, a static bound for padded shapes."""
-    return int(max(self.values))
-
-  def map(self, function) -> "Curriculum":
+  def map(self, function: Callable[[float], float]) -> "Curriculum":
     """Apply a host function (in float64) to every value: how mu(k) follows N(k)."""
     return Curriculum(self.starts, tuple(function(value) for value in self.values))
 
@@ -63,14 +60,15 @@ def _pieces(values: np.ndarray) -> Curriculum:
   return Curriculum(tuple(starts.tolist()), tuple(values[starts].tolist()))
 
 
-def progressive_scales(s0: int, s1: int, total_steps: int) -> Curriculum:
+def progressive_scales(s0: int, s1: int, total_steps: int = 0, length: int = 0) -> Curriculum:
   """Return CT's N(k) = ceil(sqrt(k/K ((s1+1)^2 - s0^2) + s0^2) - 1) + 1 for k = 0..K-1 (CM appendix C).
 
   The value before the +1 is floored at 1, as both official codes do. The last N is s1 + 1.
 
   Args:
     s0, s1: First and last number of discretisation steps, 1 <= s0 <= s1.
-    total_steps: K, in training steps; N stays constant from K on.
+    total_steps: K, in training steps; N stays constant from K on. 0: the run's length.
+    length: Of the run, in steps.
 
   Raises:
     UserError: s0, s1 or K out of range.
@@ -79,18 +77,20 @@ def progressive_scales(s0: int, s1: int, total_steps: int) -> Curriculum:
   >>> [int(scales(k)) for k in (0, 1, 799_999, 900_000)]
   [2, 3, 151, 151]
   """
-  _check(s0, s1, total_steps)
+  total_steps = _checked(s0, s1, total_steps, length)
   k = np.arange(total_steps, dtype=np.float64)
   scales = np.ceil(np.sqrt(k / total_steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)
   return _pieces(np.maximum(scales, 1).astype(np.int64) + 1)
 
 
-def doubling_scales(s0: int, s1: int, total_steps: int) -> Curriculum:
-  """Return iCT's N(k) = min(s0 2^floor(k/K'), s1) + 1, K' = floor(K / (log2 floor(s1/s0) + 1)) (iCT section 3.4).
+def doubling_scales(s0: int, s1: int, total_steps: int = 0, length: int = 0) -> Curriculum:
+  """Return iCT's N(k) = min(s0 2^floor(k/K'), s1) + 1, K' = floor(K / (log2 floor(s1/s0) + 1))
+  (iCT section 3.4).
 
   Args:
     s0, s1: First and last number of discretisation steps, 1 <= s0 <= s1.
-    total_steps: K, in training steps.
+    total_steps: K, in training steps; 0: the run's length.
+    length: Of the run, in steps.
 
   Raises:
     UserError: s0, s1 or K out of range.
@@ -99,51 +99,76 @@ def doubling_scales(s0: int, s1: int, total_steps: int) -> Curriculum:
   >>> [int(scales(k)) for k in (0, 49_999, 50_000, 399_999)]
   [11, 11, 21, 1281]
   """
-  _check(s0, s1, total_steps)
+  total_steps = _checked(s0, s1, total_steps, length)
   period = max(int(total_steps / (math.log2(s1 // s0) + 1)), 1)
   k = np.arange(total_steps, dtype=np.int64)
   # Exponents beyond 62 would overflow, and s1 caps them anyway.
   return _pieces(np.minimum(s0 * 2 ** np.minimum(k // period, 40), s1) + 1)
 
 
-def stages(stage_steps: int, num_stages: int) -> Curriculum:
+def stages(stage_steps: int = 0, num_stages: int = 8, length: int = 0) -> Curriculum:
   """Return ECT's stage s(k) = min(floor(k / stage_steps), num_stages - 1).
 
   Args:
-    stage_steps: Length of a stage in training steps, >= 1.
+    stage_steps: Length of a stage in training steps; 0: the run's length over their number.
     num_stages: Number of stages, >= 1.
+    length: Of the run, in steps.
+
+  Raises:
+    UserError: No stage, or one without a step.
 
   >>> [int(stages(100, 3)(k)) for k in (0, 99, 100, 1000)]
   [0, 0, 1, 2]
+  >>> stages(num_stages=3, length=90).starts
+  (0, 30, 60)
   """
-  if stage_steps < 1 or num_stages < 1:
-    raise UserError("config.objective.pairs.stage_images", stage_steps, "stages of at least one step, and at least one stage")
+  if num_stages < 1:
+    raise UserError("num_stages", num_stages, "at least one stage")
+  stage_steps = stage_steps or length // num_stages
+  if stage_steps < 1:
+    raise UserError("stage_steps", stage_steps, "stages of at least one step")
   return Curriculum(tuple(s * stage_steps for s in range(num_stages)), tuple(range(num_stages)))
 
 
-def halving(first: int, stage_steps: int, last_stage_steps: int = 0) -> Curriculum:
-  """Return progressive distillation's M(k) = first, first/2, ..., 2, 1 sampling steps (Salimans & Ho 2022, Alg. 2).
+def halving(
+  first: int, stage_steps: int = 0, last_stage_steps: int = 0, last_factor: float = 1.0, length: int = 0
+) -> Curriculum:
+  """Return progressive distillation's M(k) = first, first/2, ..., 2,
+  1 sampling steps (Salimans & Ho 2022, Alg. 2).
 
-  jcm's recipe is 4096, 50k steps a stage and 100k for the last two (M = 2, 1).
+  jcm's recipe is 4096, 50k steps a stage and 100k for the last two (M = 2, 1): last_factor = 2.
 
   Args:
     first: The student's sampling steps in the first stage, a power of two.
-    stage_steps: Length of a stage in training steps, >= 1.
-    last_stage_steps: Length of the stages with M <= 2; 0 for the same.
+    stage_steps: Length of a stage in training steps; 0: what makes all stages together as long as the run.
+    last_stage_steps: Length of the stages with M <= 2; 0: last_factor times that of the others.
+    last_factor: > 0.
+    length: Of the run, in steps.
 
   Raises:
     UserError: A value out of range.
 
   >>> halving(4, 10, 30)
   Curriculum(starts=(0, 10, 40), values=(4, 2, 1), end=70)
+  >>> halving(4, last_factor=2.0, length=50)
+  Curriculum(starts=(0, 10, 30), values=(4, 2, 1), end=50)
   """
   if first < 1 or first & (first - 1):
-    raise UserError("config.objective.scales.first", first, "a power of two")
-  if stage_steps < 1:
-    raise UserError("config.objective.scales.stage_images", stage_steps, "stages of at least one step")
+    raise UserError("first", first, "a power of two")
+  if last_factor <= 0:
+    raise UserError("last_factor", last_factor, "a number above 0")
   values = tuple(first >> stage for stage in range(first.bit_length()))
-  lengths = [last_stage_steps or stage_steps if value <= 2 else stage_steps for value in values]
-  return Curriculum(tuple(sum(lengths[:stage]) for stage in range(len(values))), values, sum(lengths))
+  shares = [last_factor if value <= 2 else 1.0 for value in values]
+  if stage_steps:
+    last = last_stage_steps or round(last_factor * stage_steps)
+    lengths = [last if value <= 2 else stage_steps for value in values]
+    ends = [sum(lengths[: stage + 1]) for stage in range(len(values))]
+  else:
+    ends = [round(length * sum(shares[: stage + 1]) / sum(shares)) for stage in range(len(values))]
+  starts = (0, *ends[:-1])
+  if any(start >= end for start, end in zip(starts, ends, strict=True)):
+    raise UserError("stage_steps", stage_steps, "stages of at least one step")
+  return Curriculum(starts, values, ends[-1])
 
 
 CURRICULA: dict[str, Callable[..., Curriculum]] = {
@@ -162,7 +187,8 @@ def target_decay(scales: Curriculum, s0: int, mu0: float, convention: str = "pap
     scales: N(k), counting grid points.
     s0: The curriculum's first number of discretisation steps.
     mu0: Decay at the start, in [0, 1); 0 means no average.
-    convention: "paper" divides by N(k); "code" divides by N(k) - 1, as both official codes do (they pass N before its +1).
+    convention: "paper" divides by N(k); "code" divides by N(k) - 1,
+      as both official codes do (they pass N before its +1).
 
   Raises:
     UserError: An unknown convention.
@@ -172,13 +198,16 @@ def target_decay(scales: Curriculum, s0: int, mu0: float, convention: str = "pap
   [0.9, 0.81]
   """
   if convention not in ("paper", "code"):
-    raise UserError("config.objective.target.convention", convention, "paper or code")
+    raise UserError("convention", convention, "paper or code")
   offset = 0 if convention == "paper" else 1
   return scales.map(lambda n: math.exp(s0 * math.log(mu0) / (n - offset)) if mu0 > 0 else 0.0)
 
 
-def _check(s0: int, s1: int, total_steps: int) -> None:
+def _checked(s0: int, s1: int, total_steps: int, length: int) -> int:
+  """Return K, the run's length where it is left 0."""
   if not 1 <= s0 <= s1:
-    raise UserError("config.objective.pairs.scales.s0", s0, f"1 <= s0 <= s1 = {s1}")
+    raise UserError("s0", s0, f"1 <= s0 <= s1 = {s1}")
+  total_steps = total_steps or length
   if total_steps < 1:
-    raise UserError("config.objective.pairs.scales.total_images", total_steps, "at least one step's worth of images")
+    raise UserError("total_steps", total_steps, "at least one step's worth of images")
+  return total_steps

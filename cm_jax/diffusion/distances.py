@@ -1,9 +1,12 @@
 """Distances d(a, b) of the consistency objectives: two [B,H,W,C] -> [B]. The batch mean is the objective's.
 
-A distance with `is_norm` is a norm of a - b: of first order where a tends to b, which decides its limit in continuous time.
+A distance with `is_norm` is a norm of a - b: of first order where a tends to b,
+which decides its limit in continuous time.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +19,20 @@ def _per_example(values: Array) -> Array:
   return values.reshape(values.shape[0], -1)
 
 
+class _Weightless:
+  def load(self) -> None:
+    """Return None: there are no weights."""
+
+
 @dataclasses.dataclass(frozen=True)
-class L1:
+class L1(_Weightless):
   """Mean absolute difference over pixels and channels (CM section 4; jcm and OpenAI: mean, not sum).
 
   >>> L1()(jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), -3.0)).tolist()
   [3.0]
   """
 
-  is_norm = True
+  is_norm: ClassVar[bool] = True
 
   def __call__(self, a: Array, b: Array, params: Params = None) -> Array:
     """Return d(a, b), [B]."""
@@ -34,17 +42,20 @@ class L1:
 
 
 @dataclasses.dataclass(frozen=True)
-class L2:
+class L2(_Weightless):
   """Mean squared difference over pixels and channels (CM section 4).
 
   Args:
-    size: If positive, both images are first resized to size x size: bilinear, half-pixel centres, no antialiasing (OpenAI's "l2-32").
+    size: If positive, both images are first resized to size x size:
+      bilinear, half-pixel centres, no antialiasing (OpenAI's "l2-32").
 
   >>> L2()(jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), -3.0)).tolist()
   [9.0]
   """
 
   size: int = 0
+
+  is_norm: ClassVar[bool] = False
 
   def __call__(self, a: Array, b: Array, params: Params = None) -> Array:
     """Return d(a, b), [B]."""
@@ -55,7 +66,7 @@ class L2:
 
 
 @dataclasses.dataclass(frozen=True)
-class PseudoHuber:
+class PseudoHuber(_Weightless):
   """sqrt(||a - b||^2 + c^2) - c with one norm per sample (iCT eq. 7; ECT, where c = 0 gives the plain norm).
 
   Args:
@@ -72,7 +83,7 @@ class PseudoHuber:
 
   def __post_init__(self):
     if self.c < 0:
-      raise UserError("config.objective.distance.c", self.c, "a number >= 0")
+      raise UserError("c", self.c, "a number >= 0")
 
   @property
   def is_norm(self) -> bool:
@@ -87,4 +98,4 @@ class PseudoHuber:
     return jnp.where(squared > 0, jnp.sqrt(safe), 0.0) - self.c
 
 
-DISTANCES: dict[str, type[Distance]] = {"l1": L1, "l2": L2, "pseudo_huber": PseudoHuber}
+DISTANCES: dict[str, Callable[..., Distance]] = {"l1": L1, "l2": L2, "pseudo_huber": PseudoHuber}

@@ -29,7 +29,8 @@ def quantize(x: Array) -> Array:
   """Map [-1, 1] to uint8, rounding half up: clip(floor(127.5 x + 128), 0, 255) (EDM, ECT).
 
   Note:
-    OpenAI and jcm truncate instead, one level lower on half of all values; `quantize(normalize(v)) == v` holds only here.
+    OpenAI and jcm truncate instead, one level lower on half of all values;
+    `quantize(normalize(v)) == v` holds only here.
 
   >>> quantize(jnp.array([-1.0, 0.0, 1.0, 7.0])).tolist()
   [0, 128, 255, 255]

@@ -1,45 +1,26 @@
-"""Preconditioning: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) (EDM eq. 7), and `bind`, which makes a Denoiser of a network.
+"""Preconditionings: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) (EDM eq. 7).
 
-A preconditioning is a frozen dataclass called as `precond(sigma, train=False) -> Scalings`. Everything here is float32 or float64
-whatever the network computes in (invariant 9).
+One is a frozen dataclass called as `precond(sigma, train=False) -> Scalings`; `trigflow` says what F is in
+TrigFlow, and is None where it is nothing. Everything is float32 or float64 whatever the network computes in
+(invariant 9).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.diffusion.noise import append_dims
-from cm_jax.types import Array, Denoiser, Net, NoiseRange, Params
-
-
-class Scalings(NamedTuple):
-  """The four functions of sigma [B] of EDM eq. 7."""
-
-  c_skip: Array
-  c_out: Array
-  c_in: Array
-  c_noise: Array
-
-
-class TrigScalings(NamedTuple):
-  """How a network's raw F is TrigFlow's velocity F_trig(x_t / sigma_data, t) = sign F(x_t / sigma_data, c_noise) at angles t [B].
-
-  `rate` is cos t sin t dc_noise/dt, which stays finite at both ends.
-  """
-
-  sign: float
-  c_noise: Array
-  rate: Array
+from cm_jax.diffusion.grids import vp_sigma, vp_time
+from cm_jax.types import Array, NoiseRange, Scalings, TrigScalings
 
 
 @dataclasses.dataclass(frozen=True)
 class EDM:
   """EDM's preconditioning (EDM table 1): what diffusion teachers use.
 
-  c_skip = s_d^2/(s^2 + s_d^2), c_out = s s_d/sqrt(s^2 + s_d^2), c_in = 1/sqrt(s^2 + s_d^2), c_noise = ln(s)/4.
+  c_skip = s_d^2/(s^2 + s_d^2), c_out = s s_d/sqrt(s^2 + s_d^2), c_in = 1/sqrt(s^2 + s_d^2),
+  c_noise = ln(s)/4.
 
   >>> EDM(NoiseRange(sigma_data=1.0))(jnp.ones(1)).c_skip.tolist()
   [0.5]
@@ -56,13 +37,18 @@ class EDM:
     sigma_data = self.noise.sigma_data
     total = sigma**2 + sigma_data**2
     return Scalings(
-      sigma_data**2 / total, sigma * sigma_data / jnp.sqrt(total), 1 / jnp.sqrt(total), self.time_scale * (jnp.log(sigma) / 4)
+      sigma_data**2 / total,
+      sigma * sigma_data / jnp.sqrt(total),
+      1 / jnp.sqrt(total),
+      self.time_scale * (jnp.log(sigma) / 4),
     )
 
   def trigflow(self, t: Array) -> TrigScalings:
-    """Return what F is in TrigFlow at angles t [B], sigma = sigma_data tan t: F_trig = -F, c_noise = ln(sigma_data tan t)/4 (sCM B.1).
+    """Return what F is in TrigFlow at angles t [B], sigma = sigma_data tan t:
+    F_trig = -F, c_noise = ln(sigma_data tan t)/4 (sCM B.1).
 
-    The quotient (cos t x_t - D(x_t / cos t, sigma_data tan t)) / (sigma_data sin t) is the same number, but 0/0 near t = 0.
+    The quotient (cos t x_t - D(x_t / cos t, sigma_data tan t)) / (sigma_data sin t) is the same number,
+    but 0/0 near t = 0.
     """
     c_noise = self.time_scale * (jnp.log(self.noise.sigma_data * jnp.tan(t)) / 4)
     return TrigScalings(-1.0, c_noise, jnp.full_like(t, self.time_scale / 4))
@@ -70,10 +56,12 @@ class EDM:
 
 @dataclasses.dataclass(frozen=True)
 class TrigFlow:
-  """TrigFlow's parameterisation as a denoiser of x at noise level sigma (sCM eq. 4; t = arctan(sigma / sigma_data)).
+  """TrigFlow's parameterisation as a denoiser of x at noise level sigma (sCM eq. 4;
+  t = arctan(sigma / sigma_data)).
 
-  D = cos t x_t - sin t sigma_data F(x_t / sigma_data, t) with x_t = cos t x: c_skip = cos^2 t, c_out = -sin t sigma_data,
-  c_in = cos t / sigma_data, c_noise = t. It is EDM's with F's sign turned and the angle as the time; at sigma = 0 it is the identity.
+  D = cos t x_t - sin t sigma_data F(x_t / sigma_data, t) with x_t = cos t x: c_skip = cos^2 t, c_out = -sin t
+  sigma_data, c_in = cos t / sigma_data, c_noise = t. It is EDM's with F's sign turned and the angle as the
+  time; at sigma = 0 it is the identity.
 
   >>> round(TrigFlow(NoiseRange(sigma_data=1.0))(jnp.ones(1)).c_noise.item(), 4)
   0.7854
@@ -95,8 +83,8 @@ class TrigFlow:
 class Boundary:
   """The consistency model's preconditioning: f(x, sigma_min) = x exactly (CM appendix C, eq. 25).
 
-  c_skip = s_d^2/((s - eps)^2 + s_d^2), c_out = (s - eps) s_d/sqrt(s^2 + s_d^2); c_in and c_noise are EDM's. The square root takes the
-  unshifted s, as in the paper and both official codes.
+  c_skip = s_d^2/((s - eps)^2 + s_d^2), c_out = (s - eps) s_d/sqrt(s^2 + s_d^2); c_in and c_noise are EDM's.
+  The square root takes the unshifted s, as in the paper and both official codes.
 
   >>> f = Boundary(NoiseRange())(jnp.full(1, 0.002))
   >>> f.c_skip.tolist(), f.c_out.tolist()
@@ -105,6 +93,8 @@ class Boundary:
 
   noise: NoiseRange
   time_scale: float = 1.0  # as in EDM
+
+  trigflow: ClassVar[None] = None
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], >= sigma_min."""
@@ -116,7 +106,8 @@ class Boundary:
 
 @dataclasses.dataclass(frozen=True)
 class ECT:
-  """ECT's pair: EDM's scalings in training, where r = 0 enforces the boundary, and the boundary form in evaluation (ECT `ECMPrecond`).
+  """ECT's pair: EDM's scalings in training, where r = 0 enforces the boundary,
+  and the boundary form in evaluation (ECT `ECMPrecond`).
 
   Note:
     `noise.sigma_min` is the boundary; ECT's published checkpoints take 0.003. Below it c_out turns negative.
@@ -128,6 +119,8 @@ class ECT:
 
   noise: NoiseRange
 
+  trigflow: ClassVar[None] = None
+
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B]."""
     return (EDM if train else Boundary)(self.noise)(sigma)
@@ -138,7 +131,8 @@ class VP:
   """The variance-preserving preconditioning of DDPM++ (EDM table 1, column VP).
 
   c_skip = 1, c_out = -s, c_in = 1/sqrt(s^2 + 1), c_noise = (M - 1) t(s), where
-  t(s) = (sqrt(beta_min^2 + 2 beta_d ln(1 + s^2)) - beta_min)/beta_d inverts s(t) = sqrt(exp(beta_d t^2/2 + beta_min t) - 1).
+  t(s) = (sqrt(beta_min^2 + 2 beta_d ln(1 + s^2)) - beta_min)/beta_d inverts s(t)
+  = sqrt(exp(beta_d t^2/2 + beta_min t) - 1).
 
   >>> VP(NoiseRange())(jnp.full(1, 3.0)).c_out.tolist()
   [-3.0]
@@ -149,28 +143,33 @@ class VP:
   beta_min: float = 0.1
   M: int = 1000
 
+  trigflow: ClassVar[None] = None
+
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""
     return Scalings(jnp.ones_like(sigma), -sigma, 1 / jnp.sqrt(sigma**2 + 1), (self.M - 1) * self.time(sigma))
 
   def time(self, sigma: Array) -> Array:
     """Return t(s), in [0, 1] for the levels of training."""
-    return (jnp.sqrt(self.beta_min**2 + 2 * self.beta_d * jnp.log1p(sigma**2)) - self.beta_min) / self.beta_d
+    return vp_time(sigma, self.beta_d, self.beta_min)
 
   def sigma(self, t: Array) -> Array:
     """Return s(t)."""
-    return jnp.sqrt(jnp.expm1(self.beta_d * t**2 / 2 + self.beta_min * t))
+    return vp_sigma(t, self.beta_d, self.beta_min)
 
 
 @dataclasses.dataclass(frozen=True)
 class VE:
-  """The variance-exploding preconditioning of NCSN++ (EDM table 1, column VE): c_skip = 1, c_out = s, c_in = 1, c_noise = ln(s/2).
+  """The variance-exploding preconditioning of NCSN++ (EDM table 1, column VE):
+  c_skip = 1, c_out = s, c_in = 1, c_noise = ln(s/2).
 
   >>> VE(NoiseRange())(jnp.full(1, 2.0)).c_noise.tolist()
   [0.0]
   """
 
   noise: NoiseRange
+
+  trigflow: ClassVar[None] = None
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""
@@ -186,7 +185,8 @@ class IDDPM:
   u_(j-1) = sqrt((u_j^2 + 1)/max(a_(j-1)/a_j, C_1) - 1) and a_j = sin^2(pi/2 j/(M (C_2 + 1))).
 
   Note:
-    Only c_noise sees the nearest u_j. The network's further output channels are its variance, which D does not use.
+    Only c_noise sees the nearest u_j. The network's further output channels are its variance,
+    which D does not use.
 
   >>> IDDPM(NoiseRange())(jnp.full(1, 1e5)).c_noise.tolist()
   [999.0]
@@ -196,6 +196,8 @@ class IDDPM:
   C_1: float = 0.001
   C_2: float = 0.008
   M: int = 1000
+
+  trigflow: ClassVar[None] = None
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""
@@ -216,7 +218,7 @@ class IDDPM:
     return u
 
 
-PRECONDS: dict[str, Callable[..., Callable[..., Scalings]]] = {
+PRECONDS: dict[str, Any] = {  # classes that are a Precond
   "edm": EDM,
   "trigflow": TrigFlow,
   "boundary": Boundary,
@@ -225,41 +227,3 @@ PRECONDS: dict[str, Callable[..., Callable[..., Scalings]]] = {
   "ve": VE,
   "iddpm": IDDPM,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-  """A preconditioned network without its weights: the `Bind` that `bind` returns."""
-
-  net: Net
-  scalings: Callable[..., Scalings]
-
-  def __call__(
-    self,
-    params: Params,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    key: Array | None = None,
-  ) -> Denoiser:
-    """Bind params and conditioning; `key=None` is evaluation mode."""
-
-    def denoise(x: Array, sigma: Array) -> Array:
-      c_skip, c_out, c_in, c_noise = self.scalings(sigma, train=key is not None)
-      net = self.net(params["net"], append_dims(c_in, x) * x, c_noise, label=label, augment_label=augment_label, guidance=guidance, key=key)
-      F = (net[0] if isinstance(net, tuple) else net)[..., : x.shape[-1]]  # a learned variance follows in iDDPM's
-      return append_dims(c_skip, x) * x + append_dims(c_out, x) * F.astype(x.dtype)
-
-    return denoise
-
-
-def bind(net: Net, scalings: Callable[..., Scalings]) -> Bound:
-  """Return `bind(params, label=..., key=...) -> Denoiser` for a network and its preconditioning (EDM eq. 7).
-
-  >>> net = lambda params, x, c_noise, **conditioning: params * x
-  >>> denoise = bind(net, EDM(NoiseRange(sigma_data=1.0)))({"net": 0.0})
-  >>> denoise(jnp.full((1, 1, 1, 1), 4.0), jnp.ones(1)).item()
-  2.0
-  """
-  return Bound(net, scalings)

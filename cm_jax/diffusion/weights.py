@@ -1,4 +1,5 @@
-"""Weights lambda of the consistency objectives: functions (t, r, sigma_data) -> [B], with t > r the two noise levels, [B].
+"""Weights lambda of the consistency objectives: functions (t, r, sigma_data) -> [B],
+with t > r the two noise levels, [B].
 
 All are evaluated at t, the noisier level, as both official codes do.
 """
@@ -33,14 +34,16 @@ def truncated_snr(t: Array, r: Array, sigma_data: float) -> Array:
 
 
 def karras(t: Array, r: Array, sigma_data: float) -> Array:
-  """Return 1/t^2 + 1/sigma_data^2 = 1/c_out^2 of EDM's preconditioning (EDM table 1; OpenAI `karras`; ECT `snrpk`)."""
+  """Return 1/t^2 + 1/sigma_data^2 = 1/c_out^2 of EDM's preconditioning (EDM table 1; OpenAI `karras`;
+  ECT `snrpk`)."""
   return t**-2 + sigma_data**-2
 
 
 def trigflow(t: Array, r: Array, sigma_data: float) -> Array:
   """Return t/sigma_data + sigma_data/t = 1/(sin a cos a) at TrigFlow's angle a = arctan(t/sigma_data).
 
-  With it the l2 pull of a continuous-time consistency model on its network is sCM's tangent, which has a like size at every level.
+  With it the l2 pull of a continuous-time consistency model on its network is sCM's tangent,
+  which has a like size at every level.
   """
   return t / sigma_data + sigma_data / t
 

@@ -1,15 +1,18 @@
-"""One record for every measurement, with everything needed to say what was measured; reports are derived from records alone."""
+"""One record for every measurement, which says what was measured; reports are derived from records alone."""
 
 import dataclasses
-import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cm_jax import __version__
+from etils import epath
+
 from cm_jax.errors import UserError
+from cm_jax.storage import lines
+from cm_jax.types import Model
+from cm_jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,8 @@ class Record:
     metric: What was measured, such as "fd_digits".
     value: The result.
     n: Samples it was taken over.
-    nfe, sigmas, sampler: How they were sampled: network evaluations a sample, physical noise levels, the sampler's config.
+    nfe, sigmas, sampler: How they were sampled: network evaluations a sample, physical noise levels, the
+      sampler's config.
     average, step, config_sha256: Of which weights: the average's name, the training step, the run's config.
     seed: Of the samples.
     dataset_fingerprint: Of the data the model was trained on.
@@ -54,48 +58,38 @@ class Record:
   images_per_second: float | None = None
 
 
-def append(path: str | os.PathLike, records: Iterable[Record]) -> None:
-  """Add records to a JSONL file: all of them or none, on the disk when it returns.
-
-  A last line that a killed process left unfinished is removed first.
-
-  Raises:
-    ValueError: A value that JSON cannot hold, such as NaN; nothing is written.
-  """
-  lines = "".join(json.dumps(dataclasses.asdict(record), allow_nan=False) + "\n" for record in records).encode()
-  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-  with os.fdopen(descriptor, "r+b", buffering=0) as file:
-    whole = file.read().rfind(b"\n") + 1
-    file.truncate(whole)
-    file.write(lines)
-    os.fsync(descriptor)
+def append(path: epath.PathLike, records: Iterable[Record]) -> None:
+  """Add records to a JSONL file: all of them or none; see `lines.append`."""
+  lines.append(path, map(dataclasses.asdict, records))
 
 
-def read(path: str | os.PathLike) -> list[Record]:
+def read(path: epath.PathLike) -> list[Record]:
   """Return the records of a file, oldest first; an unfinished last line counts as not written.
 
   Raises:
     UserError: No such file, or a line that is no record.
   """
-  try:
-    with open(path, encoding="utf-8") as file:
-      lines = file.read().split("\n")[:-1]
-  except OSError as error:
-    raise UserError(str(path), error.strerror, "a file of records, as `cm_jax evaluate` writes it") from error
-  return [_parse(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
+  if not epath.Path(path).exists():
+    raise UserError(str(path), "no such file", "a file of records, as `cm_jax evaluate` writes it")
+  return [_parse(f"{path}, line {number}", fields) for number, fields in enumerate(lines.read(path), 1)]
 
 
-def _parse(where: str, line: str) -> Record:
+def _parse(where: str, fields: dict[str, Any]) -> Record:
   try:
-    fields = json.loads(line)
     record = Record(**fields)
-  except (ValueError, TypeError) as error:
+  except TypeError as error:
     raise UserError(where, str(error), "one measurement as JSON, with the fields of a Record") from error
   return record if record.sigmas is None else dataclasses.replace(record, sigmas=tuple(record.sigmas))
 
 
+def origin(model: Model) -> dict[str, Any]:
+  """Return the fields of a record that say of which weights it is; None where unknown."""
+  known = ("average", "step", "config_sha256", "dataset_fingerprint")
+  return {key: model.provenance.get(key) for key in known}
+
+
 def provenance() -> dict[str, Any]:
-  """Return the fields of a record that say where it was measured and by which code: device, versions, commit."""
+  """Return the fields of a record that say where and by which code it was made: device, versions, commit."""
   import importlib.metadata
 
   import jax
@@ -111,15 +105,18 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-  """Return the git commit of the cm_jax that is running, "+dirty" behind it if files were changed since; None if it is no checkout."""
+  """Return the git commit of this cm_jax, "+dirty" behind it if files changed; None if it is no checkout."""
   here = os.path.dirname(os.path.abspath(__file__))
 
   def git(*arguments: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", here, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # it only looks
+    command = ["git", "-C", here, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=environment)
+    return run.stdout.strip()
 
   try:
-    git("ls-files", "--error-unmatch", os.path.basename(__file__))  # else an environment inside another project's checkout
-    return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    if not git("ls-files", os.path.basename(__file__)):  # an environment inside another project's checkout
+      return None
+    return git("rev-parse", "HEAD") + ("+dirty" if git("status", "-s", "-uno") else "")
   except (OSError, subprocess.SubprocessError):
     return None

@@ -1,92 +1,140 @@
-"""What a folder of runs came to: a table, a JSON list and the loss curves, all derived from the files in the runs."""
+"""What a folder of runs came to: a table, a JSON list and the loss curves, derived from the runs' files."""
 
 import json
 import math
-import os
+import re
+import string
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
-from cm_jax.config import sha256
 from cm_jax.errors import UserError
+from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, read
+from cm_jax.storage import lines, pictures, whole
+from cm_jax.storage.run import RunFolder, identity, read_config
 
-METHODS = ("edm", "cd", "ict", "ect")
-COLUMNS = {
-  "fd": "fd_digits",
-  "fd_floor": "fd_digits_floor",
-  "class_entropy": "class_entropy",
-  "nn_distance": "nn_distance",
-  "nn_distance_real": "nn_distance_real",
-  "images_per_second": "images_per_second",
-}
-_ABOUT = """FD-digits: Frechet distance in the features of a small digit classifier trained with a fixed seed, scaled so that the data's
-trace(cov) is their number; n samples against all real images. It compares the rows of this table and nothing else. floor: the same
-between random halves of the real images. class entropy: of the predicted classes, 1 is the maximum. NN: mean distance to the nearest
-training image in [-1, 1] pixels, and in brackets that of real images outside the training set: much below it would be copying."""
+FIRST = ("edm", "cd", "ict", "ect")  # the runs of launch/demo.sh, in the order of what they build on
 
 
-def report(folder: str | os.PathLike, methods: Sequence[str] = METHODS) -> str:
-  """Write `report.json`, `report.md` and `loss_curves.png` into a folder of runs and return the table.
+def report(folder: epath.PathLike) -> str:
+  """Write `report.json`, `report.md` and `loss_curves.png` into a folder of runs and return the tables.
+
+  There is a table for each data set that samples were compared with; between them distances do not compare.
 
   Args:
-    folder: Holds one run folder a method, with `config.json`, `evaluations.jsonl`, `metrics.jsonl`.
-    methods: Their names, in the order of the report; those without evaluations are left out.
+    folder: Holds run folders with `config.json`, `evaluations.jsonl`, `metrics.jsonl`; those without
+      evaluations are left out.
 
   Raises:
     UserError: None of them was evaluated, or a file is not what it should be.
   """
-  runs = {method: os.path.join(folder, method) for method in methods}
-  found = {method: run for method, run in runs.items() if os.path.isfile(os.path.join(run, "evaluations.jsonl"))}
-  entries = [entry for method, run in found.items() for entry in run_entries(method, run)]
+  place = epath.Path(folder)
+  rank = lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)
+  found = {name: place / name for name in sorted(evaluated(place), key=rank)}
+  entries = [entry for name, run in found.items() for entry in run_entries(name, run)]
   if not entries:
-    raise UserError(str(folder), "no evaluated run", f"one or more of the run folders {', '.join(methods)} with evaluations")
-  rows = table(entries)
-  write_text(os.path.join(folder, "report.json"), json.dumps(entries, indent=2, allow_nan=False) + "\n")
+    raise UserError(str(folder), "no evaluated run", "one or more run folders with evaluations")
+  sets = data_sets(entries)
+  shown = "\n\n".join(table([entry for entry in entries if entry["data"] == data]) for data in sets)
+  whole.write(place / "report.json", json.dumps(entries, indent=2, allow_nan=False) + "\n")
+  heading = f"# {headings(sets)} and speed by method"
   curves = "![loss curves](loss_curves.png)"
-  write_text(os.path.join(folder, "report.md"), f"# FD-digits and speed by method\n\n{rows}\n\n{_ABOUT}\n\n{curves}\n")
-  plot_losses({method: read_metrics(run) for method, run in found.items()}, os.path.join(folder, "loss_curves.png"))
-  return rows
+  whole.write(place / "report.md", f"{heading}\n\n{shown}\n\n{about(sets)}\n\n{curves}\n")
+  plot_losses({name: read_metrics(run) for name, run in found.items()}, place / "loss_curves.png")
+  return shown
 
 
-def run_entries(method: str, run: str) -> list[dict[str, Any]]:
-  """Return a run's report entries, one for each number of network evaluations, of its newest records.
+def evaluated(folder: epath.PathLike) -> list[str]:
+  """Return the names of the run folders in a folder that hold evaluations, sorted."""
+  place = epath.Path(folder)
+  names = [path.name for path in place.iterdir()] if place.is_dir() else []
+  return sorted(name for name in names if RunFolder.at(place / name).evaluations.exists())
 
-  Records of another config than the run's are passed over.
+
+def run_entries(method: str, run: epath.PathLike) -> list[dict[str, Any]]:
+  """Return a run's report entries, one a data set and number of network evaluations, of its newest records.
+
+  Records of another config than the run's are passed over; a folder without one holds what was measured of
+  weights.
+
+  Raises:
+    UserError: A file is not what it should be.
   """
-  with open(os.path.join(run, "config.json"), "rb") as file:
-    config = json.load(file)
-  digest = sha256(config)
+  stored = read_config(run) or {}
+  digest = identity(stored) if stored else None
   newest: dict[tuple[str, int | None], Record] = {}
-  for record in read(os.path.join(run, "evaluations.jsonl")):
-    if record.config_sha256 in (None, digest):
+  for record in read(RunFolder.at(run).evaluations):
+    if digest is None or record.config_sha256 in (None, digest):
       newest[record.metric, record.nfe] = record
   last = (read_metrics(run) or [{}])[-1]
+  measured = {(_data_of(name), nfe) for name, nfe in newest if nfe is not None}
   entries = []
-  for nfe in sorted(nfe for metric, nfe in newest if metric == COLUMNS["fd"] and nfe is not None):
-    measured = newest[COLUMNS["fd"], nfe]
-    values = {}
-    for column, metric in COLUMNS.items():
-      found = newest.get((metric, nfe)) or newest.get((metric, None))  # what concerns the real data has no nfe
-      values[column] = None if found is None else found.value
+  for data, nfe in sorted((data, nfe) for data, nfe in measured if data is not None):
+    values, whose = {}, None
+    for key, metric in METRICS.items():
+      name = metric.record.format(data=data)
+      found = newest.get((name, nfe))
+      whose = whose or found
+      values[key] = None if found is None else found.value
+      if metric.baseline:  # what concerns the real data has no nfe
+        real = newest.get((f"{name}_{metric.baseline}", None))
+        values[f"{key}_{metric.baseline}"] = None if real is None else real.value
+    speed = newest.get(("images_per_second", nfe))
+    assert whose is not None
     entries.append(
       {
         "method": method,
+        "data": data,
         "nfe": nfe,
-        "sigmas": None if measured.sigmas is None else list(measured.sigmas),
+        "sigmas": None if whose.sigmas is None else list(whose.sigmas),
         **values,
+        "images_per_second": None if speed is None else speed.value,
         "train_seconds": last.get("seconds"),
         "train_steps": last.get("step"),
-        "seed": config.get("seed"),
+        "seed": stored.get("seed"),
         "config_sha256": digest,
-        "commit": measured.commit,
+        "commit": whose.commit,
       }
     )
   return entries
 
 
-def read_metrics(run: str) -> list[dict[str, Any]]:
+def _data_of(name: str) -> str | None:
+  """Return the data set that the name of a record of samples holds."""
+  for metric in METRICS.values():
+    if "{data}" in metric.record:
+      match = re.fullmatch(re.escape(metric.record).replace(re.escape("{data}"), "(.+)"), name)
+      if match:
+        return match[1]
+  return None
+
+
+def data_sets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Return the data sets of entries, each once."""
+  return list(dict.fromkeys(entry["data"] for entry in entries))
+
+
+def headings(sets: Sequence[str]) -> str:
+  """Return what methods are compared by, on each data set.
+
+  >>> headings(["digits"])
+  'FD-digits'
+  """
+  title = next(iter(next(iter(METRICS.values())).columns))
+  return ", ".join(dict.fromkeys(title.format(data=data) for data in sets))
+
+
+def about(sets: Sequence[str]) -> str:
+  """Return what the metrics are, for the reader of a report."""
+  said = dict.fromkeys(metric.about.format(data=data) for metric in METRICS.values() for data in sets)
+  return textwrap.fill(" ".join(said), 130)
+
+
+def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
   """Return the lines of a run's `metrics.jsonl` in the order of their steps.
 
   Where a run was resumed from before its last line, the lines it had written from there on are left out.
@@ -94,35 +142,50 @@ def read_metrics(run: str) -> list[dict[str, Any]]:
   Raises:
     UserError: A line that is no JSON, unless it is an unfinished last one.
   """
-  path = os.path.join(run, "metrics.jsonl")
-  if not os.path.isfile(path):
-    return []
+  path = RunFolder.at(run).metrics
   kept: list[dict[str, Any]] = []
-  with open(path, encoding="utf-8") as file:
-    for number, line in enumerate(file.read().split("\n")[:-1], 1):
-      try:
-        values = json.loads(line)
-        step = values["step"]
-      except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}, line {number}", f"{type(error).__name__}: {error}", "a JSON object with a step") from error
-      while kept and kept[-1]["step"] >= step:
-        kept.pop()
-      kept.append(values)
+  for number, values in enumerate(lines.read(path), 1):
+    if "step" not in values:
+      raise UserError(f"{path}, line {number}", sorted(values), "a JSON object with a step")
+    while kept and kept[-1]["step"] >= values["step"]:
+      kept.pop()
+    kept.append(values)
   return kept
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-  """Return the entries as a Markdown table with aligned columns."""
-  head = ["method", "NFE", "sigmas", "FD-digits", "floor", "class entropy", "NN (real)", "images/s", "train s", "steps"]
-  rows = [head]
+  """Return the entries, all of one data set, as a Markdown table with aligned columns."""
+  columns = {
+    "method": "{method}",
+    "NFE": "{nfe}",
+    "sigmas": "{shown}",
+    **{title: form for metric in METRICS.values() for title, form in metric.columns.items()},
+    "images/s": "{images_per_second:,.0f}",
+    "train s": "{train_seconds:.0f}",
+    "steps": "{train_steps:d}",
+  }
+  rows = [[title.format(data=entries[0]["data"]) for title in columns]]
   for entry in entries:
-    sigmas = entry["sigmas"]
-    shown = "-" if not sigmas else ", ".join(f"{sigma:g}" for sigma in sigmas) if len(sigmas) <= 3 else f"{sigmas[0]:g} .. {sigmas[-1]:g}"
-    neighbours = f"{_number(entry['nn_distance'], '.2f')} ({_number(entry['nn_distance_real'], '.2f')})"
-    measured = [_number(entry["fd"], ".3f"), _number(entry["fd_floor"], ".3f"), _number(entry["class_entropy"], ".3f"), neighbours]
-    cost = [_number(entry["images_per_second"], ",.0f"), _number(entry["train_seconds"], ".0f"), _number(entry["train_steps"], "d")]
-    rows.append([entry["method"], str(entry["nfe"]), shown, *measured, *cost])
+    cells = {**entry, "shown": _sigmas(entry["sigmas"])}
+    rows.append([_DASHES.format(form, **cells) for form in columns.values()])
   return markdown_table(rows)
+
+
+def _sigmas(sigmas: Sequence[float] | None) -> str | None:
+  if not sigmas:
+    return None
+  few = ", ".join(f"{sigma:g}" for sigma in sigmas)
+  return few if len(sigmas) <= 3 else f"{sigmas[0]:g} .. {sigmas[-1]:g}"
+
+
+class _Dashes(string.Formatter):
+  """`str.format`, with "-" for what was not measured."""
+
+  def format_field(self, value: Any, format_spec: str) -> str:
+    return "-" if value is None else super().format_field(value, format_spec)
+
+
+_DASHES = _Dashes()
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -134,34 +197,28 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
   | long | 1 |
   """
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-  lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-  return "\n".join(lines)
+  aligned = [
+    "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+    for row in rows
+  ]
+  aligned.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+  return "\n".join(aligned)
 
 
-def _number(value: float | None, form: str) -> str:
-  return "-" if value is None else format(value, form)
-
-
-def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike) -> None:
+def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:
   """Draw smoothed loss against step, one panel a run, logarithmic upwards."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(4 * len(metrics), 3.2), layout="constrained")
-  FigureCanvasAgg(figure)
+  figure = pictures.new_figure(4 * len(metrics), 3.2)
   panels = figure.subplots(1, len(metrics), squeeze=False)[0]
-  for panel, (method, lines) in zip(panels, metrics.items(), strict=True):
-    points = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None and math.isfinite(line["loss"])]
+  for panel, (method, found) in zip(panels, metrics.items(), strict=True):
+    losses = [(line["step"], line["loss"]) for line in found if line.get("loss") is not None]
+    points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     panel.set(title=method, xlabel="step", ylabel="loss")
     if points:
-      steps, losses = np.array(points, np.float64).T
-      panel.plot(steps, losses, color="0.8", linewidth=0.8)
-      panel.plot(steps, smooth(losses, max(1, len(losses) // 20)), color="C0")
+      steps, values = np.array(points, np.float64).T
+      panel.plot(steps, values, color="0.8", linewidth=0.8)
+      panel.plot(steps, smooth(values, max(1, len(values) // 20)), color="C0")
       panel.set_yscale("log")
-  temporary = f"{os.fspath(path)}.tmp"
-  figure.savefig(temporary, format="png", dpi=120)
-  os.replace(temporary, path)
+  pictures.save_figure(figure, path)
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -174,10 +231,3 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   ends = np.arange(1, len(values) + 1)
   starts = np.maximum(ends - window, 0)
   return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def write_text(path: str, text: str) -> None:
-  """Write a text file, whole or not at all."""
-  with open(path + ".tmp", "w", encoding="utf-8") as file:
-    file.write(text)
-  os.replace(path + ".tmp", path)

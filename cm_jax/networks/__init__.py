@@ -1,22 +1,22 @@
-"""Networks F(x, c_noise): the architectures of the field, numerically their authors', by name."""
+"""Networks F(x, c_noise, condition): the architectures of the field, numerically their authors', by name."""
 
-from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.networks.adm import DhariwalUNet
+from cm_jax.networks.base import Network
 from cm_jax.networks.dit import DiT
 from cm_jax.networks.edm2 import EDM2UNet
 from cm_jax.networks.jcm_ncsnpp import JcmNCSNpp
-from cm_jax.networks.magnitude import normalize_weights
 from cm_jax.networks.openai_unet import OpenAIUNet
 from cm_jax.networks.songunet import SongUNet
 from cm_jax.networks.toy import ToyNet
-from cm_jax.types import Net, Params
+from cm_jax.types import Array, Condition, Net, Params
 
-NETWORKS: dict[str, type[nn.Module]] = {
+NETWORKS: dict[str, type[Network]] = {
   "songunet": SongUNet,
   "adm": DhariwalUNet,
   "edm2": EDM2UNet,
@@ -26,21 +26,19 @@ NETWORKS: dict[str, type[nn.Module]] = {
   "toy": ToyNet,
 }
 
-# What is to be applied to a network's params after every update, where anything is
-PROJECTIONS: dict[str, Callable[[Params], Params]] = {"edm2": normalize_weights}
-
 
 def as_net(module: nn.Module) -> Net:
-  """Return the module as a function of its params; a `key` switches to training mode and feeds the dropout."""
+  """Return the module as a function of its params; a `key` is training mode and feeds the dropout."""
 
-  def net(params, x, c_noise, *, label=None, augment_label=None, guidance=None, key=None):
-    conditions = {"label": label, "augment_label": augment_label, "guidance": guidance}
+  def net(
+    params: Params, x: Array, c_noise: Array, condition: Condition = NOTHING, *, key: Array | None = None
+  ) -> Any:
     rngs = None if key is None else {"dropout": key}
-    return module.apply({"params": params}, x, c_noise, **conditions, train=key is not None, rngs=rngs)
+    return module.apply({"params": params}, x, c_noise, condition, train=key is not None, rngs=rngs)
 
   return net
 
 
-def init_params(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Params:
+def init_params(module: nn.Module, key: Array, image_shape: tuple[int, int, int]) -> Params:
   """Draw the initial params, a float32 tree, for images of shape (H, W, C). Jit it: seconds otherwise."""
   return module.init({"params": key}, jnp.zeros((1, *image_shape)), jnp.zeros((1,)))["params"]

@@ -1,4 +1,4 @@
-"""DhariwalUNet: the ADM architecture of Dhariwal and Nichol (2021) as re-implemented by EDM (Karras et al. 2022, table 7).
+"""DhariwalUNet: ADM (Dhariwal and Nichol 2021) as re-implemented by EDM (Karras et al. 2022, table 7).
 
 Submodules and parameters are named as in EDM's checkpoints ("dec.8x8_block0.affine.weight").
 """
@@ -10,24 +10,22 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.networks import conditioning, fields, layers
+from cm_jax.networks.base import Network
 from cm_jax.networks.blocks import UNetBlock
 from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, Scope
-from cm_jax.types import Array
+from cm_jax.types import Array, Condition
 
 INIT = Init("kaiming_uniform", math.sqrt(1 / 3), math.sqrt(1 / 3))
 INIT_ZERO = Init("kaiming_uniform", 0.0)
 CHANNELS_PER_HEAD = 64
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(Network):
   """ADM, EDM's network for ImageNet-64.
 
   Args:
-    img_resolution: Height and width of the image; halves once per level.
-    in_channels, out_channels: Channels of x and of F.
-    label_dim: Number of classes, 0 for an unconditional network.
-    augment_dim: Width of the augmentation label, 0 for none.
     model_channels: Width over the numbers in `channel_mult`.
     channel_mult: Width of each level over `model_channels`.
     channel_mult_emb: Width of the conditioning vector over `model_channels`.
@@ -36,17 +34,12 @@ class DhariwalUNet(nn.Module):
     dropout: Drop probability inside every block, in training.
     dropres: Largest resolution with dropout (iCT and sCM: 16); 0 for all.
     label_dropout: Probability of dropping the class label, in training.
-    guidance_embedding, dtype, remat: As for SongUNet.
+    Others: As in `Network`.
 
   Raises:
-    UserError: A field out of range, named `config.network.FIELD`.
+    UserError: A field out of range, by its name.
   """
 
-  img_resolution: int
-  in_channels: int
-  out_channels: int
-  label_dim: int = 0
-  augment_dim: int = 0
   model_channels: int = 192
   channel_mult: tuple[int, ...] = (1, 2, 3, 4)
   channel_mult_emb: int = 4
@@ -55,9 +48,6 @@ class DhariwalUNet(nn.Module):
   dropout: float = 0.10
   dropres: int = 0
   label_dropout: float = 0.0
-  guidance_embedding: bool = False
-  dtype: str = "float32"
-  remat: bool = False
 
   def __post_init__(self):
     fields.check_unet(self, "channel_mult_emb")
@@ -65,37 +55,33 @@ class DhariwalUNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    x: Array,
-    c_noise: Array,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    train: bool = False,
+    self, x: Array, c_noise: Array, condition: Condition = NOTHING, *, train: bool = False
   ) -> Array:
     """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
-    emb = self._embed(c_noise, label, augment_label, guidance, train)
+    emb = self._embed(c_noise, condition, train)
     skips = Scope(name="enc")(_encode, self, x.astype(self.dtype), emb, train)
     x = Scope(name="dec")(_decode, self, skips, emb, train)
     x = nn.silu(GroupNorm(name="out_norm")(x))
-    return Conv(self.out_channels, initial=INIT_ZERO, dtype=self.dtype, name="out_conv")(x).astype(layers.wide(self.dtype))
+    x = Conv(self.out_channels, initial=INIT_ZERO, dtype=self.dtype, name="out_conv")(x)
+    return x.astype(layers.wide(self.dtype))
 
-  def _embed(self, c_noise: Array, label: Array | None, augment_label: Array | None, guidance: Array | None, train: bool) -> Array:
+  def _embed(self, c_noise: Array, condition: Condition, train: bool) -> Array:
     """Return the conditioning vector [B, model_channels * channel_mult_emb], in at least float32."""
     dtype = layers.wide(self.dtype)
     linear = functools.partial(Linear, self.model_channels * self.channel_mult_emb, dtype=dtype.name)
     emb = layers.positional_embedding(c_noise.astype(dtype), self.model_channels)
-    emb = emb + conditioning.augment_term(self, augment_label, self.model_channels, INIT_ZERO, dtype)
-    emb = emb + conditioning.guidance_term(self, guidance, self.model_channels, c_noise.shape[0], dtype)
+    emb = conditioning.terms(self, emb, condition, INIT_ZERO)
     emb = linear(INIT, name="map_layer1")(nn.silu(linear(INIT, name="map_layer0")(emb)))
     if self.label_dim:
-      row = conditioning.label_row(self, label, c_noise.shape[0], dtype, train)
-      emb = emb + linear(Init("kaiming_normal", math.sqrt(self.label_dim)), use_bias=False, name="map_label")(row)
+      row = conditioning.label_row(self, condition.label, c_noise.shape[0], dtype, train)
+      initial = Init("kaiming_normal", math.sqrt(self.label_dim))
+      emb = emb + linear(initial, use_bias=False, name="map_label")(row)
     return nn.silu(emb)
 
 
-def _block(net: DhariwalUNet, features: int, resolution: int, attention: bool, train: bool, **options: Any) -> nn.Module:
+def _block(
+  net: DhariwalUNet, features: int, resolution: int, attention: bool, train: bool, **options: Any
+) -> nn.Module:
   return (nn.remat(UNetBlock) if net.remat else UNetBlock)(
     features,
     heads=features // CHANNELS_PER_HEAD if attention else 0,
@@ -122,7 +108,8 @@ def _encode(net: DhariwalUNet, x: Array, emb: Array, train: bool) -> list[Array]
     skips.append(x)
     for i in range(net.num_blocks):
       attention = resolution in net.attn_resolutions
-      x = _block(net, net.model_channels * mult, resolution, attention, train, name=f"{prefix}_block{i}")(x, emb)
+      block = _block(net, net.model_channels * mult, resolution, attention, train, name=f"{prefix}_block{i}")
+      x = block(x, emb)
       skips.append(x)
   return skips
 
@@ -141,5 +128,6 @@ def _decode(net: DhariwalUNet, skips: list[Array], emb: Array, train: bool) -> A
     for i in range(net.num_blocks + 1):
       attention = resolution in net.attn_resolutions
       x = jnp.concatenate([x, skips.pop()], axis=-1)
-      x = _block(net, net.model_channels * mult, resolution, attention, train, name=f"{prefix}_block{i}")(x, emb)
+      block = _block(net, net.model_channels * mult, resolution, attention, train, name=f"{prefix}_block{i}")
+      x = block(x, emb)
   return x

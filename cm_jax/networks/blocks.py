@@ -12,8 +12,8 @@ from cm_jax.types import Array
 class QKV(nn.Module):
   """Map x [B, positions, C] to q, k and v, each [B, positions, heads, C / heads], by a 1x1 convolution.
 
-  Its output channels are ordered (head, channel, q/k/v). The weight is regrouped, not the activations: on CPU that saves a tenth of
-  a training step.
+  Its output channels are ordered (head, channel, q/k/v). The weight is regrouped, not the activations: on CPU
+  that saves a tenth of a training step.
   """
 
   heads: int
@@ -23,20 +23,22 @@ class QKV(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, Array, Array]:
     b, n, c = x.shape
-    check_divides("config.network.model_channels", c, self.heads, "attention heads")
+    check_divides("model_channels", c, self.heads, "attention heads")
     regroup = lambda a: jnp.moveaxis(a.reshape(-1, self.heads, c // self.heads, 3), 3, 1).reshape(-1, 3 * c)
     weight = self.param("weight", self.initial.weight, (1, 1, c, 3 * c))
-    bias = self.param("bias", lambda key, shape: self.initial.bias(key, shape, fan_in=c, fan_out=3 * c), (3 * c,))
+    draw = lambda key, shape: self.initial.bias(key, shape, fan_in=c, fan_out=3 * c)
+    bias = self.param("bias", draw, (3 * c,))
     y = x.reshape(b * n, c) @ regroup(weight).astype(self.dtype) + regroup(bias).astype(self.dtype)
     q, k, v = jnp.split(y.reshape(b, n, 3 * self.heads, c // self.heads), 3, axis=2)
     return q, k, v
 
 
 class UNetBlock(nn.Module):
-  """Residual block with noise-level conditioning, optional 2x resampling and optional self-attention (EDM appendix F.2).
+  """Residual block with noise-level conditioning, 2x resampling and self-attention (EDM appendix F.2).
 
-  `heads = 0` means no attention. `adaptive_scale` conditions by scale and shift after the second norm, otherwise by a shift before it.
-  `resample_proj` puts a 1x1 convolution on the skip path of a resampling block even where the width does not change.
+  `heads = 0` means no attention. `adaptive_scale` conditions by scale and shift after the second norm,
+  otherwise by a shift before it. `resample_proj` puts a 1x1 convolution on the skip path of a resampling
+  block even where the width does not change.
   """
 
   features: int

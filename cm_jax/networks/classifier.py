@@ -1,4 +1,4 @@
-"""A small image classifier: where no public feature network fits the data, its penultimate layer measures distances."""
+"""A small image classifier: its penultimate layer measures distances where no public features fit."""
 
 import flax.linen as nn
 

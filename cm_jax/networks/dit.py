@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
+from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Embedding, Init, Linear, Scope, attend
-from cm_jax.types import Array
+from cm_jax.types import Array, Condition
 
 INIT = Init("xavier_uniform")
 INIT_ZERO = Init("xavier_uniform", 0.0)
@@ -23,7 +25,9 @@ FREQUENCY_CHANNELS = 256
 
 
 def grid_embedding(side: int, channels: int) -> np.ndarray:
-  """Return the fixed embedding [side * side, channels] of patch positions: a quarter each of sin and cos of the column, then of the row.
+  """Return the fixed embedding [side * side, channels] of patch positions.
+
+  A quarter each of sin and cos of the column, then of the row.
 
   >>> grid_embedding(2, 4)[0].tolist()
   [0.0, 1.0, 0.0, 1.0]
@@ -47,7 +51,7 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
 
 
 class DiTBlock(nn.Module):
-  """Transformer block whose norms and residual branches are modulated by the conditioning vector; the identity at the start."""
+  """Transformer block, its norms and branches modulated by the conditioning vector; the identity at first."""
 
   heads: int
   mlp_ratio: float = 4.0
@@ -78,7 +82,10 @@ class DiTBlock(nn.Module):
 
 
 class Patches(nn.Module):
-  """Map each patch of x [B,H,W,C], row by row, to a token: [B, positions, features]; weight [patch, patch, C, features]."""
+  """Map each patch of x [B,H,W,C], row by row, to a token [B, positions, features].
+
+  The weight is [patch, patch, C, features].
+  """
 
   features: int
   size: int
@@ -91,17 +98,15 @@ class Patches(nn.Module):
     draw = lambda key, shape: INIT.weight(key, (flat, self.features)).reshape(shape)
     weight = self.param("weight", draw, (p, p, c, self.features)).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    patches = jnp.moveaxis(x.astype(self.dtype).reshape(b, h // p, p, w // p, p, c), 3, 2).reshape(b, -1, flat)
-    return patches @ weight.reshape(flat, self.features) + bias[None, None, :]
+    patches = jnp.moveaxis(x.astype(self.dtype).reshape(b, h // p, p, w // p, p, c), 3, 2)
+    return patches.reshape(b, -1, flat) @ weight.reshape(flat, self.features) + bias[None, None, :]
 
 
-class DiT(nn.Module):
+class DiT(Network):
   """DiT; S, B, L, XL have hidden sizes 384, 768, 1024, 1152, depths 12, 12, 24, 28 and 6, 12, 16, 16 heads.
 
   Args:
-    img_resolution: Height and width of the image.
-    in_channels, out_channels: Channels of x and of F.
-    label_dim: Number of classes, 0 for an unconditional network. "No label" is a learned class of its own.
+    label_dim: Number of classes; "no label" is a learned class of its own. 0 for an unconditional network.
     augment_dim: Must be 0: it takes no augmentation label.
     patch_size: Pixels along a side of a patch, which is one token.
     hidden_size: Width.
@@ -110,17 +115,12 @@ class DiT(nn.Module):
     mlp_ratio: Width of the MLP over `hidden_size`.
     dropout: Drop probability of each residual branch, in training (the paper: 0).
     label_dropout: Probability of dropping the class label, in training (the paper: 0.1).
-    guidance_embedding, dtype, remat: As for SongUNet.
+    Others: As in `Network`.
 
   Raises:
-    UserError: A field out of range, named `config.network.FIELD`.
+    UserError: A field out of range, by its name.
   """
 
-  img_resolution: int
-  in_channels: int
-  out_channels: int
-  label_dim: int = 0
-  augment_dim: int = 0
   patch_size: int = 2
   hidden_size: int = 384
   depth: int = 12
@@ -128,40 +128,29 @@ class DiT(nn.Module):
   mlp_ratio: float = 4.0
   dropout: float = 0.0
   label_dropout: float = 0.1
-  guidance_embedding: bool = False
-  dtype: str = "float32"
-  remat: bool = False
 
   def __post_init__(self):
-    fields.check_positive(self, "img_resolution", "in_channels", "out_channels", "patch_size", "hidden_size", "depth", "num_heads")
+    fields.check_network(self)
+    fields.check_positive(self, "patch_size", "hidden_size", "depth", "num_heads")
     fields.check_rate(self, "dropout", "label_dropout")
-    fields.check_choice("dtype", self.dtype, fields.DTYPES)
     fields.check_absent(self, "augment_dim")
     if self.img_resolution % self.patch_size:
-      raise UserError("config.network.patch_size", self.patch_size, f"a divisor of the {self.img_resolution} pixels")
+      raise UserError("patch_size", self.patch_size, f"a divisor of the {self.img_resolution} pixels")
     if self.hidden_size % math.lcm(4, self.num_heads):
-      raise UserError("config.network.hidden_size", self.hidden_size, f"a multiple of 4 and of the {self.num_heads} heads")
+      raise UserError("hidden_size", self.hidden_size, f"a multiple of 4 and of the {self.num_heads} heads")
     super().__post_init__()
 
   @nn.compact
   def __call__(
-    self,
-    x: Array,
-    c_noise: Array,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    train: bool = False,
+    self, x: Array, c_noise: Array, condition: Condition = NOTHING, *, train: bool = False
   ) -> Array:
     """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
     b, p, side = x.shape[0], self.patch_size, self.img_resolution // self.patch_size
-    emb = self._embed(c_noise, label, guidance, train)
+    emb = self._embed(c_noise, condition, train)
     tokens = Scope(name="x_embedder")(lambda x: Patches(self.hidden_size, p, self.dtype, name="proj")(x), x)
     tokens = tokens + jnp.asarray(grid_embedding(side, self.hidden_size), tokens.dtype)[None]
-    block = functools.partial(
-      nn.remat(DiTBlock) if self.remat else DiTBlock, self.num_heads, self.mlp_ratio, self.dropout, train, self.dtype
-    )
+    kind = nn.remat(DiTBlock) if self.remat else DiTBlock
+    block = functools.partial(kind, self.num_heads, self.mlp_ratio, self.dropout, train, self.dtype)
 
     def blocks(h: Array) -> Array:
       for i in range(self.depth):
@@ -170,14 +159,15 @@ class DiT(nn.Module):
 
     def final_layer(h: Array) -> Array:
       linear = functools.partial(Linear, initial=INIT_ZERO, dtype=self.dtype)
-      modulation = Scope(name="adaLN_modulation")(lambda e: linear(2 * self.hidden_size, name="1")(nn.silu(e)), emb)
-      return linear(p * p * self.out_channels, name="linear")(modulate(layer_norm(h), *jnp.split(modulation, 2, axis=-1)))
+      of_emb = lambda emb: linear(2 * self.hidden_size, name="1")(nn.silu(emb))
+      shift, scale = jnp.split(Scope(name="adaLN_modulation")(of_emb, emb), 2, axis=-1)
+      return linear(p * p * self.out_channels, name="linear")(modulate(layer_norm(h), shift, scale))
 
     patches = Scope(name="final_layer")(final_layer, Scope(name="blocks")(blocks, tokens))
     image = jnp.moveaxis(patches.reshape(b, side, side, p, p, self.out_channels), 2, 3)
     return image.reshape(b, side * p, side * p, self.out_channels).astype(layers.wide(self.dtype))
 
-  def _embed(self, c_noise: Array, label: Array | None, guidance: Array | None, train: bool) -> Array:
+  def _embed(self, c_noise: Array, condition: Condition, train: bool) -> Array:
     """Return the conditioning vector [B, hidden_size], in at least float32."""
     dtype, batch = layers.wide(self.dtype), c_noise.shape[0]
     linear = functools.partial(Linear, self.hidden_size, INIT_SMALL, dtype=dtype.name)
@@ -187,12 +177,13 @@ class DiT(nn.Module):
 
     emb = layers.positional_embedding(c_noise.astype(dtype), FREQUENCY_CHANNELS)
     emb = Scope(name="t_embedder")(lambda emb: Scope(name="mlp")(mlp, emb), emb)
-    emb = emb + conditioning.guidance_term(self, guidance, self.hidden_size, batch, dtype)
+    emb = conditioning.terms(self, emb, condition)
     if not self.label_dim:
       return emb
     none = jnp.full((batch,), self.label_dim, jnp.int32)  # the last row of the table
-    label = none if label is None else jnp.where(label < 0, none, label)
+    label = none if condition.label is None else jnp.where(condition.label < 0, none, condition.label)
     if train and self.label_dropout:
-      label = jnp.where(jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, (batch,)), none, label)
+      hide = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, (batch,))
+      label = jnp.where(hide, none, label)
     table = lambda row: Embedding(self.hidden_size, INIT_SMALL.gain, name="embedding_table")(row)
     return emb + Scope(name="y_embedder")(table, jax.nn.one_hot(label, self.label_dim + 1, dtype=dtype))

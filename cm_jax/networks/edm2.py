@@ -1,19 +1,23 @@
-"""EDM2's magnitude-preserving U-Net (Karras et al. 2024, "config G"), and the uncertainty head that its loss trains beside it.
+"""EDM2's magnitude-preserving U-Net (Karras et al. 2024, "config G").
 
-Submodules and parameters are named as in EDM2's checkpoints below "unet." ("enc.64x64_block0.conv_res0.weight"). Training needs
-`normalize_weights(params)` after each update.
+Submodules and parameters are named as in EDM2's checkpoints below "unet."
+("enc.64x64_block0.conv_res0.weight"). Training needs `normalize_weights(params)` after each update: its
+`projection`.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.networks import conditioning, fields, layers
+from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Scope, attend, check_divides, positional_embedding, resample
-from cm_jax.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize
-from cm_jax.types import Array
+from cm_jax.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize, normalize_weights
+from cm_jax.types import Array, Condition, Params
 
 
 class EDM2Block(nn.Module):
@@ -34,7 +38,8 @@ class EDM2Block(nn.Module):
   @nn.compact
   def __call__(self, x: Array, emb: Array) -> Array:
     conv = functools.partial(MPConv, dtype=self.dtype)
-    x = resample(x, up=self.resample_mode == "up", down=self.resample_mode == "down", resample_filter=self.resample_filter)
+    up, down = (self.resample_mode == mode for mode in ("up", "down"))
+    x = resample(x, up=up, down=down, resample_filter=self.resample_filter)
     widen = conv(self.features, 1, name="conv_skip") if x.shape[-1] != self.features else lambda x: x
     if self.flavor == "enc":
       x = normalize(widen(x), -1)
@@ -53,29 +58,28 @@ class EDM2Block(nn.Module):
 
   def _attention(self, x: Array) -> Array:
     b, height, width, c = x.shape
-    check_divides("config.network.model_channels", c, self.heads, "attention heads")
+    check_divides("model_channels", c, self.heads, "attention heads")
     qkv = MPConv(3 * c, 1, dtype=self.dtype, name="attn_qkv")(x)
-    qkv = normalize(qkv.reshape(b, height * width, self.heads, c // self.heads, 3), 3)  # q, k and v innermost: EDM2's order
+    # q, k and v innermost: EDM2's order
+    qkv = normalize(qkv.reshape(b, height * width, self.heads, c // self.heads, 3), 3)
     y = attend(qkv[..., 0], qkv[..., 1], qkv[..., 2]).reshape(x.shape)
     return MPConv(c, 1, dtype=self.dtype, name="attn_proj")(y)
 
 
-class EDM2UNet(nn.Module):
+class EDM2UNet(Network):
   """EDM2's network for ImageNet-64 pixels and ImageNet-512 latents.
 
   Args:
-    img_resolution: Height and width of the image; halves once per level.
-    in_channels, out_channels: Channels of x and of F.
-    label_dim: Number of classes, 0 for an unconditional network.
     augment_dim: Must be 0: EDM2 has no augmentation label.
-    model_channels: Width over the numbers in `channel_mult`: 192 (S), 256 (M), 320 (L), 384 (XL), 448 (XXL), 128 (XS).
+    model_channels: Width over the numbers in `channel_mult`: 192 (S), 256 (M), 320 (L), 384 (XL), 448 (XXL),
+      128 (XS).
     channel_mult: Width of each level over `model_channels`.
     channel_mult_noise: Width of the Fourier embedding over `model_channels`; None: as the first level.
     channel_mult_emb: Width of the conditioning vector over `model_channels`; None: as the widest level.
     num_blocks: Residual blocks per level.
     attn_resolutions: Resolutions with self-attention.
-    label_balance, concat_balance, res_balance, attn_balance: Shares of the second branch where two meet: label, skip connection,
-      residual, attention.
+    label_balance, concat_balance, res_balance, attn_balance: Shares of the second branch where two meet:
+      label, skip connection, residual, attention.
     channels_per_head: Channels of an attention head.
     resample_filter: Separable filter of 2x resampling, of even length.
     clip_act: Clip activations to this magnitude; None: do not.
@@ -83,17 +87,12 @@ class EDM2UNet(nn.Module):
     dropres: Largest resolution with dropout (ECT and sCM: 16); 0 for all.
     label_dropout: Probability of dropping the class label, in training.
     embedding_type: "fourier" (EDM2) or "positional" (sCM: steadier derivatives in time).
-    guidance_embedding, dtype, remat: As for SongUNet.
+    Others: As in `Network`.
 
   Raises:
-    UserError: A field out of range, named `config.network.FIELD`.
+    UserError: A field out of range, by its name.
   """
 
-  img_resolution: int
-  in_channels: int
-  out_channels: int
-  label_dim: int = 0
-  augment_dim: int = 0
   model_channels: int = 192
   channel_mult: tuple[int, ...] = (1, 2, 3, 4)
   channel_mult_noise: int | None = None
@@ -111,13 +110,13 @@ class EDM2UNet(nn.Module):
   dropres: int = 0
   label_dropout: float = 0.0
   embedding_type: str = "fourier"
-  guidance_embedding: bool = False
-  dtype: str = "float32"
-  remat: bool = False
+
+  projection: ClassVar[Callable[[Params], Params] | None] = staticmethod(normalize_weights)
 
   def __post_init__(self):
-    optional = [name for name in ("channel_mult_noise", "channel_mult_emb") if getattr(self, name) is not None]
-    fields.check_unet(self, "channels_per_head", *optional, tuples=("resample_filter",))
+    optional = ("channel_mult_noise", "channel_mult_emb")
+    given = [name for name in optional if getattr(self, name) is not None]
+    fields.check_unet(self, "channels_per_head", *given, tuples=("resample_filter",))
     fields.check_taps(self)
     fields.check_choice("embedding_type", self.embedding_type, ("fourier", "positional"))
     fields.check_absent(self, "augment_dim")
@@ -125,31 +124,24 @@ class EDM2UNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    x: Array,
-    c_noise: Array,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    train: bool = False,
+    self, x: Array, c_noise: Array, condition: Condition = NOTHING, *, train: bool = False
   ) -> Array:
     """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
-    emb = self._embed(c_noise, label, guidance, train)
-    x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1).astype(self.dtype)  # a constant channel stands in for biases
+    emb = self._embed(c_noise, condition, train)
+    x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1).astype(self.dtype)  # instead of biases
     skips = Scope(name="enc")(_encode, self, x, emb, train)
     x = Scope(name="dec")(_decode, self, skips, emb, train)
     gain = self.param("out_gain", nn.initializers.zeros, ())
-    return MPConv(self.out_channels, dtype=self.dtype, name="out_conv")(x, gain).astype(layers.wide(self.dtype))
+    x = MPConv(self.out_channels, dtype=self.dtype, name="out_conv")(x, gain)
+    return x.astype(layers.wide(self.dtype))
 
-  def _embed(self, c_noise: Array, label: Array | None, guidance: Array | None, train: bool) -> Array:
+  def _embed(self, c_noise: Array, condition: Condition, train: bool) -> Array:
     """Return the conditioning vector, in at least float32."""
     dtype = layers.wide(self.dtype)
     widths = [self.model_channels * mult for mult in self.channel_mult]
     noise = widths[0] if self.channel_mult_noise is None else self.model_channels * self.channel_mult_noise
-    linear = functools.partial(
-      MPConv, max(widths) if self.channel_mult_emb is None else self.model_channels * self.channel_mult_emb, 0, dtype.name
-    )
+    width = max(widths) if self.channel_mult_emb is None else self.model_channels * self.channel_mult_emb
+    linear = functools.partial(MPConv, width, 0, dtype.name)
     c_noise = c_noise.astype(dtype)
     if self.embedding_type == "fourier":
       emb = MPFourier(noise, name="emb_fourier")(c_noise)
@@ -157,15 +149,16 @@ class EDM2UNet(nn.Module):
       emb = positional_embedding(c_noise, noise) * 2**0.5  # cosine and sine have mean square 1/2
     emb = linear(name="emb_noise")(emb)
     if self.label_dim:
-      row = conditioning.label_row(self, label, c_noise.shape[0], dtype, train)
+      row = conditioning.label_row(self, condition.label, c_noise.shape[0], dtype, train)
       emb = mp_sum(emb, linear(name="emb_label")(row * self.label_dim**0.5), self.label_balance)
-    scale = conditioning.guidance_embedding(self, guidance, noise, c_noise.shape[0], dtype)
-    if scale is not None:
-      emb = emb + linear(name="emb_guidance")(scale, self.param("guidance_gain", nn.initializers.zeros, ()))
+    for name, row in conditioning.scalars(self, condition, c_noise.shape[0], noise, dtype).items():
+      emb = emb + linear(name=f"emb_{name}")(row, self.param(f"{name}_gain", nn.initializers.zeros, ()))
     return mp_silu(emb)
 
 
-def _block(net: EDM2UNet, features: int, resolution: int, attention: bool, train: bool, **options: Any) -> nn.Module:
+def _block(
+  net: EDM2UNet, features: int, resolution: int, attention: bool, train: bool, **options: Any
+) -> nn.Module:
   return (nn.remat(EDM2Block) if net.remat else EDM2Block)(
     features,
     resample_filter=net.resample_filter,
@@ -189,11 +182,13 @@ def _encode(net: EDM2UNet, x: Array, emb: Array, train: bool) -> list[Array]:
     if level == 0:
       x = MPConv(net.model_channels * mult, dtype=net.dtype, name=f"{prefix}_conv")(x)
     else:
-      x = _block(net, x.shape[-1], resolution, False, train, resample_mode="down", name=f"{prefix}_down")(x, emb)
+      block = _block(net, x.shape[-1], resolution, False, train, resample_mode="down", name=f"{prefix}_down")
+      x = block(x, emb)
     skips.append(x)
     for i in range(net.num_blocks):
       attention = resolution in net.attn_resolutions
-      x = _block(net, net.model_channels * mult, resolution, attention, train, name=f"{prefix}_block{i}")(x, emb)
+      block = _block(net, net.model_channels * mult, resolution, attention, train, name=f"{prefix}_block{i}")
+      x = block(x, emb)
       skips.append(x)
   return skips
 

@@ -1,4 +1,4 @@
-"""What the config fields of every network must satisfy; each check raises a UserError naming `config.network.FIELD`."""
+"""What the fields of every network must satisfy; each check raises a UserError that names the field."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,18 +9,25 @@ DTYPES = ("float32", "bfloat16", "float64")
 
 
 def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
-  """Raise a UserError naming `config.network.FIELD` unless `value` is one of `choices`."""
+  """Raise a UserError unless `value` is one of `choices`."""
   if value not in choices:
-    raise UserError(f"config.network.{field}", value, one_of(choices, value))
+    raise UserError(field, value, one_of(choices, value))
+
+
+def check_network(network: Any) -> None:
+  """Raise a UserError unless the fields that all networks share are in range."""
+  check_positive(network, "img_resolution", "in_channels", "out_channels")
+  check_choice("dtype", network.dtype, DTYPES)
 
 
 def check_positive(network: object, *fields: str) -> None:
-  """Raise a UserError unless every named field of `network` is a positive integer or a non-empty sequence of them."""
+  """Raise a UserError unless every named field is a positive integer or a non-empty tuple of them."""
   for field in fields:
     value = getattr(network, field)
     values = value if isinstance(value, tuple) else (value,)
     if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-      raise UserError(f"config.network.{field}", value, "a positive whole number" + (" or several" if isinstance(value, tuple) else ""))
+      several = " or several" if isinstance(value, tuple) else ""
+      raise UserError(field, value, f"a positive whole number{several}")
 
 
 def check_rate(network: object, *fields: str) -> None:
@@ -28,7 +35,7 @@ def check_rate(network: object, *fields: str) -> None:
   for field in fields:
     value = getattr(network, field)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-      raise UserError(f"config.network.{field}", value, "a probability, 0 <= rate < 1")
+      raise UserError(field, value, "a probability, 0 <= rate < 1")
 
 
 def make_tuples(network: Any, *fields: str) -> None:
@@ -36,7 +43,7 @@ def make_tuples(network: Any, *fields: str) -> None:
   for field in fields:
     value = getattr(network, field)
     if isinstance(value, str) or not isinstance(value, Sequence):
-      raise UserError(f"config.network.{field}", value, "a sequence, such as (1, 2)")
+      raise UserError(field, value, "a sequence, such as (1, 2)")
     object.__setattr__(network, field, tuple(value))
 
 
@@ -44,21 +51,24 @@ def check_absent(network: Any, *fields: str) -> None:
   """Raise a UserError for a width that is not 0 of a label that the architecture does not take."""
   for field in fields:
     if getattr(network, field):
-      raise UserError(f"config.network.{field}", getattr(network, field), f"0: {type(network).__name__} takes no such label")
+      raise UserError(field, getattr(network, field), f"0: {type(network).__name__} takes no such label")
 
 
 def check_unet(network: Any, *positive: str, tuples: Sequence[str] = ()) -> None:
-  """Make the fields that U-Nets share tuples where they are sequences, and raise a UserError for one that is out of range.
+  """Make the fields that U-Nets share tuples where they are sequences, and check their range.
 
   Args:
     network: A module with EDM's field names.
     positive: Further fields that must be positive whole numbers.
     tuples: Further fields that are sequences.
+
+  Raises:
+    UserError: A field out of range.
   """
+  check_network(network)
   make_tuples(network, "channel_mult", "attn_resolutions", *tuples)
-  check_positive(network, "img_resolution", "in_channels", "out_channels", "model_channels", "channel_mult", "num_blocks", *positive)
+  check_positive(network, "model_channels", "channel_mult", "num_blocks", *positive)
   check_rate(network, "dropout", "label_dropout")
-  check_choice("dtype", network.dtype, DTYPES)
   check_halves(network, "channel_mult", len(network.channel_mult) - 1)
 
 
@@ -66,7 +76,7 @@ def check_halves(network: Any, field: str, times: int) -> None:
   """Raise a UserError naming `field` unless the image halves `times` times."""
   if network.img_resolution % 2**times:
     expected = f"fewer levels: {network.img_resolution} pixels do not halve {times} times"
-    raise UserError(f"config.network.{field}", getattr(network, field), expected)
+    raise UserError(field, getattr(network, field), expected)
 
 
 def dropout_at(network: Any, resolution: int) -> float:
@@ -78,4 +88,4 @@ def check_taps(network: Any, field: str = "resample_filter") -> None:
   """Raise a UserError unless the filter halves and doubles an image: an even number of taps, with a sum."""
   taps = getattr(network, field)
   if not taps or len(taps) % 2 or not all(isinstance(tap, (int, float)) for tap in taps) or not sum(taps):
-    raise UserError(f"config.network.{field}", taps, "an even number of taps with a sum other than 0")
+    raise UserError(field, taps, "an even number of taps with a sum other than 0")

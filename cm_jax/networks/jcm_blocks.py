@@ -1,4 +1,4 @@
-"""The layers and residual blocks of jcm's NCSN++, with the parameter names of its checkpoints ("Conv_0/kernel", "NIN_0/W")."""
+"""The layers and blocks of jcm's NCSN++, named as in its checkpoints ("Conv_0/kernel", "NIN_0/W")."""
 
 import functools
 import math
@@ -27,7 +27,7 @@ def _init(scale: float = 1.0) -> Init:
 
 
 class Weights(nn.Module):
-  """A convolution ("kernel": [k, k, in, out]) or, for `window = None`, a linear map ([in, out]), with bias, under the names given."""
+  """A convolution [k, k, in, out] or, for `window = None`, a linear map [in, out], with bias."""
 
   features: int
   window: int | None = None
@@ -37,7 +37,7 @@ class Weights(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, apply: Callable[[Array, Array], Array] | None = None) -> Array:
-    """Apply the weight to x by `apply(x, weight)`, by default with stride 1 and zero padding, and add the bias."""
+    """Apply the weight by `apply(x, weight)`, by default with stride 1 and zero padding; add the bias."""
     window = self.window
     shape = (() if window is None else (window, window)) + (x.shape[-1], self.features)
     weight = self.param(self.names[0], _init(self.scale).weight, shape).astype(self.dtype)
@@ -55,7 +55,7 @@ class GroupNorm(nn.Module):
   def __call__(self, x: Array) -> Array:
     c = x.shape[-1]
     groups = max(1, min(c // 4, 32))
-    check_divides("config.network.nf", c, groups, "norm groups")
+    check_divides("nf", c, groups, "norm groups")
     scale = self.param("scale", nn.initializers.ones, (c,))
     return layers.group_norm(x, scale, self.param("bias", nn.initializers.zeros, (c,)), groups, 1e-6)
 
@@ -90,11 +90,13 @@ class Resize(nn.Module):
       conv = Weights(self.features, 3, dtype=self.dtype, name="Conv_0")
       if self.up:
         return conv(upsample(x))
-      return conv(jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), lambda x, weight: layers.conv(x, weight, 0, 2))
+      padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+      return conv(padded, lambda x, weight: layers.conv(x, weight, 0, 2))
     taps, edge = self.taps, (len(self.taps) - 1) // 2
     conv = Weights(self.features, 3, names=("weight", "bias"), dtype=self.dtype, name="Conv2d_0")
     if self.up:
-      return conv(upsample(x, taps, max(edge - 1, 0)), lambda x, weight: layers.conv(x, weight, max(1 - edge, 0)))
+      doubled = upsample(x, taps, max(edge - 1, 0))
+      return conv(doubled, lambda x, weight: layers.conv(x, weight, max(1 - edge, 0)))
     return conv(x, lambda x, weight: downsample(layers.conv(x, weight, 1 + edge), taps[::-1], 0))
 
 
@@ -117,7 +119,8 @@ class ResnetBlock(nn.Module):
   def __call__(self, x: Array, emb: Array | None) -> Array:
     act = ACTIVATIONS[self.act]
     weights = functools.partial(Weights, self.features, dtype=self.dtype)
-    resized = lambda a: upsample(a, self.taps) if self.up else downsample(a, self.taps[::-1]) if self.down else a
+    taps = self.taps if self.up else self.taps[::-1]
+    resized = functools.partial(layers.resample, up=self.up, down=self.down, resample_filter=taps)
     h = weights(3, name="Conv_0")(resized(act(GroupNorm(name="GroupNorm_0")(x))))
     if emb is not None:
       h = h + weights(name="Dense_0")(act(emb))[:, None, None, :]

@@ -1,7 +1,8 @@
 """NCSN++ as trained for the consistency models paper (openai/consistency_models_cifar10, "jcm").
 
-A sibling of `SongUNet`, not an option of it: attention sits after a level's last decoder block, noise frequencies are multiplied by 2 pi
-where they are used, and blocks are named in the order of their creation ("ResnetBlockBigGANpp_3/Conv_0/kernel"), as in its checkpoints.
+A sibling of `SongUNet`, not an option of it: attention sits after a level's last decoder block, noise
+frequencies are multiplied by 2 pi where they are used, and blocks are named in the order of their creation,
+as in its checkpoints ("ResnetBlockBigGANpp_3/Conv_0/kernel").
 """
 
 import collections
@@ -11,17 +12,26 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cm_jax.diffusion.denoiser import NOTHING
+from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
-from cm_jax.networks.jcm_blocks import ACTIVATIONS, AttnBlock, GaussianFourierProjection, GroupNorm, Resize, ResnetBlock, Weights
-from cm_jax.types import Array
+from cm_jax.networks.base import Network
+from cm_jax.networks.jcm_blocks import (
+  ACTIVATIONS,
+  AttnBlock,
+  GaussianFourierProjection,
+  GroupNorm,
+  Resize,
+  ResnetBlock,
+  Weights,
+)
+from cm_jax.types import Array, Condition
 
 
-class JcmNCSNpp(nn.Module):
+class JcmNCSNpp(Network):
   """jcm's NCSNpp; defaults are those of its CIFAR-10 configs.
 
   Args:
-    img_resolution: Height and width of the image; halves once per level.
-    in_channels, out_channels: Channels of x and of F.
     label_dim, augment_dim: Must be 0: it takes no labels.
     nf: Width over the numbers in `ch_mult`.
     ch_mult: Width of each level over `nf`.
@@ -33,23 +43,19 @@ class JcmNCSNpp(nn.Module):
     fir, fir_kernel: Resample with this filter, of even length, instead of nearest neighbours and means.
     skip_rescale: Divide sums of two branches by sqrt(2).
     resblock_type: "biggan" or "ddpm".
-    progressive, progressive_input: "none", "output_skip" ("input_skip") or "residual": image pyramids beside the network.
+    progressive, progressive_input: "none", "output_skip" ("input_skip") or "residual": image pyramids beside
+      the network.
     progressive_combine: "sum" or "cat": how an "input_skip" pyramid joins.
     embedding_type: "fourier" or "positional".
     fourier_scale: Standard deviation of the Fourier frequencies.
     init_scale: Initial scale of each block's last layer; 0 stands for 1e-10.
     nonlinearity: "swish", "elu", "relu" or "lrelu".
-    guidance_embedding, dtype, remat: As for SongUNet.
+    Others: As in `Network`.
 
   Raises:
-    UserError: A field out of range, named `config.network.FIELD`.
+    UserError: A field out of range, by its name.
   """
 
-  img_resolution: int
-  in_channels: int
-  out_channels: int
-  label_dim: int = 0
-  augment_dim: int = 0
   nf: int = 128
   ch_mult: tuple[int, ...] = (2, 2, 2)
   num_res_blocks: int = 4
@@ -68,13 +74,11 @@ class JcmNCSNpp(nn.Module):
   fourier_scale: float = 16.0
   init_scale: float = 0.0
   nonlinearity: str = "swish"
-  guidance_embedding: bool = False
-  dtype: str = "float32"
-  remat: bool = False
 
   def __post_init__(self):
+    fields.check_network(self)
     fields.make_tuples(self, "ch_mult", "attn_resolutions", "fir_kernel")
-    fields.check_positive(self, "img_resolution", "in_channels", "out_channels", "nf", "ch_mult", "num_res_blocks")
+    fields.check_positive(self, "nf", "ch_mult", "num_res_blocks")
     fields.check_rate(self, "dropout")
     fields.check_halves(self, "ch_mult", len(self.ch_mult) - 1)
     fields.check_taps(self, "fir_kernel")
@@ -86,42 +90,38 @@ class JcmNCSNpp(nn.Module):
       "progressive_combine": ("sum", "cat"),
       "embedding_type": ("fourier", "positional"),
       "nonlinearity": tuple(ACTIVATIONS),
-      "dtype": fields.DTYPES,
     }.items():
       fields.check_choice(name, getattr(self, name), choices)
+    if self.second_time and not self.conditional:
+      raise UserError("second_time", True, "False: without `conditional` no time reaches the network")
     super().__post_init__()
 
   @nn.compact
   def __call__(
-    self,
-    x: Array,
-    c_noise: Array,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    train: bool = False,
+    self, x: Array, c_noise: Array, condition: Condition = NOTHING, *, train: bool = False
   ) -> Array:
     """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
     names = _Names(self, train)
-    emb = self._embed(names, c_noise, guidance)
+    emb = self._embed(names, c_noise, condition)
     skips = _encode(self, names, x.astype(self.dtype), emb)
     h = names.block(skips[-1].shape[-1])(skips[-1], emb)
     h = names.block(h.shape[-1])(names.attention()(h), emb)
     return _decode(self, names, skips, h, emb).astype(layers.wide(self.dtype))
 
-  def _embed(self, names: "_Names", c_noise: Array, guidance: Array | None) -> Array | None:
+  def _embed(self, names: "_Names", c_noise: Array, condition: Condition) -> Array | None:
     """Return the conditioning vector [B, 4 nf], in at least float32, or None without conditioning."""
     dtype = layers.wide(self.dtype)
     c_noise = c_noise.astype(dtype)
     if self.embedding_type == "fourier":
-      emb = GaussianFourierProjection(self.nf, self.fourier_scale, name="GaussianFourierProjection_0")(c_noise)
+      embed = GaussianFourierProjection(self.nf, self.fourier_scale, name="GaussianFourierProjection_0")
+      emb = embed(c_noise)
     else:
       emb = layers.positional_embedding(c_noise, self.nf, endpoint=True)
       emb = jnp.concatenate(jnp.split(emb, 2, axis=1)[::-1], axis=1)  # sines first
     if not self.conditional:
+      conditioning.UNTIL.of(self, condition, c_noise.shape[0], dtype)  # refuses one
       return None
-    emb = emb + conditioning.guidance_term(self, guidance, emb.shape[1], c_noise.shape[0], dtype)
+    emb = conditioning.terms(self, emb, condition)
     linear = lambda: Weights(4 * self.nf, dtype=dtype.name, name=names.next("Dense"))
     emb = linear()(emb)
     return linear()(ACTIVATIONS[self.nonlinearity](emb))
@@ -140,16 +140,18 @@ class _Names:
 
   def block(self, features: int, **options: Any) -> nn.Module:
     net, block = self.net, nn.remat(ResnetBlock) if self.net.remat else ResnetBlock
-    shared: dict[str, Any] = {"skip_rescale": net.skip_rescale, "init_scale": net.init_scale, "train": self.train, "dtype": net.dtype}
     name = self.next("ResnetBlockBigGANpp" if net.resblock_type == "biggan" else "ResnetBlockDDPMpp")
-    return block(features, net.resblock_type, net.nonlinearity, net.dropout, self.taps or (1, 1), **shared, **options, name=name)
+    kind = (net.resblock_type, net.nonlinearity, net.dropout, self.taps or (1, 1))
+    scales = (net.skip_rescale, net.init_scale)
+    return block(features, *kind, *scales, **options, train=self.train, dtype=net.dtype, name=name)
 
   def attention(self) -> nn.Module:
     block = nn.remat(AttnBlock) if self.net.remat else AttnBlock
     return block(self.net.skip_rescale, self.net.init_scale, self.net.dtype, name=self.next("AttnBlockpp"))
 
   def resize(self, features: int, up: bool, with_conv: bool) -> nn.Module:
-    return Resize(features, up, with_conv, self.taps, self.net.dtype, name=self.next("Upsample" if up else "Downsample"))
+    name = self.next("Upsample" if up else "Downsample")
+    return Resize(features, up, with_conv, self.taps, self.net.dtype, name=name)
 
   def conv(self, features: int, scale: float = 1.0) -> nn.Module:
     return Weights(features, 3, scale, dtype=self.net.dtype, name=self.next("Conv"))
@@ -177,7 +179,8 @@ def _encode(net: JcmNCSNpp, names: _Names, x: Array, emb: Array | None) -> list[
       h = names.block(h.shape[-1], down=True)(h, emb)
     if net.progressive_input == "input_skip":
       image = names.resize(image.shape[-1], False, False)(image)
-      joined = layers.Scope(name=names.next("Combine"))(lambda a, n: Weights(n, 1, dtype=net.dtype, name="Conv_0")(a), image, h.shape[-1])
+      widen = lambda a, features: Weights(features, 1, dtype=net.dtype, name="Conv_0")(a)
+      joined = layers.Scope(name=names.next("Combine"))(widen, image, h.shape[-1])
       h = joined + h if net.progressive_combine == "sum" else jnp.concatenate([joined, h], axis=-1)
     elif net.progressive_input == "residual":
       h = image = names.add(names.resize(h.shape[-1], False, True)(image), h)

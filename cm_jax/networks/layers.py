@@ -1,11 +1,13 @@
-"""The layers several architectures have in common: linear, convolution, group norm, resampling, embeddings, attention.
+"""The layers that architectures share: linear, convolution, group norm, resampling, embeddings, attention.
 
-Parameters carry PyTorch's names ("weight", "bias") so that a checkpoint converts by transposing alone: convolutions are stored HWIO,
-linear maps [in, out]. `dtype` is what a layer computes in; parameters stay float32 and statistics are taken in at least float32.
+Parameters carry PyTorch's names ("weight", "bias") so that a checkpoint converts by transposing alone:
+convolutions are stored HWIO, linear maps [in, out]. `dtype` is what a layer computes in; parameters stay
+float32 and statistics are taken in at least float32.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,9 +17,11 @@ import numpy as np
 from cm_jax.errors import UserError
 from cm_jax.types import Array
 
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
 
 def wide(dtype: str) -> jnp.dtype:
-  """Return the dtype for embeddings, statistics and outputs of a network that computes in `dtype`: never narrower than float32.
+  """Return the dtype for embeddings, statistics and outputs where `dtype` is computed in: at least float32.
 
   >>> wide("bfloat16")
   dtype('float32')
@@ -29,7 +33,8 @@ def wide(dtype: str) -> jnp.dtype:
 class Init:
   """Initialise weights by a named distribution times a gain (EDM's `init_mode`, `init_weight`, `init_bias`).
 
-  The distributions have unit gain: "xavier" has variance 2/(fan_in + fan_out), "kaiming" 1/fan_in, "unit" 1; "uniform" or "normal".
+  The distributions have unit gain: "xavier" has variance 2/(fan_in + fan_out), "kaiming" 1/fan_in, "unit" 1;
+  "uniform" or "normal".
   """
 
   mode: str
@@ -41,7 +46,9 @@ class Init:
     window = math.prod(shape[:-2])
     return self._draw(key, shape, dtype, window * shape[-2], window * shape[-1]) * self.gain
 
-  def bias(self, key: Array, shape: tuple[int, ...], dtype=jnp.float32, *, fan_in: int = 1, fan_out: int = 1) -> Array:
+  def bias(
+    self, key: Array, shape: tuple[int, ...], dtype=jnp.float32, *, fan_in: int = 1, fan_out: int = 1
+  ) -> Array:
     """Draw a bias by the fans of its weight."""
     if self.bias_gain == 0:
       return jnp.zeros(shape, dtype)
@@ -51,12 +58,15 @@ class Init:
     family, _, form = self.mode.partition("_")
     variance = {"xavier": 2 / (fan_in + fan_out), "kaiming": 1 / fan_in, "unit": 1}[family]
     flat = (math.prod(shape),)  # XLA compiles a draw of one axis 6 times faster than one of four
-    unit = jax.random.normal(key, flat, dtype) if form == "normal" else jax.random.uniform(key, flat, dtype, -(3**0.5), 3**0.5)
+    if form == "normal":
+      unit = jax.random.normal(key, flat, dtype)
+    else:
+      unit = jax.random.uniform(key, flat, dtype, -(3**0.5), 3**0.5)
     return unit.reshape(shape) * math.sqrt(variance)
 
 
 class Scope(nn.Module):
-  """Call `body(*args)` with the submodules it creates one level down: `Scope(name="enc")(body)` names them "enc.NAME"."""
+  """Call `body(*args)` with its submodules one level down: "enc.NAME" by `Scope(name="enc")(body)`."""
 
   @nn.compact
   def __call__(self, body, *args):
@@ -74,9 +84,11 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     fan_in = x.shape[-1]
-    y = x.astype(self.dtype) @ self.param("weight", self.initial.weight, (fan_in, self.features)).astype(self.dtype)
+    weight = self.param("weight", self.initial.weight, (fan_in, self.features))
+    y = x.astype(self.dtype) @ weight.astype(self.dtype)
     if self.use_bias:
-      bias = self.param("bias", lambda key, shape: self.initial.bias(key, shape, fan_in=fan_in, fan_out=self.features), (self.features,))
+      draw = lambda key, shape: self.initial.bias(key, shape, fan_in=fan_in, fan_out=self.features)
+      bias = self.param("bias", draw, (self.features,))
       y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
     return y
 
@@ -89,24 +101,29 @@ class Embedding(nn.Module):
 
   @nn.compact
   def __call__(self, row: Array) -> Array:
-    return row @ self.param("weight", nn.initializers.normal(self.stddev), (row.shape[-1], self.features)).astype(row.dtype)
+    table = self.param("weight", nn.initializers.normal(self.stddev), (row.shape[-1], self.features))
+    return row @ table.astype(row.dtype)
 
 
 def conv(x: Array, weight: Array, padding: int, stride: int = 1) -> Array:
   """Convolve x [B,H,W,I] with weight [k,k,I,O], zero padding; a 1x1 kernel is a matrix product."""
   if weight.shape[:2] == (1, 1) and padding == 0 and stride == 1:
     return x @ weight[0, 0]
-  return jax.lax.conv_general_dilated(x, weight, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  around = [(padding, padding)] * 2
+  return jax.lax.conv_general_dilated(x, weight, (stride, stride), around, dimension_numbers=LAYOUT)
 
 
 def _depthwise(x: Array, taps: tuple[float, ...], gain: float, **window) -> Array:
   window_weights = np.outer(taps, taps) * (gain / sum(taps) ** 2)
   kernel = jnp.asarray(np.tile(window_weights[:, :, None, None], (1, 1, 1, x.shape[-1])), x.dtype)
-  return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1], **window)
+  options: dict[str, Any] = {"dimension_numbers": LAYOUT, "feature_group_count": x.shape[-1], **window}
+  return jax.lax.conv_general_dilated(x, kernel, **options)
 
 
 def downsample(x: Array, taps: tuple[float, ...] = (1, 1), padding: int | None = None) -> Array:
-  """Halve H and W with the separable filter `taps`, normalised to sum 1; `padding` defaults to (len(taps) - 1) // 2.
+  """Halve H and W with the separable filter `taps`, normalised to sum 1.
+
+  `padding` is (len(taps) - 1) // 2 by default.
 
   >>> downsample(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
   [[[[1.5]]]]
@@ -119,7 +136,7 @@ def downsample(x: Array, taps: tuple[float, ...] = (1, 1), padding: int | None =
 
 
 def upsample(x: Array, taps: tuple[float, ...] = (1, 1), padding: int | None = None) -> Array:
-  """Double H and W with the separable filter `taps`, normalised to sum 2 along each axis: the transpose of `downsample`, times 4.
+  """Double H and W with the separable filter `taps`, normalised to sum 2: `downsample`'s transpose, times 4.
 
   >>> upsample(jnp.array([[[[1.0]]]]))[0, :, :, 0].tolist()
   [[1.0, 1.0], [1.0, 1.0]]
@@ -128,10 +145,13 @@ def upsample(x: Array, taps: tuple[float, ...] = (1, 1), padding: int | None = N
   if len(taps) == 2 and taps[0] == taps[1] and not padding:
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
   edge = len(taps) - 1 - ((len(taps) - 1) // 2 if padding is None else padding)
-  return _depthwise(x, tuple(taps[::-1]), 4.0, window_strides=(1, 1), padding=[(edge, edge)] * 2, lhs_dilation=(2, 2))
+  window = {"window_strides": (1, 1), "padding": [(edge, edge)] * 2, "lhs_dilation": (2, 2)}
+  return _depthwise(x, tuple(taps[::-1]), 4.0, **window)
 
 
-def resample(x: Array, *, up: bool = False, down: bool = False, resample_filter: tuple[float, ...] = (1, 1)) -> Array:
+def resample(
+  x: Array, *, up: bool = False, down: bool = False, resample_filter: tuple[float, ...] = (1, 1)
+) -> Array:
   """Double, halve or keep H and W."""
   return upsample(x, resample_filter) if up else downsample(x, resample_filter) if down else x
 
@@ -177,8 +197,8 @@ class Conv(nn.Module):
 def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
   """Normalise x [B,...,C] over positions and the channels of a group, then scale and shift by channel.
 
-  Moments are taken per channel first and combined on [B, C]: on CPU 1.5 times faster than reshaping x into groups
-  (performance.md). The variance E[x^2] - E[x]^2 is clamped at 0 because it can round below.
+  Moments are taken per channel first and combined on [B, C]: on CPU 1.5 times faster than reshaping x into
+  groups (performance.md). The variance E[x^2] - E[x]^2 is clamped at 0 because it can round below.
 
   >>> group_norm(jnp.array([[[1.0], [3.0]]]), jnp.ones(1), jnp.zeros(1), 1, 0.0)[0, :, 0].tolist()
   [-1.0, 1.0]
@@ -196,7 +216,7 @@ def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) ->
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation with min(`groups`, C // `min_channels`) groups (EDM: 32 groups of at least 4 channels)."""
+  """Group normalisation with min(`groups`, C // `min_channels`) groups (EDM: 32, of at least 4 channels)."""
 
   eps: float = 1e-5
   groups: int = 32
@@ -206,14 +226,16 @@ class GroupNorm(nn.Module):
   def __call__(self, x: Array) -> Array:
     c = x.shape[-1]
     groups = max(1, min(self.groups, c // self.min_channels))
-    check_divides("config.network.model_channels", c, groups, "norm groups")
+    check_divides("model_channels", c, groups, "norm groups")
     weight = self.param("weight", nn.initializers.ones, (c,))
     bias = self.param("bias", nn.initializers.zeros, (c,))
     return group_norm(x, weight, bias, groups, self.eps)
 
 
-def positional_embedding(x: Array, channels: int, endpoint: bool = False, max_positions: float = 10000.0) -> Array:
-  """Embed x [B] as [cos(x f), sin(x f)], [B, channels], with f from 1 down to (about) 1/max_positions, geometric.
+def positional_embedding(
+  x: Array, channels: int, endpoint: bool = False, max_positions: float = 10000.0
+) -> Array:
+  """Embed x [B] as [cos(x f), sin(x f)], [B, channels], f geometric from 1 to (about) 1/max_positions.
 
   `endpoint` reaches 1/max_positions exactly (DDPM); without it the last step is left out (ADM).
   An odd width ends with a zero.
@@ -228,7 +250,7 @@ def positional_embedding(x: Array, channels: int, endpoint: bool = False, max_po
 
 
 class FourierEmbedding(nn.Module):
-  """Embed x [B] as [cos(2 pi f x), sin(2 pi f x)] with fixed random frequencies f ~ N(0, scale^2), kept beside the weights."""
+  """Embed x [B] as [cos(2 pi f x), sin(2 pi f x)] with fixed random f ~ N(0, scale^2), which are stored."""
 
   channels: int
   scale: float = 16.0
@@ -247,9 +269,10 @@ def check_divides(field: str, channels: int, parts: int, what: str) -> None:
 
 
 def attend(q: Array, k: Array, v: Array) -> Array:
-  """Softmax attention, q, k, v [B, positions, heads, channels] -> the same shape; logits over sqrt(channels), softmax in float32.
+  """Softmax attention, q, k, v [B, positions, heads, channels] -> the same shape, the softmax in float32.
 
-  Plain XLA on every backend: fused kernels have no `jax.jvp`, which sCM needs, and `jax.nn.dot_product_attention` rounds to float32.
+  Logits are over sqrt(channels). Plain XLA on every backend: fused kernels have no `jax.jvp`, which sCM
+  needs, and `jax.nn.dot_product_attention` rounds to float32.
   """
   dtype = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=dtype) / math.sqrt(q.shape[-1])

@@ -1,31 +1,34 @@
-"""LPIPS (Zhang et al. 2018): a learned perceptual distance, the metric of the consistency models' paper. Its weights are the user's.
+"""LPIPS (Zhang et al. 2018): a learned perceptual distance, CM's metric. Its weights are the user's.
 
-d(a, b) = sum_l mean_hw sum_c w_lc (n_lc(a) - n_lc(b))^2,   n_l = features of VGG16's l-th tap, over their norm at each pixel
+d(a, b) = sum_l mean_hw sum_c w_lc (n_lc(a) - n_lc(b))^2,  n_l VGG16's l-th features over their norm
 """
 
 import dataclasses
 import math
-from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from cm_jax.errors import UserError
 from cm_jax.networks.layers import conv
+from cm_jax.storage.weights import load_arrays, save_arrays
 from cm_jax.types import Array, Params
 
-# torchvision's numbers of VGG16's convolutions by block; a block ends at a tap (relu1_2, 2_2, 3_3, 4_3, 5_3), then pooling.
+# torchvision's numbers of VGG16's convolutions by block; a block ends at a tap (relu1_2, 2_2, 3_3, 4_3, 5_3),
+# then pooling.
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 WIDTHS = (64, 128, 256, 512, 512)
-MAKE = "python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors"
+MAKE = '"cm_jax convert" makes it from LPIPS\' published files'
 _EPS = 1e-10
 # ImageNet's mean and deviation for images in [-1, 1] instead of [0, 1]
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-  """Return the shape of every weight by name: "features.0.weight" [3,3,in,out], "features.0.bias", "lin0" [channels], ...
+  """Return the shape of every weight by name: "features.0.weight" [3,3,in,out], "lin0" [out], ...
 
   >>> shapes()["features.0.weight"], shapes()["lin4"], len(shapes())
   ((3, 3, 3, 64), (512,), 31)
@@ -42,20 +45,24 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 @dataclasses.dataclass(frozen=True)
 class LPIPS:
-  """The distance d(a, b, params) -> [B] of images in [-1, 1]; differentiable forwards and backwards, to any order.
+  """The distance d(a, b, params) -> [B] of images in [-1, 1]; differentiable both ways, to any order.
 
   Args:
-    weights: A safetensors file that `cm_jax convert --from=lpips` wrote of VGG16's and the heads' published weights.
-    size: Images smaller than this are enlarged to size x size, bilinearly (CM appendix C: 224 for 32x32 and 64x64); larger ones are not
-      touched (none at 256x256). 0 for never.
+    weights: A safetensors file that `cm_jax convert --from=lpips` wrote of VGG16's and the heads' published
+      weights.
+    size: Images smaller than this are enlarged to size x size, bilinearly (CM appendix C: 224 for 32x32 and
+      64x64); larger ones are not touched (none at 256x256). 0 for never.
 
   Note:
-    jcm's and the `lpips` package's numbers. OpenAI's torch code uses piq's LPIPS with average pooling, which is another number.
-    LPIPS' features come from ImageNet labels: an FID measured after training with it is flattered.
+    jcm's and the `lpips` package's numbers. OpenAI's torch code uses piq's LPIPS with average pooling, which
+    is another number. LPIPS' features come from ImageNet labels: an FID measured after training with it is
+    flattered.
   """
 
   weights: str = ""
   size: int = 224
+
+  is_norm: ClassVar[bool] = False
 
   def load(self) -> Params:
     """Read the weights file; never random weights.
@@ -63,18 +70,12 @@ class LPIPS:
     Raises:
       UserError: No file given or there, or not one with VGG16's and the heads' arrays.
     """
-    field = "config.objective.distance.weights"
     if not self.weights:
-      raise UserError(field, "", f"the file that `{MAKE}` makes")
-    if not Path(self.weights).is_file():
-      raise UserError(field, self.weights, f"a file that exists; `{MAKE}` makes it")
-    import safetensors.numpy
-
-    try:
-      arrays = safetensors.numpy.load_file(self.weights)
-    except Exception as error:  # safetensors raises its own type for anything that is not one
-      raise UserError(field, self.weights, f"a safetensors file ({type(error).__name__})") from error
-    check(arrays, field)
+      raise UserError("weights", "", f"a file: {MAKE}")
+    if not epath.Path(self.weights).exists():
+      raise UserError("weights", self.weights, f"a file that exists: {MAKE}")
+    arrays = load_arrays(self.weights, "weights")
+    check(arrays, str(self.weights))
     return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
 
   def __call__(self, a: Array, b: Array, params: Params = None) -> Array:
@@ -82,7 +83,8 @@ class LPIPS:
     if params is None:
       raise ValueError("LPIPS needs its weights: distance_params from LPIPS.load()")
     total: Array | float = 0.0
-    for block, (left, right) in enumerate(zip(features(params, self._prepared(a)), features(params, self._prepared(b)), strict=True)):
+    taps = (features(params, self._prepared(image)) for image in (a, b))
+    for block, (left, right) in enumerate(zip(*taps, strict=True)):
       difference = jnp.square(unit(left) - unit(right))
       total = total + jnp.mean(difference @ params[f"lin{block}"].astype(difference.dtype), axis=(1, 2))
     return jnp.asarray(total)
@@ -113,7 +115,9 @@ def features(params: Params, x: Array) -> list[Array]:
 
 
 def pool(x: Array) -> Array:
-  """Return the maxima of 2x2 pixels, an odd last row or column left out; a maximum over an axis has derivatives of every order.
+  """Return the maxima of 2x2 pixels, an odd last row or column left out.
+
+  A maximum over an axis has derivatives of every order.
 
   >>> pool(jnp.arange(6.0).reshape(1, 2, 3, 1)).ravel().tolist()
   [4.0]
@@ -144,25 +148,17 @@ def check(arrays: dict[str, np.ndarray], where: str) -> None:
   for name in sorted(wanted.keys() | arrays.keys()):
     have = arrays[name].shape if name in arrays else "missing"
     if have != wanted.get(name):
-      raise UserError(f"{where}: {name}", have, f"shape {wanted[name]}" if name in wanted else "no such array")
+      expected = f"shape {wanted[name]}" if name in wanted else "no such array"
+      raise UserError(f"{where}: {name}", have, expected)
     if not math.isfinite(float(np.abs(arrays[name]).max())):
       raise UserError(f"{where}: {name}", "not finite", "finite numbers")
 
 
-def save(path: str | Path, arrays: dict[str, np.ndarray], about: dict[str, str]) -> None:
+def save(path: epath.PathLike, arrays: dict[str, np.ndarray], about: dict[str, str]) -> None:
   """Write a weights file, whole or not at all, with what it was made from in its metadata.
 
   Raises:
     UserError: Arrays that are not VGG16's and the heads', or a place that cannot be written.
   """
-  import safetensors.numpy
-
   check(arrays, str(path))
-  path = Path(path)
-  temporary = path.with_name(f".{path.name}.tmp")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}, temporary, about)
-    temporary.replace(path)
-  except OSError as error:
-    raise UserError("--out", str(path), f"a place that can be written ({error.strerror})") from None
+  save_arrays(path, {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}, about)

@@ -1,4 +1,4 @@
-"""Magnitude-preserving operations (Karras et al. 2024, "EDM2", appendix B): each keeps unit variance for unit-variance input."""
+"""Magnitude-preserving operations (EDM2, appendix B): of unit-variance input each has unit variance."""
 
 import math
 
@@ -32,14 +32,16 @@ def normalize_weight(weight: Array) -> Array:
 
 
 def normalize_weights(params: Params) -> Params:
-  """Project every magnitude-preserving weight of a params tree onto unit magnitude: EDM2's forced weight normalisation.
+  """Project every magnitude-preserving weight onto unit magnitude: EDM2's forced weight normalisation.
 
   To be applied after each update. Gains, frequencies and phases stay as they are.
 
-  >>> print(normalize_weights({"conv": {"weight": jnp.full((4, 2), 3.0)}, "gain": jnp.array(3.0)})["conv"]["weight"][0].round(3))
+  >>> params = {"conv": {"weight": jnp.full((4, 2), 3.0)}, "gain": jnp.array(3.0)}
+  >>> print(normalize_weights(params)["conv"]["weight"][0].round(3))
   [1. 1.]
   """
-  project = lambda path, leaf: normalize_weight(leaf) if path and getattr(path[-1], "key", None) == "weight" else leaf
+  is_weight = lambda path: path[-1:] == (jax.tree_util.DictKey("weight"),)
+  project = lambda path, leaf: normalize_weight(leaf) if is_weight(path) else leaf
   return jax.tree_util.tree_map_with_path(project, params)
 
 
@@ -58,13 +60,17 @@ def mp_sum(a: Array, b: Array, t: float = 0.5) -> Array:
 
 
 def mp_cat(a: Array, b: Array, t: float = 0.5) -> Array:
-  """Concatenate along channels so that a and b contribute in the ratio 1-t to t whatever their widths (EDM2 eq. 103)."""
+  """Concatenate channels; a and b contribute as 1-t to t whatever their widths (EDM2 eq. 103)."""
   scale = math.sqrt((a.shape[-1] + b.shape[-1]) / ((1 - t) ** 2 + t**2))
-  return jnp.concatenate([a * (scale / math.sqrt(a.shape[-1]) * (1 - t)), b * (scale / math.sqrt(b.shape[-1]) * t)], axis=-1)
+  share_a, share_b = scale / math.sqrt(a.shape[-1]) * (1 - t), scale / math.sqrt(b.shape[-1]) * t
+  return jnp.concatenate([a * share_a, b * share_b], axis=-1)
 
 
 class MPFourier(nn.Module):
-  """Embed x [B] as sqrt(2) cos(f x + p), with fixed random frequencies (times 2 pi) and phases kept beside the weights (EDM2 eq. 75)."""
+  """Embed x [B] as sqrt(2) cos(f x + p) (EDM2 eq. 75).
+
+  Frequencies (times 2 pi) and phases are random and fixed, kept beside the weights.
+  """
 
   channels: int
   bandwidth: float = 1.0
@@ -78,10 +84,11 @@ class MPFourier(nn.Module):
 
 
 class MPConv(nn.Module):
-  """Convolution ([k, k, in, out]) or, for `kernel = 0`, linear map ([in, out]) with a normalised weight and no bias (EDM2 eq. 47, 66).
+  """Convolution with a normalised weight and no bias (EDM2 eq. 47, 66); for `kernel = 0` a linear map.
 
-  The weight is normalised in every pass, training or not, and the gradient goes through that: `normalize_weights` after each update
-  keeps the stored weight normalised too, so that the effective learning rate does not decay.
+  The weight, [k, k, in, out] or [in, out], is normalised in every pass, training or not, and the gradient
+  goes through that: `normalize_weights` after each update keeps the stored weight normalised too, so that the
+  effective learning rate does not decay.
   """
 
   features: int

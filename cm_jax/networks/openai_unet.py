@@ -11,10 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
+from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Embedding, Init, Linear, Scope, attend, check_divides, resample
-from cm_jax.types import Array
+from cm_jax.types import Array, Condition
 
 INIT = Init("kaiming_uniform", math.sqrt(1 / 3), math.sqrt(1 / 3))
 INIT_ZERO = Init("kaiming_uniform", 0.0)
@@ -59,7 +61,9 @@ class ResBlock(nn.Module):
     h = Scope(name="in_layers")(in_layers, x)
     h = Scope(name="out_layers")(out_layers, h, Scope(name="emb_layers")(emb_layers, emb))
     x = resized(x)
-    return h + (x if x.shape[-1] == self.features else Conv(self.features, 1, dtype=self.dtype, name="skip_connection")(x))
+    if x.shape[-1] != self.features:
+      x = Conv(self.features, 1, dtype=self.dtype, name="skip_connection")(x)
+    return h + x
 
 
 class AttentionBlock(nn.Module):
@@ -71,23 +75,22 @@ class AttentionBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     b, height, width, c = x.shape
-    check_divides("config.network.model_channels", c, self.heads, "attention heads")
+    check_divides("model_channels", c, self.heads, "attention heads")
     qkv = Conv(3 * c, 1, dtype=self.dtype, name="qkv")(GroupNorm(name="norm")(x))
     q, k, v = jnp.split(qkv.reshape(b, height * width, 3 * self.heads, c // self.heads), 3, axis=2)
-    return x + Conv(c, 1, initial=INIT_ZERO, dtype=self.dtype, name="proj_out")(attend(q, k, v).reshape(x.shape))
+    project = Conv(c, 1, initial=INIT_ZERO, dtype=self.dtype, name="proj_out")
+    return x + project(attend(q, k, v).reshape(x.shape))
 
 
-class OpenAIUNet(nn.Module):
+class OpenAIUNet(Network):
   """OpenAI's UNetModel.
 
   Args:
-    img_resolution: Height and width of the image; halves once per level.
-    in_channels, out_channels: Channels of x and of F.
-    label_dim: Number of classes, 0 for an unconditional network.
     augment_dim: Must be 0: it has no augmentation label.
     model_channels: Width over the numbers in `channel_mult`; every width is a multiple of 32.
     num_res_blocks: Residual blocks per level.
-    attention_resolutions: Where to attend, as downsampling factors: (2, 4, 8) of 64 pixels means at 32, 16 and 8.
+    attention_resolutions: Where to attend, as downsampling factors: (2, 4, 8) of 64 pixels means at 32, 16
+      and 8.
     dropout: Drop probability inside every block, in training.
     channel_mult: Width of each level over `model_channels`.
     conv_resample: Resample by a convolution where `resblock_updown` is off.
@@ -96,17 +99,12 @@ class OpenAIUNet(nn.Module):
     use_scale_shift_norm: Condition by scale and shift after the norm, not by a shift before it.
     resblock_updown: Resample by residual blocks.
     label_dropout: Probability of dropping the class label, in training.
-    guidance_embedding, dtype, remat: As for SongUNet.
+    Others: As in `Network`.
 
   Raises:
-    UserError: A field out of range, named `config.network.FIELD`.
+    UserError: A field out of range, by its name.
   """
 
-  img_resolution: int
-  in_channels: int
-  out_channels: int
-  label_dim: int = 0
-  augment_dim: int = 0
   model_channels: int = 192
   num_res_blocks: int = 3
   attention_resolutions: tuple[int, ...] = (2, 4, 8)
@@ -119,45 +117,37 @@ class OpenAIUNet(nn.Module):
   use_scale_shift_norm: bool = False
   resblock_updown: bool = False
   label_dropout: float = 0.0
-  guidance_embedding: bool = False
-  dtype: str = "float32"
-  remat: bool = False
 
   def __post_init__(self):
+    fields.check_network(self)
     fields.make_tuples(self, "channel_mult", "attention_resolutions")
-    fields.check_positive(self, "img_resolution", "in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks")
+    fields.check_positive(self, "model_channels", "channel_mult", "num_res_blocks")
     for name in ("num_heads", "num_head_channels", "num_heads_upsample"):
       if getattr(self, name) != -1 or name == "num_heads":
         fields.check_positive(self, name)
     fields.check_rate(self, "dropout", "label_dropout")
-    fields.check_choice("dtype", self.dtype, fields.DTYPES)
     fields.check_halves(self, "channel_mult", len(self.channel_mult) - 1)
     fields.check_absent(self, "augment_dim")
     if self.model_channels % 32:
-      raise UserError("config.network.model_channels", self.model_channels, "a multiple of 32, the number of norm groups")
+      raise UserError("model_channels", self.model_channels, "a multiple of 32, the number of norm groups")
     super().__post_init__()
 
   @nn.compact
   def __call__(
-    self,
-    x: Array,
-    c_noise: Array,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    train: bool = False,
+    self, x: Array, c_noise: Array, condition: Condition = NOTHING, *, train: bool = False
   ) -> Array:
-    """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32; c_noise is a time of up to about 1000."""
+    """Evaluate F(x [B,H,W,C], c_noise [B], a time of up to about 1000) -> [B,H,W,out_channels] float32."""
     dtype, channels = layers.wide(self.dtype), self.model_channels
     emb = layers.positional_embedding(c_noise.astype(dtype), channels)
-    emb = emb + conditioning.guidance_term(self, guidance, channels, c_noise.shape[0], dtype)
+    emb = conditioning.terms(self, emb, condition)
     linear = functools.partial(Linear, 4 * channels, INIT, dtype=dtype.name)
     emb = Scope(name="time_embed")(lambda emb: linear(name="2")(nn.silu(linear(name="0")(emb))), emb)
     if self.label_dim:
-      emb = emb + Embedding(4 * channels, name="label_emb")(conditioning.label_row(self, label, c_noise.shape[0], dtype, train))
+      row = conditioning.label_row(self, condition.label, c_noise.shape[0], dtype, train)
+      emb = emb + Embedding(4 * channels, name="label_emb")(row)
     skips = Scope(name="input_blocks")(_encode, self, x.astype(self.dtype), emb, train)
-    x = _run("middle_block", [_res(self, emb, train), _attention(self, self.num_heads), _res(self, emb, train)], skips[-1])
+    middle = [_res(self, emb, train), _attention(self, self.num_heads), _res(self, emb, train)]
+    x = _run("middle_block", middle, skips[-1])
     x = Scope(name="output_blocks")(_decode, self, skips, x, emb, train)
     steps = [
       lambda name, x: nn.silu(GroupNorm(name=name)(x)),
@@ -180,7 +170,8 @@ def _run(name: str, steps: Sequence[Step], x: Array) -> Array:
 
 def _res(net: OpenAIUNet, emb: Array, train: bool, features: int | None = None, **options: Any) -> Step:
   block = nn.remat(ResBlock) if net.remat else ResBlock
-  options.update(dropout=net.dropout, use_scale_shift_norm=net.use_scale_shift_norm, train=train, dtype=net.dtype)
+  options.update(dropout=net.dropout, use_scale_shift_norm=net.use_scale_shift_norm)
+  options.update(train=train, dtype=net.dtype)
   return lambda name, x: block(features or x.shape[-1], **options, name=name)(x, emb)
 
 

@@ -1,4 +1,4 @@
-"""SongUNet: the DDPM++ and NCSN++ architectures of Song et al. (2021) as re-implemented by EDM (Karras et al. 2022, table 7).
+"""SongUNet: DDPM++ and NCSN++ (Song et al. 2021) as re-implemented by EDM (Karras et al. 2022, table 7).
 
 Submodules and parameters are named as in EDM's and ECT's checkpoints ("enc.16x16_block0.norm0.weight").
 """
@@ -10,10 +10,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.networks import conditioning, fields, layers
+from cm_jax.networks.base import Network
 from cm_jax.networks.blocks import UNetBlock
 from cm_jax.networks.layers import Conv, FourierEmbedding, GroupNorm, Init, Linear, Scope
-from cm_jax.types import Array
+from cm_jax.types import Array, Condition
 
 INIT = Init("xavier_uniform")
 INIT_ZERO = Init("xavier_uniform", 1e-5)
@@ -28,14 +30,13 @@ BLOCK: dict[str, Any] = {
 }
 
 
-class SongUNet(nn.Module):
-  """DDPM++ ("positional", "standard", "standard", filter 1 1) and NCSN++ ("fourier", "residual", "standard", filter 1 3 3 1).
+class SongUNet(Network):
+  """DDPM++ and NCSN++.
+
+  DDPM++ has `embedding_type`, `encoder_type`, `decoder_type` and `resample_filter` "positional", "standard",
+  "standard", (1, 1); NCSN++ "fourier", "residual", "standard", (1, 3, 3, 1).
 
   Args:
-    img_resolution: Height and width of the image; halves once per level.
-    in_channels, out_channels: Channels of x and of F.
-    label_dim: Number of classes, 0 for an unconditional network.
-    augment_dim: Width of the augmentation label, 0 for none.
     model_channels: Width of the first level.
     channel_mult: Width of each level over `model_channels`.
     channel_mult_emb: Width of the conditioning vector over `model_channels`.
@@ -46,22 +47,16 @@ class SongUNet(nn.Module):
     embedding_type: "positional" (DDPM++) or "fourier" (NCSN++) noise-level embedding.
     channel_mult_noise: Width of that embedding over `model_channels`: 1 for DDPM++, 2 for NCSN++.
     fourier_scale: Standard deviation of the Fourier frequencies: 16 (EDM), 0.02 (iCT, ECT).
-    encoder_type: "standard" (DDPM++), "residual" (NCSN++) or "skip": how the image itself reaches lower levels.
+    encoder_type: "standard" (DDPM++), "residual" (NCSN++) or "skip": how the image itself reaches lower
+      levels.
     decoder_type: "standard" or "skip": whether every level adds to the output image.
     resample_filter: Separable filter of 2x resampling, of even length.
-    guidance_embedding: Condition on a guidance scale too, as sCM does (1 where none is given). Starts without effect.
-    dtype: What the blocks compute in; parameters, embeddings, statistics and the output stay float32.
-    remat: Recompute each block in the backward pass instead of storing its activations.
+    Others: As in `Network`.
 
   Raises:
-    UserError: A field out of range, named `config.network.FIELD`.
+    UserError: A field out of range, by its name.
   """
 
-  img_resolution: int
-  in_channels: int
-  out_channels: int
-  label_dim: int = 0
-  augment_dim: int = 0
   model_channels: int = 128
   channel_mult: tuple[int, ...] = (1, 2, 2, 2)
   channel_mult_emb: int = 4
@@ -75,9 +70,6 @@ class SongUNet(nn.Module):
   encoder_type: str = "standard"
   decoder_type: str = "standard"
   resample_filter: tuple[float, ...] = (1, 1)
-  guidance_embedding: bool = False
-  dtype: str = "float32"
-  remat: bool = False
 
   def __post_init__(self):
     fields.check_unet(self, "channel_mult_emb", "channel_mult_noise", tuples=("resample_filter",))
@@ -89,27 +81,21 @@ class SongUNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    x: Array,
-    c_noise: Array,
-    *,
-    label: Array | None = None,
-    augment_label: Array | None = None,
-    guidance: Array | None = None,
-    train: bool = False,
+    self, x: Array, c_noise: Array, condition: Condition = NOTHING, *, train: bool = False
   ) -> Array:
     """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
-    options: dict[str, Any] = {"dropout": self.dropout, "train": train, "dtype": self.dtype, "resample_filter": self.resample_filter}
-    block = functools.partial(nn.remat(UNetBlock) if self.remat else UNetBlock, **BLOCK, **options)
-    emb = self._embed(c_noise, label, augment_label, guidance, train)
+    options: dict[str, Any] = {"dropout": self.dropout, "resample_filter": self.resample_filter}
+    kind = nn.remat(UNetBlock) if self.remat else UNetBlock
+    block = functools.partial(kind, **BLOCK, **options, train=train, dtype=self.dtype)
+    emb = self._embed(c_noise, condition, train)
     skips = Scope(name="enc")(_encode, self, block, x.astype(self.dtype), emb)
     return Scope(name="dec")(_decode, self, block, skips, emb).astype(layers.wide(self.dtype))
 
-  def _embed(self, c_noise: Array, label: Array | None, augment_label: Array | None, guidance: Array | None, train: bool) -> Array:
+  def _embed(self, c_noise: Array, condition: Condition, train: bool) -> Array:
     """Return the conditioning vector [B, model_channels * channel_mult_emb], in at least float32."""
     dtype = layers.wide(self.dtype)
     linear = functools.partial(Linear, initial=INIT, dtype=dtype.name)
-    width, batch = self.model_channels * self.channel_mult_noise, c_noise.shape[0]
+    width = self.model_channels * self.channel_mult_noise
     c_noise = c_noise.astype(dtype)
     if self.embedding_type == "fourier":
       emb = FourierEmbedding(width, self.fourier_scale, name="map_noise")(c_noise)
@@ -117,16 +103,15 @@ class SongUNet(nn.Module):
       emb = layers.positional_embedding(c_noise, width, endpoint=True)
     emb = jnp.concatenate(jnp.split(emb, 2, axis=1)[::-1], axis=1)  # sines first, as in DDPM
     if self.label_dim:
-      row = conditioning.label_row(self, label, batch, dtype, train)
+      row = conditioning.label_row(self, condition.label, c_noise.shape[0], dtype, train)
       emb = emb + linear(width, name="map_label")(row * math.sqrt(self.label_dim))
-    emb = emb + conditioning.augment_term(self, augment_label, width, INIT, dtype)
-    emb = emb + conditioning.guidance_term(self, guidance, width, batch, dtype)
+    emb = conditioning.terms(self, emb, condition, INIT)
     emb = nn.silu(linear(self.model_channels * self.channel_mult_emb, name="map_layer0")(emb))
     return nn.silu(linear(self.model_channels * self.channel_mult_emb, name="map_layer1")(emb))
 
 
 def _encode(net: SongUNet, block, x: Array, emb: Array) -> list[Array]:
-  """Return the activations of every block, top to bottom; `aux` carries the image down to the lower levels."""
+  """Return the activations of every block, top to bottom; `aux` carries the image down."""
   conv = functools.partial(Conv, initial=INIT, dtype=net.dtype)
   resampling: dict[str, Any] = {"down": True, "resample_filter": net.resample_filter}
   aux, skips = x, []
@@ -141,11 +126,12 @@ def _encode(net: SongUNet, block, x: Array, emb: Array) -> list[Array]:
         aux = layers.resample(aux, **resampling)
         x = x + conv(x.shape[-1], 1, name=f"{prefix}_aux_skip")(aux)
       elif net.encoder_type == "residual":
-        x = (x + conv(x.shape[-1], **resampling, fused=True, name=f"{prefix}_aux_residual")(aux)) * math.sqrt(0.5)
-        aux = x
+        residual = conv(x.shape[-1], **resampling, fused=True, name=f"{prefix}_aux_residual")
+        aux = x = (x + residual(aux)) * math.sqrt(0.5)
     skips.append(x)
     for i in range(net.num_blocks):
-      x = block(net.model_channels * mult, heads=int(resolution in net.attn_resolutions), name=f"{prefix}_block{i}")(x, emb)
+      heads = int(resolution in net.attn_resolutions)
+      x = block(net.model_channels * mult, heads=heads, name=f"{prefix}_block{i}")(x, emb)
       skips.append(x)
   return skips
 
@@ -164,7 +150,8 @@ def _decode(net: SongUNet, block, skips: list[Array], emb: Array) -> Array:
       x = block(x.shape[-1], up=True, name=f"{prefix}_up")(x, emb)
     for i in range(net.num_blocks + 1):
       heads = int(i == net.num_blocks and resolution in net.attn_resolutions)
-      x = block(net.model_channels * mult, heads=heads, name=f"{prefix}_block{i}")(jnp.concatenate([x, skips.pop()], -1), emb)
+      x = jnp.concatenate([x, skips.pop()], -1)
+      x = block(net.model_channels * mult, heads=heads, name=f"{prefix}_block{i}")(x, emb)
     if net.decoder_type == "skip" or level == 0:
       h = nn.silu(GroupNorm(1e-6, name=f"{prefix}_aux_norm")(x))
       h = Conv(net.out_channels, initial=INIT_ZERO, dtype=net.dtype, name=f"{prefix}_aux_conv")(h)

@@ -1,4 +1,4 @@
-"""Heads that belong to a loss: EDM2's learned log-variance, sCM's adaptive weight. Their parameters are `params["weighting"]`."""
+"""Heads that belong to a loss, with the parameters `params["weighting"]`: EDM2's and sCM's weights."""
 
 import flax.linen as nn
 import jax
@@ -8,9 +8,9 @@ from cm_jax.types import Array
 
 
 class LogVariance(nn.Module):
-  """u(c_noise) [B] -> [B]: one linear map of Fourier features; its parameters belong in `params["weighting"]`.
+  """u(c_noise) [B] -> [B]: one linear map of Fourier features; a loss uses it as L / e^u + u.
 
-  Named as in EDM2's checkpoints ("logvar_fourier.freqs", "logvar_linear.weight"). A loss uses it as L / e^u + u.
+  Named as in EDM2's checkpoints ("logvar_fourier.freqs", "logvar_linear.weight").
 
   Args:
     logvar_channels: Number of Fourier features.
@@ -25,9 +25,10 @@ class LogVariance(nn.Module):
 
 
 class AdaptiveWeight(nn.Module):
-  """w(c_noise) [B] -> [B]: one linear map of Fourier features, 0 at the start; a loss uses it as e^w L - w (sCM section 4.1).
+  """w(c_noise) [B] -> [B]: one linear map of Fourier features; a loss uses it as e^w L - w (sCM section 4.1).
 
-  Unlike `LogVariance` its weight is not normalised, so that it can start at 0: every noise level equally weighted.
+  Unlike `LogVariance` its weight is not normalised, so that it can start at 0: every noise level equally
+  weighted.
 
   Args:
     channels: Number of Fourier features.

@@ -6,10 +6,11 @@ from cm_jax.objectives.denoising import Denoising
 from cm_jax.objectives.progressive import Progressive
 from cm_jax.objectives.scm import Scm
 from cm_jax.objectives.targets import TARGETS
+from cm_jax.types import Objective
 
 __all__ = ["OBJECTIVES", "TARGETS"]
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, type[Objective]] = {
   "denoising": Denoising,
   "consistency": Consistency,
   "continuous": Continuous,

@@ -1,24 +1,35 @@
-"""Consistency models in continuous time: the limit of CD and CT as the grid becomes infinitely fine (CM appendix B).
+"""Consistency models in continuous time: the limit of CD and CT as the grid becomes infinitely fine (CM
+appendix B).
 
 With v = -(d/dt) f(x_t, t) along the trajectory, towards less noise, one forward-mode derivative of f:
 
-  v = JVP of f at (x_t, t) along (-drift(x_t, t), -1),   drift = (x_t - D_phi)/t, or (x_t - x)/t = z from the data (CT)
+  v = JVP of f at (x_t, t) along (-drift(x_t, t), -1),   drift = (x_t - D_phi)/t, or (x_t - x)/t =
+  z from the data (CT)
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cm_jax.diffusion.noise import KarrasLevels, Levels, append_dims
-from cm_jax.diffusion.scores import teacher_drift
+from cm_jax.diffusion.drifts import DriftSource
+from cm_jax.diffusion.levels import KarrasLevels, Levels
+from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.weights import Weight, uniform
-from cm_jax.errors import UserError
-from cm_jax.objectives.base import TwoHalves
-from cm_jax.objectives.consistency import DRIFTS
-from cm_jax.types import Array, Batch, Context, Distance, NoiseRange, ObjectiveOutput, Params
+from cm_jax.types import (
+  Array,
+  Batch,
+  Condition,
+  Context,
+  Distance,
+  Needs,
+  NoiseRange,
+  Objective,
+  ObjectiveOutput,
+  Params,
+)  # fmt: skip
 
 
 class ContinuousDraws(NamedTuple):
@@ -30,7 +41,7 @@ class ContinuousDraws(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Continuous(TwoHalves):
+class Continuous(Objective):
   """Continuous-time consistency distillation and training (CM theorems 3 to 6).
 
   | distance d | loss per example | with stop-gradient, its pseudo-loss |
@@ -42,61 +53,56 @@ class Continuous(TwoHalves):
 
   Args:
     noise: For sigma_data and the default levels.
-    drift: "teacher" (distillation) or "monte_carlo" (training in isolation).
+    drift: Of `DRIFTS`: a teacher's (distillation) or the Monte Carlo estimate (training in isolation).
     distance: d(a, b) -> [B].
-    stop_gradient: Whether the target is held fixed. Without it the gradient goes through v too: twice the cost, and for the Monte Carlo
-      drift a biased objective (CM section B.2 derives training for stop-gradient only).
+    stop_gradient: Whether the target is held fixed. Without it the gradient goes through v too: twice the
+      cost, and for the Monte Carlo drift a biased objective (CM section B.2 derives training for
+      stop-gradient only).
     levels: Distribution of t; sigma_min^(1/rho) to sigma_max^(1/rho), uniformly, by default.
     weight: lambda(t, r, sigma_data), taken at r = t.
 
   Note:
-    The value of a pseudo-loss says nothing about progress (CM remark 6): `tangent_norm`, the root mean square of v, does.
-    The prefactors (d tau^-1/dt)^k of the theorems are 1, as in jcm's code. jcm's "l2" is the norm ||v||, i.e. pseudo-Huber with c = 0, and
-    D/2 of the pseudo-loss here.
-
-  Raises:
-    UserError: An unknown drift.
+    The value of a pseudo-loss says nothing about progress (CM remark 6): `tangent_norm`, the root mean square
+    of v, does. The prefactors (d tau^-1/dt)^k of the theorems are 1, as in jcm's code. jcm's "l2" is the norm
+    ||v||, i.e. pseudo-Huber with c = 0, and D/2 of the pseudo-loss here.
   """
 
+  trains: ClassVar[str] = "consistency"
+
   noise: NoiseRange
-  drift: str
+  drift: DriftSource
   distance: Distance
   stop_gradient: bool = True
   levels: Levels | None = None
   weight: Weight = uniform
 
-  def __post_init__(self):
-    if self.drift not in DRIFTS:
-      raise UserError("config.objective.drift", self.drift, " or ".join(DRIFTS))
-    if self.levels is None:
-      object.__setattr__(self, "levels", KarrasLevels(self.noise))
-
   @property
-  def needs_teacher(self) -> bool:  # type: ignore[override]
-    """Whether the loss evaluates a teacher."""
-    return self.drift == "teacher"
+  def needs(self) -> Needs:
+    """A teacher, if the drift is one's."""
+    return Needs(teacher=self.drift.needs_teacher, distance=self.distance)
 
   def draw(self, key: Array, batch: Batch, step: Array) -> ContinuousDraws:
     """Draw noise levels and noise for a batch."""
     x = batch["image"]
     t_key, z_key, dropout_key = jax.random.split(key, 3)
-    assert self.levels is not None
-    return ContinuousDraws(self.levels(t_key, x.shape[0]), jax.random.normal(z_key, x.shape, x.dtype), dropout_key)
+    t = (self.levels or KarrasLevels(self.noise))(t_key, x.shape[0])
+    return ContinuousDraws(t, jax.random.normal(z_key, x.shape, x.dtype), dropout_key)
 
-  def loss(self, params: Params, context: Context, batch: Batch, draws: ContinuousDraws, step: Array) -> ObjectiveOutput:
+  def loss(
+    self, params: Params, context: Context, batch: Batch, draws: ContinuousDraws, step: Array
+  ) -> ObjectiveOutput:
     """Return the loss for given draws; `batch["image"]` is float in [-1, 1]."""
-    x, (t, z, key) = batch["image"], draws
-    label, augment_label = batch.get("label"), batch.get("augment_label")
+    x, (t, z, key), condition = batch["image"], draws, Condition.of(batch)
     x_t = x + append_dims(t, x) * z
-    drift = z
-    if self.needs_teacher:
-      assert context.teacher is not None
-      teacher = context.teacher(context.teacher_params, label=label, augment_label=augment_label)
-      drift = jax.lax.stop_gradient(teacher_drift(teacher)(x_t, t))
-    student = context.student(params, label=label, augment_label=augment_label, key=key)
+    # Of the Monte Carlo estimate it is z: exactly, where (x_t - x)/t would round.
+    drift = (
+      jax.lax.stop_gradient(self.drift(context, batch, condition)(x_t, t)) if self.drift.needs_teacher else z
+    )
+    student = context.student(params, condition, key)
     # One evaluation gives both f, which the gradient flows through, and v.
     f, v = jax.jvp(student, (x_t, t), (-drift, -jnp.ones_like(t)))
-    distance, is_norm = lambda a, b: self.distance(a, b, context.distance_params), getattr(self.distance, "is_norm", False)
+    distance = lambda a, b: self.distance(a, b, context.distance_params)
+    is_norm = self.distance.is_norm
     if self.stop_gradient:
       v = jax.lax.stop_gradient(v)
       pull = jax.lax.stop_gradient(pull_of(distance, is_norm, jax.lax.stop_gradient(f), v))
@@ -112,7 +118,8 @@ class Continuous(TwoHalves):
 
 
 def pull_of(distance: Callable[[Array, Array], Array], is_norm: bool, f: Array, v: Array) -> Array:
-  """Return the direction in which a small step against v changes d(f, target) most: H v, or for a norm its gradient at v.
+  """Return the direction in which a small step against v changes d(f, target) most:
+  H v, or for a norm its gradient at v.
 
   Args:
     distance: (a, b) -> [B].
@@ -127,5 +134,6 @@ def pull_of(distance: Callable[[Array, Array], Array], is_norm: bool, f: Array, 
   if is_norm:
     return jax.grad(lambda a: distance(a, jnp.zeros_like(v)).sum())(v)
   gradient = jax.grad(lambda a: distance(a, f).sum())
-  # Forward over reverse: the Hessian is never formed, and a network inside the distance is differentiated once each way.
+  # Forward over reverse: the Hessian is never formed, and a network inside the distance is differentiated
+  #   once each way.
   return jax.jvp(gradient, (f,), (v,))[1]

@@ -1,22 +1,33 @@
-"""Denoising score matching: what trains a diffusion teacher. EDM's, VP's and VE's losses differ in the levels and the weight only."""
+"""Denoising score matching: what trains a diffusion teacher. EDM's,
+VP's and VE's losses differ in the levels and the weight only."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cm_jax.diffusion.noise import Levels, Lognormal, append_dims
+from cm_jax.diffusion.levels import Levels, Lognormal
+from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.weights import Weight, karras
 from cm_jax.errors import UserError
 from cm_jax.networks.weighting import LogVariance
-from cm_jax.objectives.base import TwoHalves
-from cm_jax.types import Array, Batch, Context, NoiseRange, ObjectiveOutput, Params
+from cm_jax.types import (
+  Array,
+  Batch,
+  Condition,
+  Context,
+  Needs,
+  NoiseRange,
+  Objective,
+  ObjectiveOutput,
+  Params,
+)
 
 
 class DenoisingDraws(NamedTuple):
-  """sigma [B]; z [B,H,W,C] standard normal; drop bool [B], whose labels are hidden (None: nobody's); dropout key."""
+  """sigma [B]; z [B,H,W,C] standard normal; drop bool [B], whose labels are hidden (None: nobody's);
+  dropout key."""
 
   sigma: Array
   z: Array
@@ -25,7 +36,7 @@ class DenoisingDraws(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoising(TwoHalves):
+class Denoising(Objective):
   """E[lambda(sigma) ||D(x + sigma z, sigma) - x||^2] (EDM eq. 2).
 
   | loss | levels | weight lambda |
@@ -38,14 +49,18 @@ class Denoising(TwoHalves):
     noise: For sigma_data.
     levels: Distribution of sigma.
     weight: lambda, as a function (t, r, sigma_data) of t = sigma.
-    reduction: "sum" over pixels as EDM and jcm, or "mean" as OpenAI and EDM2; it matters for clipping, Adam's eps and the logged loss.
-    uncertainty: Learn the log-variance u(sigma) of the loss: L/e^u + u (EDM2 eq. 15), which makes the loss' magnitude the same at all
-      levels. Goes with the reduction "mean".
-    label_dropout: Probability of hiding an example's label, so that one network is conditional and unconditional: for guidance.
+    reduction: "sum" over pixels as EDM and jcm, or "mean" as OpenAI and EDM2; it matters for clipping, Adam's
+      eps and the logged loss.
+    uncertainty: Learn the log-variance u(sigma) of the loss: L/e^u + u (EDM2 eq. 15), which makes the loss'
+      magnitude the same at all levels. Goes with the reduction "mean".
+    label_dropout: Probability of hiding an example's label,
+      so that one network is conditional and unconditional: for guidance.
 
   Raises:
     UserError: A field out of range.
   """
+
+  trains: ClassVar[str] = "diffusion"
 
   noise: NoiseRange
   levels: Levels = dataclasses.field(default_factory=Lognormal)
@@ -56,31 +71,37 @@ class Denoising(TwoHalves):
 
   def __post_init__(self):
     if self.reduction not in ("sum", "mean"):
-      raise UserError("config.objective.reduction", self.reduction, "sum or mean")
+      raise UserError("reduction", self.reduction, "sum or mean")
     if self.uncertainty and self.reduction != "mean":
-      raise UserError("config.objective.reduction", self.reduction, "mean, with uncertainty = True")
+      raise UserError("reduction", self.reduction, "mean, with uncertainty = True")
     if not 0 <= self.label_dropout < 1:
-      raise UserError("config.objective.label_dropout", self.label_dropout, "a probability in [0, 1)")
+      raise UserError("label_dropout", self.label_dropout, "a probability in [0, 1)")
 
   @property
-  def init_weighting(self) -> Callable[[Array], Params] | None:  # type: ignore[override]
-    """Draw the parameters of u, or None without uncertainty."""
-    return (lambda key: LogVariance().init(key, jnp.zeros(1))["params"]) if self.uncertainty else None
+  def needs(self) -> Needs:
+    """The head of u, with uncertainty."""
+    return Needs(
+      weighting=(lambda key: LogVariance().init(key, jnp.zeros(1))["params"]) if self.uncertainty else None
+    )
 
   def draw(self, key: Array, batch: Batch, step: Array) -> DenoisingDraws:
     """Draw noise levels, noise and the labels to hide for a batch."""
     x = batch["image"]
     sigma_key, z_key, drop_key, dropout_key = jax.random.split(key, 4)
     drop = jax.random.bernoulli(drop_key, self.label_dropout, x.shape[:1]) if self.label_dropout else None
-    return DenoisingDraws(self.levels(sigma_key, x.shape[0]), jax.random.normal(z_key, x.shape, x.dtype), drop, dropout_key)
+    return DenoisingDraws(
+      self.levels(sigma_key, x.shape[0]), jax.random.normal(z_key, x.shape, x.dtype), drop, dropout_key
+    )
 
-  def loss(self, params: Params, context: Context, batch: Batch, draws: DenoisingDraws, step: Array) -> ObjectiveOutput:
+  def loss(
+    self, params: Params, context: Context, batch: Batch, draws: DenoisingDraws, step: Array
+  ) -> ObjectiveOutput:
     """Return the weighted squared error for given draws; `batch["image"]` is float in [-1, 1]."""
     x, (sigma, z, drop, key) = batch["image"], draws
-    label = batch.get("label")
-    if label is not None and drop is not None:
-      label = jnp.where(drop, -1, label)
-    denoise = context.student(params, label=label, augment_label=batch.get("augment_label"), key=key)
+    condition = Condition.of(batch)
+    if condition.label is not None and drop is not None:
+      condition = condition._replace(label=jnp.where(drop, -1, condition.label))
+    denoise = context.student(params, condition, key)
     error = jnp.square(denoise(x + append_dims(sigma, x) * z, sigma) - x).reshape(x.shape[0], -1)
     reduced = error.sum(axis=1) if self.reduction == "sum" else error.mean(axis=1)
     per_example = self.weight(sigma, jnp.zeros_like(sigma), self.noise.sigma_data) * reduced

@@ -1,18 +1,31 @@
-"""Progressive distillation (Salimans & Ho 2022): a student whose every sampling step does two of its teacher's, halved stage by stage."""
+"""Progressive distillation (Salimans & Ho 2022): a student whose every sampling step does two of its
+teacher's, halved stage by stage."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 
 from cm_jax.diffusion.curriculum import Curriculum
 from cm_jax.diffusion.distances import L2
-from cm_jax.diffusion.noise import append_dims, karras_sigma
-from cm_jax.diffusion.scores import teacher_drift
+from cm_jax.diffusion.drifts import Teacher
+from cm_jax.diffusion.grids import karras_sigma
+from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.solvers import euler
 from cm_jax.diffusion.weights import Weight, truncated_snr
-from cm_jax.objectives.base import TwoHalves
-from cm_jax.types import Array, Batch, Context, Distance, NoiseRange, ObjectiveOutput, Params
+from cm_jax.types import (
+  Array,
+  Batch,
+  Condition,
+  Context,
+  Distance,
+  Metrics,
+  Needs,
+  NoiseRange,
+  Objective,
+  ObjectiveOutput,
+  Params,
+)  # fmt: skip
 
 
 class ProgressiveDraws(NamedTuple):
@@ -26,12 +39,15 @@ class ProgressiveDraws(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Progressive(TwoHalves):
-  """E[lambda(t) d(D_theta(x_t, t), x*)], x* = x_t - t (x_r - x_t)/(r - t), x_r two Euler (DDIM) steps of the teacher away.
+class Progressive(Objective):
+  """E[lambda(t) d(D_theta(x_t, t), x*)], x* = x_t - t (x_r - x_t)/(r - t), x_r two Euler (DDIM)
+  steps of the teacher away.
 
-  x* is where one Euler step of the student from t to r has to aim at to land on x_r. The levels are those of a Karras grid with M(k)
-  intervals: t, mid, r at the fractional indices i, i + 1/2, i + 1, i ~ U{0..M-1} (jcm and OpenAI `progdist`). Between stages the student
-  becomes the teacher and the optimiser starts afresh, which is the training loop's to do (`stage_starts`).
+  x* is where one Euler step of the student from t to r has to aim at to land on x_r. The levels are those of
+  a Karras grid with M(k)
+  intervals: t, mid, r at the fractional indices i, i + 1/2, i + 1, i ~ U{0..M-1} (jcm and OpenAI `progdist`).
+    Between stages the student
+  becomes the teacher and the optimiser starts afresh, which is the training loop's to do (`needs.stages`).
 
   Args:
     noise: The grid's range, and sigma_data.
@@ -43,17 +59,22 @@ class Progressive(TwoHalves):
     Sample with M Euler steps from sigma_max to sigma_min (`sampler.name = "euler"`).
   """
 
+  trains: ClassVar[str] = "consistency"  # no denoiser: x* is where a long step has to aim at
+
   noise: NoiseRange
   scales: Curriculum
   distance: Distance = dataclasses.field(default_factory=L2)
   weight: Weight = truncated_snr
 
-  needs_teacher = True
-
   @property
-  def stage_starts(self) -> tuple[int, ...]:  # type: ignore[override]
-    """The first step of each stage and the end of the last."""
-    return () if self.scales.end is None else (*self.scales.starts, self.scales.end)
+  def needs(self) -> Needs:
+    """A teacher, and the first step of each stage with the end of the last."""
+    stages = () if self.scales.end is None else (*self.scales.starts, self.scales.end)
+    return Needs(teacher=True, stages=stages, distance=self.distance)
+
+  def progress(self, step: Array | int) -> Metrics:
+    """Return M(k)."""
+    return {"num_scales": self.scales(step)}
 
   def draw(self, key: Array, batch: Batch, step: Array) -> ProgressiveDraws:
     """Draw grid intervals and noise for a batch."""
@@ -68,16 +89,18 @@ class Progressive(TwoHalves):
     level = lambda offset: karras_sigma(index + offset, num_steps + 1, self.noise)
     return level(0.0), level(0.5), level(1.0)
 
-  def loss(self, params: Params, context: Context, batch: Batch, draws: ProgressiveDraws, step: Array) -> ObjectiveOutput:
+  def loss(
+    self, params: Params, context: Context, batch: Batch, draws: ProgressiveDraws, step: Array
+  ) -> ObjectiveOutput:
     """Return the loss for given draws; `batch["image"]` is float in [-1, 1]."""
-    x, (t, mid, r, z, key) = batch["image"], draws
-    label, augment_label = batch.get("label"), batch.get("augment_label")
+    x, (t, mid, r, z, key), condition = batch["image"], draws, Condition.of(batch)
     x_t = x + append_dims(t, x) * z
-    assert context.teacher is not None
-    drift = teacher_drift(context.teacher(context.teacher_params, label=label, augment_label=augment_label))
+    drift = Teacher()(context, batch, condition)
     x_r = euler(drift, euler(drift, x_t, t, mid), mid, r)
     aim = jax.lax.stop_gradient(x_t - append_dims(t / (r - t), x) * (x_r - x_t))
-    denoise = context.student(params, label=label, augment_label=augment_label, key=key)
+    denoise = context.student(params, condition, key)
     distance = self.distance(denoise(x_t, t), aim, context.distance_params)
     per_example = self.weight(t, r, self.noise.sigma_data) * distance
-    return ObjectiveOutput(per_example.mean(), per_example, t, {"distance": distance.mean(), "num_scales": self.scales(step)})
+    return ObjectiveOutput(
+      per_example.mean(), per_example, t, {"distance": distance.mean(), **self.progress(step)}
+    )

@@ -1,4 +1,4 @@
-"""Turn numbered samples into images, in batches of one shape: sample i depends on (seed, i) only (invariant 8)."""
+"""Turn numbered samples into images, in batches of one shape: sample i depends on (seed, i) only."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,60 +10,62 @@ from jax.experimental import multihost_utils
 from cm_jax.diffusion.noise import per_sample_noise
 from cm_jax.diffusion.pixels import is_latent, quantize
 from cm_jax.errors import UserError, one_of
-from cm_jax.sampling.guidance import guided
-from cm_jax.types import Array, Bind, Denoiser, Params, Sampler
+from cm_jax.sampling.guidance import check_guidance, guided
+from cm_jax.types import Array, Condition, Denoiser, Model, Params, Sampler
 
-Generator = Callable[[Params, Array, Array | None], Array]
+# (params, seed uint32 scalar, indices int32 [B], label int32 [B] or None) -> images [B,H,W,C]
+Generator = Callable[[Params, Array | np.uint32, Array, Array | None], Array]
 STATES = ("float32", "float64")
 
 
 def make_generator(
-  bind: Bind,
-  sampler: Sampler,
-  image_shape: tuple[int, int, int],
-  seed: int,
-  guidance: float | None = None,
-  embedded: bool = False,
-  state: str = "float32",
+  model: Model, sampler: Sampler, guidance: float | None = None, state: str = "float32"
 ) -> Generator:
-  """Return the jitted `(params, indices int32 [B], label int32 [B] or None) -> [B,H,W,C]`: from key to pixels in one program.
+  """Return the jitted `(params, seed, indices, label) -> [B,H,W,C]`: from key to pixels in one program.
 
-  Images come out as uint8, latents (see `is_latent`) as float32.
+  Images come out as uint8, latents (see `is_latent`) as float32. `generate` calls it, batch after batch.
 
   Args:
-    bind: The network.
+    model: What is sampled; its own params are not used.
     sampler: How to sample it.
-    image_shape: (H, W, C).
-    seed: Sample i depends on (seed, i) only.
-    guidance: Scale of classifier-free guidance; needs labels, and evaluates the network twice as often. None for none.
-    embedded: The network takes the scale as an input, as a student of guided distillation does: no further evaluations.
-    state: Type of x between network evaluations, float32 or float64 as in EDM's code; the network computes in its own either way, from
-      the same noise. float64 needs JAX's x64 mode.
+    guidance: Scale of classifier-free guidance; needs labels, and evaluates the network twice as often,
+      unless the network takes the scale as an input (`guidance_embedding`), as a student of guided
+      distillation does. None for none.
+    state: Type of x between network evaluations, float32 or float64 as in EDM's code; the network computes in
+      its own either way, from the same noise. float64 needs JAX's x64 mode.
 
   Raises:
-    UserError: Another type, or float64 without the x64 mode.
+    UserError: Another type, or float64 without the x64 mode; guidance of a model without classes.
   """
   if state not in STATES:
-    raise UserError("--state", state, one_of(STATES, state))
+    raise UserError("state", state, one_of(STATES, state))
   if state == "float64" and jnp.result_type(float) != jnp.float64:
-    raise UserError("--state", state, "JAX's x64 mode: jax.config.update('jax_enable_x64', True)")
+    raise UserError("state", state, "JAX's x64 mode, such as by JAX_ENABLE_X64=1 in the environment")
+  check_guidance(model, guidance)
 
   @jax.jit
-  def generator(params: Params, indices: Array, label: Array | None) -> Array:
+  def generator(params: Params, seed: Array, indices: Array, label: Array | None) -> Array:
     draw = per_sample_noise(jax.random.key(seed), indices)
     noise = lambda k, shape: draw(k, shape).astype(state)
-    if guidance is None:
-      denoiser = bind(params, label=label)
-    elif embedded:
-      denoiser = bind(params, label=label, guidance=jnp.full(indices.shape, guidance, jnp.float32))
-    else:
-      if label is None:
-        raise UserError("--guidance", guidance, "a conditional model: guidance needs labels")
-      denoiser = guided(bind(params, label=label), bind(params, label=jnp.full_like(label, -1)), guidance)
-    x = sampler(_in_float32(denoiser) if state == "float64" else denoiser, noise, (indices.shape[0], *image_shape))
-    return x.astype(jnp.float32) if is_latent(image_shape) else quantize(x)
+    denoiser = _denoiser(model, params, label, guidance, indices.shape)
+    denoiser = _in_float32(denoiser) if state == "float64" else denoiser
+    x = sampler(denoiser, noise, (indices.shape[0], *model.image_shape))
+    return x.astype(jnp.float32) if is_latent(model.image_shape) else quantize(x)
 
   return generator
+
+
+def _denoiser(
+  model: Model, params: Params, label: Array | None, guidance: float | None, shape: tuple[int, ...]
+) -> Denoiser:
+  bind = model.preconditioned
+  if guidance is None:
+    return bind(params, Condition(label))
+  if label is None:
+    raise UserError("guidance", guidance, "a conditional model: guidance needs labels")
+  if model.network.get("guidance_embedding", False):
+    return bind(params, Condition(label, guidance=jnp.full(shape, guidance, jnp.float32)))
+  return guided(bind(params, Condition(label)), bind(params, Condition(jnp.full_like(label, -1))), guidance)
 
 
 def _in_float32(denoiser: Denoiser) -> Denoiser:
@@ -79,6 +81,16 @@ def balanced_labels(indices: np.ndarray, num_classes: int) -> np.ndarray | None:
   return (indices % num_classes).astype(np.int32) if num_classes else None
 
 
+def local_mesh() -> jax.sharding.Mesh:
+  """Return a mesh over this host's devices: its batches, and nobody else's, are spread over them."""
+  return jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
+
+
+def replicate(params: Params, mesh: jax.sharding.Mesh) -> Params:
+  """Return params on every device of a mesh; `generate` then moves them no more."""
+  return jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def generate(
   generator: Generator,
   params: Params,
@@ -87,11 +99,12 @@ def generate(
   batch_size: int = 64,
   mesh: jax.sharding.Mesh | None = None,
   label: int | None = None,
+  seed: int = 0,
 ) -> Iterator[np.ndarray]:
   """Yield [<= batch_size, H, W, C] for the samples numbered `indices`, in order.
 
-  The last batch is padded to the same shape, so nothing recompiles and no sample depends on where it stands in a batch. The device
-  works on the next batch while the caller has this one.
+  The last batch is padded to the same shape, so nothing recompiles and no sample depends on where it stands
+  in a batch. The device works on the next batch while the caller has this one.
 
   Args:
     generator: From `make_generator`.
@@ -101,27 +114,68 @@ def generate(
     batch_size: Raised to a multiple of the devices of `mesh`.
     mesh: Spread each batch over these devices.
     label: The class of all of them, instead of balanced ones.
+    seed: Sample i depends on (seed, i) only; 0 to 2^32 - 1.
+
+  Raises:
+    UserError: A batch size below 1, or such a seed.
   """
   if batch_size < 1:
     raise UserError("batch_size", batch_size, "at least 1")
+  if isinstance(seed, bool) or not 0 <= seed < 2**32:
+    raise UserError("seed", seed, "an integer, 0 to 2^32 - 1")
   numbers = np.asarray(indices, np.int32)
   sharding = None
   if mesh is not None:
     batch_size = -(-batch_size // mesh.size) * mesh.size
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
-    params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    params = replicate(params, mesh)
   ahead: tuple[Array, int] | None = None
   for start in range(0, len(numbers), batch_size):
     chunk = numbers[start : start + batch_size]
     padded = np.concatenate([chunk, np.repeat(chunk[-1:], batch_size - len(chunk))])
     classes = balanced_labels(padded, num_classes) if label is None else np.full(len(padded), label, np.int32)
     place = lambda array: jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
-    images = generator(params, place(padded), None if classes is None else place(classes))
+    images = generator(params, np.uint32(seed), place(padded), None if classes is None else place(classes))
     if ahead:
       yield _fetched(*ahead)
     ahead = images, len(chunk)
   if ahead:
     yield _fetched(*ahead)
+
+
+def generate_all(
+  generator: Generator,
+  model: Model,
+  num: int,
+  batch_size: int = 64,
+  mesh: jax.sharding.Mesh | None = None,
+  seed: int = 0,
+  progress: Callable[[int], object] = lambda count: None,
+) -> np.ndarray:
+  """Return samples 0 to num - 1 of a model, [num, H, W, C], on every host, each of which draws a part.
+
+  Args:
+    generator: From `make_generator`.
+    model: Whose weights are sampled.
+    num: How many.
+    batch_size: Of each host; see `generate`.
+    mesh: Devices of this host; by default all of them.
+    seed: See `generate`.
+    progress: Called with the number of samples of each batch.
+  """
+  # as many on every host, the last of them twice where it does not divide
+  part = -(-num // jax.process_count())
+  mine = np.minimum(np.arange(part) + jax.process_index() * part, num - 1)
+  batches = []
+  for batch in generate(
+    generator, model.params, mine, model.num_classes, batch_size, mesh or local_mesh(), seed=seed
+  ):
+    batches.append(batch)
+    progress(len(batch))
+  images = np.concatenate(batches)
+  if jax.process_count() > 1:
+    images = np.asarray(multihost_utils.process_allgather(images, tiled=True))
+  return images[:num]
 
 
 def _fetched(images: Array, count: int) -> np.ndarray:

@@ -5,14 +5,18 @@ import math
 import jax.numpy as jnp
 
 from cm_jax.diffusion.noise import append_dims
-from cm_jax.types import Array, Denoiser
+from cm_jax.errors import UserError
+from cm_jax.types import Array, Denoiser, Model
 
 
-def guided(good: Denoiser, other: Denoiser, scale: float, interval: tuple[float, float] = (0.0, math.inf)) -> Denoiser:
+def guided(
+  good: Denoiser, other: Denoiser, scale: float, interval: tuple[float, float] = (0.0, math.inf)
+) -> Denoiser:
   """Return D = D_other + scale (D_good - D_other): two network evaluations where it was one.
 
-  With the same network without its label as `other`, classifier-free guidance (Ho & Salimans 2022); with a smaller or less trained
-  network, autoguidance (Karras et al. 2024). Meant for diffusion models; a consistency model is guided by distilling a guided teacher.
+  With the same network without its label as `other`, classifier-free guidance (Ho & Salimans 2022); with a
+  smaller or less trained network, autoguidance (Karras et al. 2024). Meant for diffusion models; a
+  consistency model is guided by distilling a guided teacher.
 
   Args:
     good: The conditional denoiser.
@@ -32,3 +36,13 @@ def guided(good: Denoiser, other: Denoiser, scale: float, interval: tuple[float,
     return best + append_dims(amount, x) * (best - other(x, sigma))
 
   return denoise
+
+
+def check_guidance(model: Model, guidance: float | None) -> None:
+  """Check that a model can be guided by a scale.
+
+  Raises:
+    UserError: It is unconditional.
+  """
+  if guidance is not None and not model.num_classes:
+    raise UserError("guidance", guidance, "none: the model has no classes")

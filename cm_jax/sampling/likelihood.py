@@ -1,10 +1,12 @@
-"""Exact likelihood of a diffusion model by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, section 4.3).
+"""Exact likelihood of a diffusion model by the instantaneous change of variables.
 
-Along the probability-flow ODE in u = ln sigma, dx/du = x - D(x, sigma), the log-density changes by minus the divergence:
+(Chen et al. 2018; Song et al. 2021, section 4.3.) Along the probability-flow ODE in u = ln sigma,
+dx/du = x - D(x, sigma), the log-density changes by minus the divergence:
 
-  log p(x) = log N(x_T; 0, (sigma_max^2 + sigma_data^2) I) + int_{ln sigma_min}^{ln sigma_max} (dims - tr dD/dx) du
+  log p(x) = log N(x_T; 0, (sigma_max^2 + sigma_data^2) I) + int (dims - tr dD/dx) du
 
-p is the density of the data with noise of sigma_min. It takes a denoiser: a consistency model's f is none, and its ODE means nothing.
+from u = ln sigma_min to ln sigma_max. p is the density of the data with noise of sigma_min. It takes a
+denoiser: a consistency model's f is none, and its ODE means nothing.
 """
 
 import dataclasses
@@ -28,8 +30,10 @@ class Likelihood:
   Args:
     noise: sigma_min, sigma_max: the ends; sigma_data: what the prior adds to sigma_max.
     rtol, atol: Of the solver.
-    trace: "hutchinson", E[v' (dD/dx) v] over Rademacher v, unbiased; or "exact", one derivative a dimension: for small images.
-    probes: Of Hutchinson's estimate; drawn once per example and kept along the trajectory, as the solver needs a smooth integrand.
+    trace: "hutchinson", E[v' (dD/dx) v] over Rademacher v, unbiased; or "exact", one derivative a dimension:
+      for small images.
+    probes: Of Hutchinson's estimate; drawn once per example and kept along the trajectory, as the solver
+      needs a smooth integrand.
 
   Note:
     The prior is an approximation: noised data are Gaussian at sigma_max up to (mean/sigma_max)^2.
@@ -46,15 +50,15 @@ class Likelihood:
 
   def __post_init__(self):
     if self.trace not in TRACES:
-      raise UserError("--trace", self.trace, " or ".join(TRACES))
+      raise UserError("trace", self.trace, " or ".join(TRACES))
     if self.probes < 1:
-      raise UserError("--probes", self.probes, "at least 1")
+      raise UserError("probes", self.probes, "at least 1")
     for field in ("rtol", "atol"):
       if not 0 < getattr(self, field) < 1:
-        raise UserError(f"--{field}", getattr(self, field), "a number in (0, 1)")
+        raise UserError(field, getattr(self, field), "a number in (0, 1)")
 
   def __call__(self, denoiser: Denoiser, x: Array, key: Array) -> tuple[Array, Array]:
-    """Return (log p(x) in nats [B], the number of evaluations of D and its derivatives []) for x [B,H,W,C]."""
+    """Return (log p(x) in nats [B], number of evaluations of D and its derivatives []) for x [B,H,W,C]."""
     import diffrax
 
     dims, batch = math.prod(x.shape[1:]), x.shape[0]
@@ -98,20 +102,22 @@ class Likelihood:
 
 
 def dequantize(image: Array, key: Array) -> Array:
-  """Return uint8 images as points of [-1, 1] spread uniformly over their values' cells: (v + U[-1/2, 1/2)) / 127.5 - 1.
+  """Return uint8 images as points of [-1, 1], each uniform in its cell: (v + U[-1/2, 1/2)) / 127.5 - 1.
 
   >>> x = dequantize(jnp.array([[[[0]]], [[[255]]]], jnp.uint8), jax.random.key(0))
   >>> bool((jnp.abs(x.ravel() - jnp.array([-1.0, 1.0])) <= 0.5 / 127.5).all())
   True
   """
-  return (image.astype(jnp.float32) + jax.random.uniform(key, image.shape, minval=-0.5, maxval=0.5)) / LEVELS - 1
+  within_cell = jax.random.uniform(key, image.shape, minval=-0.5, maxval=0.5)
+  return (image.astype(jnp.float32) + within_cell) / LEVELS - 1
 
 
 def bits_per_dim(log_likelihood: Array, dims: int) -> Array:
-  """Return bits per dimension of uint8 images from log p in nats of their points in [-1, 1]: -log2 p / dims + log2(127.5).
+  """Return bits per dimension of uint8 images: -log2 p / dims + log2(127.5), log p in nats in [-1, 1].
 
-  With uniform dequantisation a lower bound on log P(v) in expectation (Theis et al. 2016), so an upper bound on the bits. Over several
-  dequantisations of one image, log of the mean of p instead of one log p is a tighter bound (importance weighting).
+  With uniform dequantisation a lower bound on log P(v) in expectation (Theis et al. 2016), so an upper bound
+  on the bits. Over several dequantisations of one image, log of the mean of p instead of one log p is a
+  tighter bound (importance weighting).
 
   >>> round(float(bits_per_dim(jnp.log(jnp.array(0.5)), 1)), 4)  # uniform on [-1, 1]: nearly 8 bits
   7.9944

@@ -1,25 +1,27 @@
-"""Multistep consistency sampling: a frozen dataclass over physical noise levels that turns a Denoiser into images.
+"""Multistep consistency sampling: a frozen dataclass over noise levels that turns a Denoiser into images.
 
-`sampler(denoiser, noise, shape)` with `noise(k, shape)` the k-th standard normal draw; the caller jits, so a whole sampler is one
-program. The state has the type of the noise.
+`sampler(denoiser, noise, shape)` with `noise(k, shape)` the k-th standard normal draw; the caller jits, so a
+whole sampler is one program. The state has the type of the noise.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from cm_jax.errors import UserError
-from cm_jax.types import Array, Denoiser, NoiseRange
-
-Noise = Callable[[Any, tuple[int, ...]], Array]  # (k, shape) -> the k-th standard normal draw
+from cm_jax.types import Array, Denoiser, Noise, NoiseRange
 
 
-def check_sigmas(sigmas: tuple[float, ...], noise: NoiseRange, field: str = "--sigmas") -> tuple[float, ...]:
+def check_sigmas(sigmas: Sequence[float], noise: NoiseRange, field: str = "sigmas") -> tuple[float, ...]:
   """Return sigmas as floats if they are a valid list for multistep sampling.
+
+  Args:
+    sigmas: Noise levels.
+    noise: Their range.
+    field: What an error calls them.
 
   Raises:
     UserError: Empty, not strictly descending, or outside (sigma_min, sigma_max].
@@ -27,7 +29,8 @@ def check_sigmas(sigmas: tuple[float, ...], noise: NoiseRange, field: str = "--s
   >>> check_sigmas((80, 0.8), NoiseRange())
   (80.0, 0.8)
   """
-  expected = f"one or more descending noise levels in ({noise.sigma_min:g}, {noise.sigma_max:g}], such as {noise.sigma_max:g},0.8"
+  low, high = f"{noise.sigma_min:g}", f"{noise.sigma_max:g}"
+  expected = f"one or more descending noise levels in ({low}, {high}], such as {high},0.8"
   if isinstance(sigmas, str):
     raise UserError(field, sigmas, expected)
   try:
@@ -45,19 +48,29 @@ def check_sigmas(sigmas: tuple[float, ...], noise: NoiseRange, field: str = "--s
 class Multistep:
   """Multistep consistency sampling (CM Alg. 1); with one noise level, one-step sampling.
 
-  x = f(sigma_1 z_0, sigma_1); for each further sigma: x = f(clip(x) + sqrt(sigma^2 - sigma_min^2) z_k, sigma).
+  x = f(sigma_1 z_0, sigma_1); for each further sigma:
+  x = f(clip(x) + sqrt(sigma^2 - sigma_min^2) z_k, sigma).
 
   Args:
     noise: For sigma_min and the valid range.
     sigmas: Descending noise levels, the first normally sigma_max.
     clip: Clip x to [-1, 1] before adding noise again, as both official codes do; switch it off for latents.
-    renoise: "cm" adds sqrt(sigma^2 - sigma_min^2) z as above; "ect" adds sigma z, as ECT (which does not clip) and sCM do.
+    renoise: "cm" adds sqrt(sigma^2 - sigma_min^2) z as above; "ect" adds sigma z, as ECT (which does not
+      clip) and sCM do.
 
   Note:
-    sCM's sampler, x' = cos t x + sin t sigma_data z at angle t, is "ect" without clipping at sigma = sigma_data tan t (`trigflow_sigmas`).
+    sCM's sampler, x' = cos t x + sin t sigma_data z at angle t, is "ect" without clipping at
+    sigma = sigma_data tan t (`trigflow_sigmas`).
 
   Raises:
     UserError: Noise levels out of range or not descending.
+
+  >>> sampler = Multistep(NoiseRange(), (80.0, 0.8))
+  >>> sampler.nfe
+  2
+  >>> x = sampler(lambda x, sigma: x / sigma[0], lambda k, shape: jnp.ones(shape), (1, 1, 1, 1))
+  >>> round(x.item(), 3)  # (1 + 0.8) / 0.8
+  2.25
   """
 
   noise: NoiseRange
@@ -67,8 +80,8 @@ class Multistep:
 
   def __post_init__(self):
     if self.renoise not in ("cm", "ect"):
-      raise UserError("sampler.renoise", self.renoise, "cm or ect")
-    object.__setattr__(self, "sigmas", check_sigmas(self.sigmas, self.noise, "sampler.sigmas"))
+      raise UserError("renoise", self.renoise, "cm or ect")
+    object.__setattr__(self, "sigmas", check_sigmas(self.sigmas, self.noise))
 
   @property
   def nfe(self) -> int:
@@ -89,7 +102,7 @@ def multistep(
   clip: bool = True,
   renoise: str = "cm",
 ) -> Array:
-  """Return samples at noise levels that may be traced, so that a search over them compiles once; see `Multistep`."""
+  """Return samples at noise levels that may be traced, so that a search compiles once; see `Multistep`."""
   level = lambda sigma: jnp.full(shape[:1], sigma)
   x = denoiser(sigmas[0] * noise(0, shape), level(sigmas[0]))
   for k in range(1, len(sigmas)):

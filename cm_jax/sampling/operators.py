@@ -1,4 +1,4 @@
-"""What an editing task measures of an image, and how generated content fills in the rest (CM Alg. 4, A and Omega).
+"""What an editing task measures of an image, and how generated content fills in the rest (CM Alg. 4).
 
 A measurement is orthonormal: with A an orthogonal change of coordinates and Omega the coordinates to fill in,
 merge(x, y) = A^-1 [(A y) (1 - Omega) + (A x) Omega].
@@ -52,6 +52,9 @@ class Colorize:
 
   The known coordinate is the one along these weights, scaled to length 1; the two across it are filled in.
 
+  Raises:
+    UserError: When it is called: images of other than 3 channels.
+
   >>> import jax.numpy as jnp
   >>> red = jnp.array([1.0, 0.0, 0.0]).reshape(1, 1, 1, 3)
   >>> grey = Colorize().merge(jnp.zeros_like(red), red).ravel()
@@ -62,7 +65,7 @@ class Colorize:
   def _along(self, x: Array) -> Array:
     direction = jnp.asarray(np.array(LUMINANCE) / np.linalg.norm(LUMINANCE), x.dtype)
     if x.shape[-1] != 3:
-      raise UserError("--task", "colorize", f"a model of 3 channels, not {x.shape[-1]}")
+      raise UserError("task", "colorize", f"a model of 3 channels, not {x.shape[-1]}")
     return (x @ direction)[..., None] * direction[None, None, None]
 
   def forward(self, x: Array) -> Array:
@@ -81,6 +84,9 @@ class SuperResolution:
   Args:
     factor: >= 2; divides the image's sides.
 
+  Raises:
+    UserError: Another factor; when it is called, one that does not divide them.
+
   >>> import jax.numpy as jnp
   >>> SuperResolution(2).forward(jnp.arange(4.0).reshape(1, 2, 2, 1)).ravel().tolist()
   [1.5, 1.5, 1.5, 1.5]
@@ -90,14 +96,14 @@ class SuperResolution:
 
   def __post_init__(self):
     if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 2:
-      raise UserError("--factor", self.factor, "an integer >= 2")
+      raise UserError("factor", self.factor, "an integer >= 2")
 
   def forward(self, x: Array) -> Array:
     """Return the block means, spread over their blocks."""
     batch, height, width, channels = x.shape
     f = self.factor
     if height % f or width % f:
-      raise UserError("--factor", f, f"a divisor of the image's sides {height}x{width}")
+      raise UserError("factor", f, f"a divisor of {height}x{width}, the image's sides")
     means = x.reshape(batch, height // f, f, width // f, f, channels).mean(axis=(2, 4))
     return functools.reduce(lambda m, axis: jnp.repeat(m, f, axis=axis), (1, 2), means)
 

@@ -1,7 +1,7 @@
-"""Search for the noise levels of few-step sampling that make a chosen metric smallest, one level at a time (CM section 6.1).
+"""Search for the noise levels of few steps that make a metric smallest, one level at a time (CM section 6.1).
 
-The metric crosses as a callable `metric(sigmas, n) -> float` over n samples; it must use the same noise for every candidate (common
-random numbers), so that differences are the levels' and not chance.
+The metric crosses as a callable `metric(sigmas, n) -> float` over n samples; it must use the same noise for
+every candidate (common random numbers), so that differences are the levels' and not chance.
 """
 
 import dataclasses
@@ -28,13 +28,14 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class StepSearch:
-  """Greedy search: the levels below the first are optimised in turn, in ln sigma, each between its neighbours.
+  """Greedy search: the levels below the first are optimised in turn, in ln sigma, between their neighbours.
 
   Args:
     noise: The range; the first level is sigma_max.
     nfe: Number of levels, 2 to 8.
-    method: "golden": a coarse scan of each interval with a part of the samples, then golden section around its best point with all of
-      them; it need not be unimodal. "ternary": the paper's ternary search, all samples from the start.
+    method: "golden": a coarse scan of each interval with a part of the samples, then golden section around
+      its best point with all of them; it need not be unimodal. "ternary": the paper's ternary search, all
+      samples from the start.
     n: Samples per evaluation.
     rounds: How often all levels are gone through; more than one matters for nfe > 2.
     tolerance: Relative, of sigma.
@@ -54,9 +55,9 @@ class StepSearch:
 
   def __post_init__(self):
     if not 2 <= self.nfe <= 8:
-      raise UserError("--nfe", self.nfe, "2 to 8")
+      raise UserError("nfe", self.nfe, "2 to 8")
     if self.method not in METHODS:
-      raise UserError("--method", self.method, " or ".join(METHODS))
+      raise UserError("method", self.method, " or ".join(METHODS))
 
   def initial(self) -> tuple[float, ...]:
     """Return the levels the search starts from: sigma_max, and levels evenly spread in ln sigma below it.
@@ -65,10 +66,13 @@ class StepSearch:
     [80.0, 2.34, 0.07]
     """
     low, high = math.log(self.noise.sigma_min), math.log(self.noise.sigma_max)
-    return tuple(math.exp(high + (low - high) * k / self.nfe) if k else self.noise.sigma_max for k in range(self.nfe))
+    below = (math.exp(high + (low - high) * k / self.nfe) for k in range(1, self.nfe))
+    return (self.noise.sigma_max, *below)
 
-  def __call__(self, metric: Metric, report: Callable[[Evaluation], None] | None = None) -> tuple[Evaluation, list[Evaluation]]:
-    """Return the best candidate at full n, and every evaluation in order; no candidate is evaluated twice with as many samples.
+  def __call__(
+    self, metric: Metric, report: Callable[[Evaluation], None] | None = None
+  ) -> tuple[Evaluation, list[Evaluation]]:
+    """Return the best candidate at full n, and every evaluation in order; none is made twice.
 
     Args:
       metric: To be made small.
@@ -90,7 +94,8 @@ class StepSearch:
       above = math.log(sigmas[position - 1])
       below = math.log(sigmas[position + 1]) if position + 1 < self.nfe else math.log(self.noise.sigma_min)
       margin = 1e-3 * (above - below)
-      at = lambda u, n, position=position, sigmas=sigmas: evaluate((*sigmas[:position], math.exp(u), *sigmas[position + 1 :]), n)
+      before, after = sigmas[:position], sigmas[position + 1 :]
+      at = lambda u, n, before=before, after=after: evaluate((*before, math.exp(u), *after), n)
       search = self._golden if self.method == "golden" else self._ternary
       found = search(at, below + margin, above - margin)
       sigmas = (*sigmas[:position], math.exp(found), *sigmas[position + 1 :])

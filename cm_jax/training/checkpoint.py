@@ -1,20 +1,25 @@
-"""Checkpoints: the only module that knows Orbax. Async, atomic, exact; restored into an explicit target with its shardings.
+"""Checkpoints: the only module that knows Orbax. Async, atomic, exact;
+restored into an explicit target with its shardings.
 
-A step's folder under `workdir/checkpoints` holds three items: `state` (the TrainState without averages), `averages` (by name) and
-`extra` (JSON: format number, dataset fingerprint, seconds); and `teacher` where the teacher is no file but an earlier student
-(progressive distillation). Readers take one item, or one average, without the rest.
+A step's folder under `workdir/checkpoints` holds three items: `state` (the TrainState without averages),
+`averages` (by name) and `extra` (JSON: format number, dataset fingerprint, seconds); and `teacher` where the
+teacher is no file but an earlier student (progressive distillation).
+Readers take one item, or one average, without the rest.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.training.optim import join_averages, split_averages
+from cm_jax.storage.run import RunFolder
+from cm_jax.training.averages.track import join_averages, split_averages
 from cm_jax.types import Params, TrainState
 
 FORMAT = 1
@@ -23,23 +28,31 @@ FORMAT = 1
 def _abstract(tree: Any, shardings: Any = None) -> Any:
   if shardings is None:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-  return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings)
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings
+  )
 
 
 class CheckpointStore:
-  """The checkpoints of one run folder. Opening a store writes nothing; the folder appears with the first save.
+  """The checkpoints of one run folder. Opening a store writes nothing;
+  the folder appears with the first save.
 
   Args:
     workdir: The run folder.
     keep: How many of the newest to keep, >= 1. The newest is never pruned.
     keep_every: Also keep one each so many steps for ever; 0 for none.
+    keep_steps: Also keep those of these steps for ever.
   """
 
-  def __init__(self, workdir: str | Path, keep: int = 2, keep_every: int = 0):
-    self.folder = Path(workdir).absolute() / "checkpoints"
+  def __init__(
+    self, workdir: epath.PathLike, keep: int = 2, keep_every: int = 0, keep_steps: Sequence[int] = ()
+  ):
+    self.folder = Path(RunFolder.at(workdir).checkpoints)
     policies: list[Any] = [checkpoint_managers.LatestN(keep)]
     if keep_every:
       policies.append(checkpoint_managers.EveryNSteps(keep_every))
+    if keep_steps:
+      policies.append(checkpoint_managers.CustomSteps(list(keep_steps)))
     self._options = ocp.CheckpointManagerOptions(
       enable_async_checkpointing=True, preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)
     )
@@ -62,8 +75,11 @@ class CheckpointStore:
     """Return the newest complete step, or None."""
     return max(self.steps(), default=None)
 
-  def save(self, state: TrainState, extra: dict[str, Any], teacher: Params = None, force: bool = True) -> None:
-    """Begin to write a checkpoint of `state`, and of a teacher; returns once the arrays are copied off the devices."""
+  def save(
+    self, state: TrainState, extra: dict[str, Any], teacher: Params = None, force: bool = True
+  ) -> None:
+    """Begin to write a checkpoint of `state`, and of a teacher;
+    returns once the arrays are copied off the devices."""
     opt_state, averages = split_averages(state.opt_state)
     items = {
       "state": ocp.args.PyTreeSave(state.replace(opt_state=opt_state)),  # type: ignore[attr-defined]
@@ -93,19 +109,20 @@ class CheckpointStore:
     """
     steps = self.steps()
     if not steps:
-      raise UserError("--workdir", str(self.folder.parent), "a run with at least one complete checkpoint")
+      raise UserError("workdir", str(self.folder.parent), "a run with at least one complete checkpoint")
     if step == -1:
       return steps[-1]
     if step not in steps:
-      raise UserError("--step", step, f"a stored step: {', '.join(map(str, steps))}")
+      raise UserError("step", step, f"a stored step: {', '.join(map(str, steps))}")
     return step
 
   def _restore(self, step: int, **items: Any) -> Any:
     try:
       return self._open().restore(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax and tensorstore raise many types; all mean that this checkpoint cannot be read.
-      others = [other for other in self.steps() if other != step]
-      also = f"; other steps here: {', '.join(map(str, others))} (move {step} away to go on from the newest of them)" if others else ""
+    except Exception as error:
+      # Orbax and tensorstore raise many types; all mean that this checkpoint cannot be read.
+      others = ", ".join(str(other) for other in self.steps() if other != step)
+      also = f"; other steps here: {others} (move {step} away to go on from the newest)" if others else ""
       reason = str(error).strip().split("\n")[0][:200]
       expected = f"a readable checkpoint ({type(error).__name__}: {reason}){also}"
       raise UserError("checkpoint", str(self.folder / str(step)), expected) from error
@@ -118,7 +135,9 @@ class CheckpointStore:
     """
     extra = self._restore(step, extra=ocp.args.JsonRestore())["extra"]
     if extra.get("format") != FORMAT:
-      raise UserError("checkpoint", str(self.folder / str(step)), f"format {FORMAT}, not {extra.get('format')}")
+      raise UserError(
+        "checkpoint", str(self.folder / str(step)), f"format {FORMAT}, not {extra.get('format')}"
+      )
     return extra
 
   def restore(self, step: int, like: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -171,11 +190,15 @@ class CheckpointStore:
     try:
       known = sorted(self._open().item_metadata(step)["averages"].keys())
     except Exception as error:
-      raise UserError("checkpoint", str(self.folder / str(step)), f"a readable checkpoint ({type(error).__name__})") from error
+      raise UserError(
+        "checkpoint", str(self.folder / str(step)), f"a readable checkpoint ({type(error).__name__})"
+      ) from error
     if average not in known:
-      raise UserError("--average", average, one_of([*known, "params"], average))
+      raise UserError("average", average, one_of([*known, "params"], average))
     return self._restore(step, averages=_restore_args({average: target}, partial=True))["averages"][average]
 
 
 def _restore_args(target: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
-  return ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=partial)
+  return ocp.args.PyTreeRestore(
+    item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=partial
+  )

@@ -1,35 +1,38 @@
-"""Metrics of a run: kept on the device between log steps, then to `metrics.jsonl`, TensorBoard and the progress bar."""
+"""Metrics of a run: kept on the device between log steps, then to `metrics.jsonl`,
+TensorBoard and the progress bar."""
 
-import json
 import math
-import os
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
-from cm_jax.training.step import bin_names
+from cm_jax.storage import lines
+from cm_jax.storage.run import RunFolder
+from cm_jax.training.bins import bin_names
 from cm_jax.types import Metrics
 
-NAME = "metrics.jsonl"
-LAST_VALUE = ("num_scales", "stage", "target_decay", "nonfinite_in_a_row", "nonfinite_total")  # states; the rest are means
 
+def summarize(steps: list[dict[str, Any]], states: Sequence[str] = ()) -> dict[str, float]:
+  """Return the scalars of a stretch of steps: means, the last values of `states`,
+  and means per noise-level bin.
 
-def summarize(steps: list[dict[str, Any]]) -> dict[str, float]:
-  """Return the scalars of a stretch of steps: means, last values of states, and means per noise-level bin.
-
-  Non-finite steps, which the guard skipped, do not enter the means. A bin that no example fell in is left out.
+  Non-finite steps, which the guard skipped, do not enter the means.
+  A bin that no example fell in is left out.
   """
   finite = [metrics for metrics in steps if math.isfinite(float(metrics["loss"]))] or steps
-  quantities = [name.removeprefix("bin_") for name in steps[-1] if name.startswith("bin_") and name != "bin_count"]
+  quantities = [
+    name.removeprefix("bin_") for name in steps[-1] if name.startswith("bin_") and name != "bin_count"
+  ]
   counts = sum(m["bin_count"] for m in finite)
   bins: list[tuple[str, Any, Any]] = []
   for quantity in quantities:
     bins += zip(bin_names(quantity), sum(m[f"bin_{quantity}"] for m in finite), counts, strict=True)
-  scalars = {name: float(steps[-1][name]) for name in steps[-1] if name in LAST_VALUE}
-  means = [name for name in steps[-1] if name not in LAST_VALUE and not name.startswith("bin_")]
+  scalars = {name: float(steps[-1][name]) for name in steps[-1] if name in states}
+  means = [name for name in steps[-1] if name not in states and not name.startswith("bin_")]
   scalars |= {name: float(np.mean([m[name] for m in finite])) for name in means}
   return scalars | {name: float(total / count) for name, total, count in bins if count > 0}
 
@@ -42,22 +45,37 @@ class MetricsLog:
     start: The step training starts after.
     num_steps: The step it ends at.
     batch_size: Images a step.
+    states: Metrics whose last value counts; of the others it is the mean.
     progress: Show a bar: step, rate, time left, loss.
   """
 
-  def __init__(self, workdir: Path, start: int, num_steps: int, batch_size: int, progress: bool = True):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    start: int,
+    num_steps: int,
+    batch_size: int,
+    states: Sequence[str] = (),
+    progress: bool = True,
+  ):
     from tqdm import tqdm
 
-    self._path, self._batch_size, self._last_step = Path(workdir) / NAME, batch_size, start
+    self._run, self._batch_size, self._last_step = RunFolder.at(workdir), batch_size, start
     self._pending: list[Metrics] = []
+    self._states = tuple(states)
     self._clock: float | None = None
     self._main = jax.process_index() == 0
     self._writer: Any = None
     self._bar = tqdm(
-      total=num_steps, initial=start, desc=Path(workdir).name, unit="step", dynamic_ncols=True, disable=not (progress and self._main)
+      total=num_steps,
+      initial=start,
+      desc=self._run.path.name,
+      unit="step",
+      dynamic_ncols=True,
+      disable=not (progress and self._main),
     )
     if self._main:
-      _drop_after(self._path, start)
+      lines.drop_after(self._run.metrics, start)
 
   def add(self, metrics: Metrics) -> None:
     """Take one step's metrics, without waiting for the device."""
@@ -70,7 +88,7 @@ class MetricsLog:
 
   def write(self, step: int, seconds: float) -> None:
     """Write what came since the last call: one JSON line, TensorBoard scalars, the bar."""
-    scalars = summarize(jax.device_get(self._pending))
+    scalars = summarize(jax.device_get(self._pending), self._states)
     self._pending = []
     now = time.perf_counter()
     if step > self._last_step and self._clock is not None:
@@ -79,14 +97,12 @@ class MetricsLog:
     self._bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
     if not self._main:
       return
-    # JSON has no nan; null says that there was no number.
-    clean = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-    with open(self._path, "a") as file:
-      file.write(json.dumps({"step": step, "seconds": seconds, **clean}) + "\n")
+    clean = lines.finite(scalars)
+    lines.append(self._run.metrics, [{"step": step, "seconds": seconds, **clean}])
     if self._writer is None:
       from tensorboardX import SummaryWriter
 
-      self._writer = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=step)
+      self._writer = SummaryWriter(str(self._run.tensorboard), purge_step=step)
     for name, number in clean.items():
       if number is not None:
         self._writer.add_scalar(name, number, step)
@@ -96,18 +112,3 @@ class MetricsLog:
     self._bar.close()
     if self._writer is not None:
       self._writer.close()
-
-
-def _drop_after(path: Path, step: int) -> None:
-  if not path.exists():
-    return
-  kept = []
-  for line in path.read_text().splitlines():
-    try:
-      if json.loads(line)["step"] <= step:
-        kept.append(line)
-    except ValueError:  # the line a kill cut in half
-      continue
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text("".join(line + "\n" for line in kept))
-  os.replace(temporary, path)

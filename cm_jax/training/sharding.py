@@ -1,4 +1,5 @@
-"""Devices: the mesh, where each array lives on it, and joining the processes of a pod. Device count never changes the maths."""
+"""Devices: the mesh, where each array lives on it, and joining the processes of a pod.
+Device count never changes the maths."""
 
 import os
 from typing import Any
@@ -17,8 +18,8 @@ LARGE_LEAF = 2**16  # elements; smaller leaves are replicated, since gathering t
 def maybe_initialize() -> None:
   """Join the other processes of the job, if this process is one of several; on a single machine do nothing.
 
-  Cloud TPU pods, GKE and Slurm (inside srun) are recognised by JAX. Elsewhere set JAX_COORDINATOR_ADDRESS (host:port),
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID. Must run before anything touches a device.
+  Cloud TPU pods, GKE and Slurm (inside srun) are recognised by JAX. Elsewhere set JAX_COORDINATOR_ADDRESS
+  (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Must run before anything touches a device.
 
   Raises:
     UserError: Some of the three variables are set and some are not.
@@ -49,15 +50,16 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
   """
   count = jax.device_count()
   if fsdp < 1 or count % fsdp or (data != -1 and data < 1):
-    raise UserError("config.mesh.fsdp", fsdp, f"a divisor of the {count} devices (and config.mesh.data -1 or positive)")
+    raise UserError("fsdp", fsdp, f"a divisor of the {count} devices (and data -1 or positive)")
   data = count // fsdp if data == -1 else data
   if data * fsdp != count:
-    raise UserError("config.mesh.data", data, f"{count // fsdp}, so that data * fsdp is the {count} devices, or -1")
+    raise UserError("data", data, f"{count // fsdp}, so that data * fsdp is the {count} devices, or -1")
   return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def spec(shape: tuple[int, ...], fsdp: int) -> P:
-  """Return how a leaf is laid out: large leaves are split over "fsdp" along their largest divisible dimension.
+  """Return how a leaf is laid out: large leaves are split over "fsdp" along their largest divisible
+  dimension.
 
   >>> [tuple(spec(shape, n)) for shape, n in (((3, 3, 256, 512), 4), ((512,), 4), ((3, 3, 256, 512), 1))]
   [(None, None, None, 'fsdp'), (), ()]
@@ -70,7 +72,8 @@ def spec(shape: tuple[int, ...], fsdp: int) -> P:
 
 
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:
-  """Return a NamedSharding for every leaf of a pytree of arrays or shapes: parameters, optimiser state and averages alike."""
+  """Return a NamedSharding for every leaf of a pytree of arrays or shapes:
+  parameters, optimiser state and averages alike."""
   return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf.shape, mesh.shape["fsdp"])), tree)
 
 
@@ -86,7 +89,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Assemble the global batch from each process's own rows."""
-  return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), rows) for name, rows in batch.items()}
+  return {
+    name: jax.make_array_from_process_local_data(batch_sharding(mesh), rows) for name, rows in batch.items()
+  }
 
 
 def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
@@ -97,8 +102,12 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
   """
   unit = mesh.size * accumulation
   if accumulation < 1:
-    raise UserError("config.accumulation", accumulation, "an integer >= 1")
+    raise UserError("accumulation", accumulation, "an integer >= 1")
   if batch_size < 1 or batch_size % unit:
     lower, upper = batch_size // unit * unit, (batch_size // unit + 1) * unit
     near = f"{lower} or {upper}" if lower > 0 else f"{upper}"
-    raise UserError("config.batch_size", batch_size, f"a multiple of {mesh.size} devices x {accumulation} micro-batches, such as {near}")
+    raise UserError(
+      "batch_size",
+      batch_size,
+      f"a multiple of {mesh.size} devices x {accumulation} micro-batches, such as {near}",
+    )

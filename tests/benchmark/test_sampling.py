@@ -1,4 +1,4 @@
-"""`benchmark --what=sampling`: every format is really written, and the rows compare the same number of images."""
+"""`benchmark --what=sampling`: every format is really written, and the rows compare equally many images."""
 
 import json
 
@@ -7,14 +7,15 @@ import jax
 from cm_jax import cli
 from cm_jax.benchmark import sampling
 from cm_jax.benchmark.cases import WORKLOADS, Workload
-from cm_jax.data.samples import SampleStore
+from cm_jax.storage.samples import SampleStore
 
 TOY = Workload({"name": "toy"}, image_shape=(4, 4, 1), batch_size=8)
 
 
 def test_every_format_is_written_whole_in_every_round(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(WORKLOADS, "small", TOY)
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))  # leave the tests' own
+  # leave the tests' own
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
   finish, finished = SampleStore.finish, []
 
   def spied(self, labels):

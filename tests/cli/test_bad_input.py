@@ -1,4 +1,5 @@
-"""Bad input ends before any work: one line that names field, value and what would be right, status 2, nothing changed on disk."""
+"""Bad input ends before any work: one line that names field, value and what would be right, status 2, nothing
+changed on disk."""
 
 import json
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cm_jax import cli
-from cm_jax.build import build
+from cm_jax.assembly import build
 from cm_jax.training import loop
 from tests import tiny
 
@@ -23,7 +24,9 @@ def trained(tmp_path_factory) -> Path:
 
 
 def snapshot(*folders: Path) -> dict[str, bytes]:
-  return {str(path): path.read_bytes() for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()}
+  return {
+    str(path): path.read_bytes() for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()
+  }
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -39,33 +42,64 @@ def refused(capsys, *arguments: str) -> str:
 
 TRAIN = [
   ([EDM, "--config.batch_sise=64"], "--config.batch_sise = 64: expected 'batch_size' (did you mean it?)"),
-  ([EDM, "--config.optimizer.learn_rate=1"], "--config.optimizer.learn_rate = 1: expected 'learning_rate' (did you mean it?)"),
+  (
+    [EDM, "--config.optimizer.learn_rate=1"],
+    "--config.optimizer.learn_rate = 1: expected 'learning_rate' (did you mean it?)",
+  ),
   ([EDM, "--config.seed.x=1"], "--config.seed.x = 1"),
   (["--config.seed=1"], "--config = : expected a config file, since"),
   ([EDM, "--config.batch_size=many"], "batch_size"),
-  ([EDM, "--config.batch_size=100"], "config.batch_size = 100: expected a multiple of 8 devices x 1 micro-batches, such as 96 or 104"),
+  (
+    [EDM, "--config.batch_size=100"],
+    "config.batch_size = 100: expected a multiple of 8 devices x 1 micro-batches, such as 96 or 104",
+  ),
   ([EDM, "--config.batch_size=0"], "config.batch_size = 0"),
   ([EDM, "--config.accumulation=3"], "config.batch_size = 64: expected a multiple of 8 devices x 3"),
-  ([EDM, "--config.objective.name=denoisng"], "config.objective.name = denoisng: expected 'denoising' (did you mean it?)"),
-  ([EDM, "--config.network.name=songnet"], "config.network.name = songnet: expected 'songunet' (did you mean it?)"),
+  (
+    [EDM, "--config.objective.name=denoisng"],
+    "config.objective.name = denoisng: expected 'denoising' (did you mean it?)",
+  ),
+  (
+    [EDM, "--config.network.name=songnet"],
+    "config.network.name = songnet: expected 'songunet' (did you mean it?)",
+  ),
   ([EDM, "--config.network.dropout=1.5"], "config.network.dropout = 1.5"),
   ([EDM, "--config.precond.name=emd"], "config.precond.name = emd: expected 'edm' (did you mean it?)"),
   ([EDM, "--config.optimizer.name=adm"], "config.optimizer.name = adm"),
   ([EDM, "--config.optimizer.schedule=cosin"], "config.optimizer.schedule = cosin: expected 'cosine'"),
   ([EDM, "--config.sampler.name=huen"], "config.sampler.name = huen"),
-  ([EDM, "--config.data.source=digit:train"], "config.data.source = digit:train: expected 'digits' (did you mean it?)"),
+  (
+    [EDM, "--config.data.source=digit:train"],
+    "config.data.source = digit:train: expected 'digits' (did you mean it?)",
+  ),
   ([EDM, "--config.data.source=folder:/no/such/place"], "config.data.source"),
   ([EDM, "--config.data.image_shape=(9, 9, 1)"], "config.data.image_shape"),
   ([EDM, "--config.noise.sigma_min=-1.0"], "config.noise.sigma_min = -1.0"),
-  ([EDM, "--config.noise.sigma_max=0.001"], "config.noise.sigma_max = 0.001: expected more than sigma_min = 0.002"),
+  (
+    [EDM, "--config.noise.sigma_max=0.001"],
+    "config.noise.sigma_max = 0.001: expected more than sigma_min = 0.002",
+  ),
   ([EDM, "--config.mesh.fsdp=3"], "config.mesh.fsdp = 3"),
-  ([EDM, "--config.run.num_steps=0"], "config.run.num_steps = 0"),
+  ([EDM, "--config.run.num_steps=-1"], "config.run.num_steps = -1"),
+  (
+    [EDM, "--config.run.num_steps=1201"],
+    "config.run.num_steps = 1201: expected no more than the run's length, config.num_images = 76800",
+  ),
+  ([EDM, "--config.num_images=0"], "config.num_images = 0: expected the length of the run in images"),
+  (
+    [EDM, "--config.optimizer.decay_images=64"],
+    "config.optimizer.decay_images = 1: expected 0, to follow num_images",
+  ),
   ([EDM, "--config.run.on_other_data=ignore"], "config.run.on_other_data = ignore: expected error or allow"),
   ([EDM, "--teacher=/no/such/run"], "config.teacher.path"),
   ([CD], "config.teacher.path = : expected a run or weights folder"),
-  ([CD, "--teacher=/no/such/run"], "--model = /no/such/run"),
+  ([CD, "--teacher=/no/such/run"], "config.teacher.path = /no/such/run: expected a run folder"),
+  ([EDM, "--init=/no/such/run"], "config.init.path = /no/such/run: expected a run folder"),
   ([CD, "--config.objective.pairs.scales.value=1", "--teacher=TRAINED"], "config.objective.pairs.scales"),
-  ([CD, "--config.objective.weight=inverse", "--teacher=TRAINED"], "config.objective.weight = inverse: expected 'inverse_gap'"),
+  (
+    [CD, "--config.objective.weight=inverse", "--teacher=TRAINED"],
+    "config.objective.weight = inverse: expected 'inverse_gap'",
+  ),
   ([CD, "--config.objective.distance.c=-1.0", "--teacher=TRAINED"], "config.objective.distance.c = -1.0"),
   ([EDM, "--init=TRAINED"], "config.init.path = "),
   (["--config=/no/such/config.py"], "/no/such/config.py"),
@@ -76,7 +110,11 @@ TRAIN = [
 ]
 
 
-@pytest.mark.parametrize("arguments, expected", TRAIN, ids=[" ".join(a.rsplit("/", 1)[-1] for a in given) or "none" for given, _ in TRAIN])
+@pytest.mark.parametrize(
+  "arguments, expected",
+  TRAIN,
+  ids=[" ".join(a.rsplit("/", 1)[-1] for a in given) or "none" for given, _ in TRAIN],
+)
 def test_train(tmp_path, capsys, trained, arguments, expected):
   before = snapshot(tmp_path, trained)
   given = [argument.replace("TRAINED", str(trained)) for argument in arguments]
@@ -100,7 +138,13 @@ def test_a_workdir_of_another_config(capsys, trained):
 def test_an_unreadable_image(capsys, tmp_path):
   (tmp_path / "images").mkdir()
   (tmp_path / "images" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n not an image")
-  error = refused(capsys, "train", EDM, f"--config.data.source=folder:{tmp_path / 'images'}", f"--workdir={tmp_path / 'run'}")
+  error = refused(
+    capsys,
+    "train",
+    EDM,
+    f"--config.data.source=folder:{tmp_path / 'images'}",
+    f"--workdir={tmp_path / 'run'}",
+  )
   assert "a.png" in error
   assert not (tmp_path / "run").exists()
 
@@ -114,7 +158,9 @@ def test_an_unreadable_image_that_is_not_the_first(capsys, tmp_path):
   for name in ("a", "b", "c"):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / f"{name}.png")
   (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:40])
-  error = refused(capsys, "train", EDM, f"--config.data.source=folder:{folder}", f"--workdir={tmp_path / 'run'}")
+  error = refused(
+    capsys, "train", EDM, f"--config.data.source=folder:{folder}", f"--workdir={tmp_path / 'run'}"
+  )
   assert "b.png" in error
   assert not (tmp_path / "run").exists()
 
@@ -139,7 +185,7 @@ SAMPLE = [
   (["--sigmas="], "--sigmas"),
   (["--sigmas=80,x"], "--sigmas = 80,x"),
   (["--sigmas=80", "--num_steps=3"], "--num_steps = 3: expected either --sigmas or --num_steps"),
-  (["--num_steps=0"], "sampler.num_steps = 0"),
+  (["--num_steps=0"], "--num_steps = 0"),
   (["--num=0"], "num"),
   (["--seed=-1"], "seed"),
   (["--step=7"], "--step = 7: expected a stored step: 3"),
@@ -150,7 +196,9 @@ SAMPLE = [
 @pytest.mark.parametrize("arguments, expected", SAMPLE, ids=[" ".join(given) for given, _ in SAMPLE])
 def test_sample(tmp_path, capsys, trained, arguments, expected):
   before = snapshot(tmp_path, trained)
-  assert expected in refused(capsys, "sample", f"--workdir={trained}", f"--out={tmp_path / 'x.png'}", *arguments)
+  assert expected in refused(
+    capsys, "sample", f"--workdir={trained}", f"--out={tmp_path / 'x.png'}", *arguments
+  )
   assert snapshot(tmp_path, trained) == before
 
 
@@ -168,7 +216,7 @@ def test_evaluate(tmp_path, capsys, trained):
   workdir, features = f"--workdir={trained}", f"--features={tmp_path}"
   assert "--features = " in refused(capsys, "evaluate", workdir)
   assert "features.json" in refused(capsys, "evaluate", workdir, features)
-  assert "config.data.source = digit" in refused(capsys, "evaluate", workdir, features, "--reference=digit")
+  assert "--reference = digit" in refused(capsys, "evaluate", workdir, features, "--reference=digit")
   assert "--sigmas = 0.8,80" in refused(capsys, "evaluate", workdir, features, "--sigmas=0.8,80")
   assert "--folder = " in refused(capsys, "report")
   assert "no evaluated run" in refused(capsys, "report", f"--folder={tmp_path}")
@@ -203,6 +251,17 @@ def test_a_run_goes_on_with_its_own_config_and_only_run_and_mesh_may_be_overridd
   assert "config.batch_size = 32: expected 16 as in" in said
   assert "did you mean it?" in refused(capsys, "train", f"--workdir={workdir}", "--config.run.num_step=5")
   assert snapshot(workdir) == before
-  assert cli.run(["train", f"--workdir={workdir}", "--noprogress", "--config.run.num_steps=5", "--config.run.num_samples=0"]) == 0
+  assert (
+    cli.run(
+      [
+        "train",
+        f"--workdir={workdir}",
+        "--noprogress",
+        "--config.run.num_steps=5",
+        "--config.run.num_samples=0",
+      ]
+    )
+    == 0
+  )
   assert "trained to step 5" in capsys.readouterr().out
   assert json.loads((workdir / "config.json").read_text())["run"]["num_steps"] == 5

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cm_jax.build import build
+from cm_jax.assembly import build
 from cm_jax.cli import run
-from cm_jax.data import images, open_source
+from cm_jax.data.sources import images, open_source
 from cm_jax.training import loop
 from tests import tiny
 
@@ -34,7 +34,17 @@ def read(out) -> np.ndarray:
 
 
 def test_inpainting_keeps_the_known_pixels_bit_for_bit(folder, tmp_path):
-  assert edit(folder, tmp_path / "x", "--task=inpaint", f"--input={folder / 'in'}", f"--mask={folder / 'mask.png'}", "--num=2") == 0
+  assert (
+    edit(
+      folder,
+      tmp_path / "x",
+      "--task=inpaint",
+      f"--input={folder / 'in'}",
+      f"--mask={folder / 'mask.png'}",
+      "--num=2",
+    )
+    == 0
+  )
   given = np.stack([np.asarray(Image.open(folder / "in" / f"{i}.png")) for i in range(3)]).repeat(2, axis=0)
   result = read(tmp_path / "x")
   assert result.shape == given.shape
@@ -45,7 +55,9 @@ def test_inpainting_keeps_the_known_pixels_bit_for_bit(folder, tmp_path):
 
 
 def test_super_resolution_keeps_the_block_means(folder, tmp_path):
-  assert edit(folder, tmp_path / "x", "--task=superres", f"--input={folder / 'in' / '0.png'}", "--factor=4") == 0
+  assert (
+    edit(folder, tmp_path / "x", "--task=superres", f"--input={folder / 'in' / '0.png'}", "--factor=4") == 0
+  )
   blocks = lambda image: image.astype(float).reshape(2, 4, 2, 4).mean((1, 3))
   given = np.asarray(Image.open(folder / "in" / "0.png"))
   # Values beyond [0, 255] are cut off when they become pixels; what is not cut is kept to half a level.
@@ -95,7 +107,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(folder, tmp_path, capsys, 
   Image.fromarray(np.full((8, 8), 99, np.uint8)).save(tmp_path / "grey.png")
   Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "colour.png")
   (tmp_path / "text.png").write_text("no image")
-  places = {"IN": folder / "in", "LARGE": tmp_path / "large.png", "GREY": tmp_path / "grey.png", "COLOUR": tmp_path / "colour.png"}
+  places = {
+    "IN": folder / "in",
+    "LARGE": tmp_path / "large.png",
+    "GREY": tmp_path / "grey.png",
+    "COLOUR": tmp_path / "colour.png",
+  }
   places["TEXT"] = tmp_path / "text.png"
   filled = [argument if "=" not in argument else _fill(argument, places) for argument in arguments]
   before = sorted(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The sample command: every format, interruptions, labels; what is there is whole, and the same however it came about."""
+"""The sample command: every format, interruptions, labels; what is there is whole, however it came about."""
 
 import json
 import zipfile
@@ -7,13 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from cm_jax.build import build
+from cm_jax.assembly import build
 from cm_jax.cli import run
-from cm_jax.data import images, labels, open_source, samples
-from cm_jax.data.samples import SampleStore
+from cm_jax.data.sources import images, labels, open_source
 from cm_jax.errors import UserError
+from cm_jax.storage import samples
+from cm_jax.storage.samples import SampleStore
 from cm_jax.training import loop
 from tests import tiny
+from tests.cli.weights import weights_folder
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,10 @@ def test_every_format_holds_the_same_images_and_labels(trained, tmp_path):
     source = open_source(spec)
     np.testing.assert_array_equal(images(source), drawn)
     np.testing.assert_array_equal(labels(source), classes)
-  assert json.loads(zipfile.ZipFile(tmp_path / "x.zip").read("dataset.json"))["labels"][3] == ["00000/img00000003.png", 3]
+  assert json.loads(zipfile.ZipFile(tmp_path / "x.zip").read("dataset.json"))["labels"][3] == [
+    "00000/img00000003.png",
+    3,
+  ]
   assert not list(tmp_path.glob(".*"))  # nothing hidden is left
 
 
@@ -113,7 +118,7 @@ def test_bad_input_is_one_line_and_writes_nothing(trained, tmp_path, capsys, arg
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path):
   (tmp_path / "x.npz").write_text("mine")
-  with pytest.raises(UserError, match="--out"):
+  with pytest.raises(UserError, match="^out = "):
     SampleStore(tmp_path / "x.npz", {}, 1, 1)
 
 
@@ -128,20 +133,13 @@ def test_a_float64_state_differs_by_a_level_at_most_and_is_its_own_request(train
 
 
 def test_latents_go_to_an_npz_as_float32_and_nowhere_else(tmp_path, capsys):
-  from cm_jax.assets import save_weights
-  from cm_jax.build import build_network
-  from cm_jax.types import NoiseRange
-
-  noise, shape, network = NoiseRange(), (4, 4, 4), {"name": "toy"}
-  _, init = build_network(network, {"name": "boundary"}, noise, shape, 0)
-  about = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "num_classes": 0, "image_shape": shape, "sigmas_by_nfe": {}}
-  about |= {"network": network, "precond": {"name": "boundary"}, "source_sha256": "", "licence": ""}
-  save_weights(tmp_path / "weights", init(jax.random.key(0)), about)
+  weights_folder(tmp_path / "weights", (4, 4, 4))
   for name in ("x.png", "x.zip", "folder"):
     assert run(["sample", f"--model={tmp_path / 'weights'}", f"--out={tmp_path / name}"]) == 2
     assert "a .npz file: the model makes latents [4, 4, 4]" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
-  assert run(["sample", f"--model={tmp_path / 'weights'}", f"--out={tmp_path / 'x.npz'}", "--sigmas=80,0.8", "--num=5"]) == 0
+  arguments = [f"--model={tmp_path / 'weights'}", f"--out={tmp_path / 'x.npz'}", "--sigmas=80,0.8", "--num=5"]
+  assert run(["sample", *arguments]) == 0
   stored = np.load(tmp_path / "x.npz")["arr_0"]
   assert stored.dtype == np.float32 and stored.shape == (5, 4, 4, 4) and np.isfinite(stored).all()
 

@@ -1,23 +1,47 @@
-"""Formats that store no architecture: it is read off the names and shapes, for every option the published networks differ in."""
+"""Formats that store no architecture: it is inferred, for every option the published networks differ in."""
 
 import flax.serialization
 import jax
 import numpy as np
 import pytest
 
-from cm_jax import assets, convert
-from cm_jax.build import load_model
+from cm_jax import convert
+from cm_jax.assembly import load_model
 from cm_jax.convert import Choices, jcm, openai
+from cm_jax.convert.foreign import build_network
 from cm_jax.errors import UserError
-from cm_jax.networks import NETWORKS, init_params
+from cm_jax.networks import init_params
+from cm_jax.storage import weights
 from tests.convert import writers
 
-OPENAI = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_resolutions": (2,), "num_head_channels": 32}
+OPENAI = {
+  "model_channels": 32,
+  "num_res_blocks": 1,
+  "channel_mult": (1, 2),
+  "attention_resolutions": (2,),
+  "num_head_channels": 32,
+}
 UNETS = {
-  "imagenet64": (OPENAI | {"num_head_channels": 64, "resblock_updown": True, "use_scale_shift_norm": True}, 10, 16),
-  "lsun256": (OPENAI | {"resblock_updown": True, "channel_mult": (1, 1, 2), "attention_resolutions": (2, 4)}, 0, 32),
-  "convolutions": (OPENAI | {"num_head_channels": 64, "num_res_blocks": 2, "attention_resolutions": ()}, 0, 16),
-  "one level": (OPENAI | {"channel_mult": (1,), "attention_resolutions": (1,), "use_scale_shift_norm": True}, 3, 8),
+  "imagenet64": (
+    OPENAI | {"num_head_channels": 64, "resblock_updown": True, "use_scale_shift_norm": True},
+    10,
+    16,
+  ),
+  "lsun256": (
+    OPENAI | {"resblock_updown": True, "channel_mult": (1, 1, 2), "attention_resolutions": (2, 4)},
+    0,
+    32,
+  ),
+  "convolutions": (
+    OPENAI | {"num_head_channels": 64, "num_res_blocks": 2, "attention_resolutions": ()},
+    0,
+    16,
+  ),
+  "one level": (
+    OPENAI | {"channel_mult": (1,), "attention_resolutions": (1,), "use_scale_shift_norm": True},
+    3,
+    8,
+  ),
 }
 NCSNS = {
   "cifar10": ({"nf": 8, "ch_mult": (2, 2, 2), "num_res_blocks": 2, "attn_resolutions": (16,)}, 32),
@@ -27,14 +51,16 @@ NCSNS = {
 
 
 def random_params(name, fields, size, classes=0, channels=3):
-  module = NETWORKS[name](size, channels, channels, classes, **fields)
-  shapes = assets.flatten(jax.eval_shape(lambda: init_params(module, jax.random.key(0), (size, size, channels))))
+  module = build_network({"name": name, **fields}, (size, size, channels), classes)
+  shapes = weights.flatten(
+    jax.eval_shape(lambda: init_params(module, jax.random.key(0), (size, size, channels)))
+  )
   rng = np.random.default_rng(1)
   return {key: (rng.standard_normal(leaf.shape) / 8).astype(np.float32) for key, leaf in shapes.items()}
 
 
 def as_openai(params, dtype="float32"):
-  """Return the weights as OpenAI's files hold them: attention is a convolution over a sequence, the label table is not turned."""
+  """Return the weights as OpenAI's files hold them: attention convolves a sequence, the table is as ours."""
   arrays = {}
   for key, array in params.items():
     name = key.replace("/", ".")
@@ -54,15 +80,28 @@ def test_openai(fields, classes, size, container, tmp_path):
   dtype = "float16" if container == "zip" else "float32"
   content, storages = writers.state_dict(as_openai(params, dtype))
   path = tmp_path / "cd_imagenet64_lpips.pt"
-  path.write_bytes(writers.torch_zip(content, storages) if container == "zip" else writers.torch_legacy(content, storages))
+  path.write_bytes(
+    writers.torch_zip(content, storages) if container == "zip" else writers.torch_legacy(content, storages)
+  )
   done = convert.convert(path, tmp_path / "out")
-  stored, info = assets.load_weights(tmp_path / "out")
-  assert {key: info["network"][key] for key in fields} == {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
+  stored, info = weights.load_weights(tmp_path / "out")
+  assert {key: info["network"][key] for key in fields} == {
+    key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()
+  }
   assert (info["image_shape"], info["num_classes"]) == ((size, size, 3), classes)
-  assert info["precond"] == {"name": "boundary", "time_scale": 1000.0} and info["sigmas_by_nfe"] == {1: [80.0], 2: [80.0, 1.382]}
-  for key, array in assets.flatten(stored["net"]).items():
+  assert info["precond"] == {"name": "boundary", "time_scale": 1000.0} and info["sigmas_by_nfe"] == {
+    1: [80.0],
+    2: [80.0, 1.382],
+  }
+  for key, array in weights.flatten(stored["net"]).items():
     np.testing.assert_array_equal(array, params[key].astype(dtype).astype(np.float32), err_msg=key)
-  assert done.checkpoint.assumed
+  assert info["kind"] == "consistency"
+  named = {"precond boundary, from the file's name", "kind consistency, from the file's name"}
+  assert named < set(done.checkpoint.assumed)
+  said = Choices(precond={"name": "edm"}, kind="diffusion")
+  done = convert.convert(path, tmp_path / "out", choices=said)
+  assert not any("from the file's name" in words for words in done.checkpoint.assumed)
+  assert done.checkpoint.kind == "diffusion" and not done.checkpoint.sigmas_by_nfe
 
 
 def test_openai_teacher_and_overrides(tmp_path):
@@ -71,39 +110,48 @@ def test_openai_teacher_and_overrides(tmp_path):
   path = tmp_path / "edm_imagenet64_ema.pt"
   path.write_bytes(writers.torch_zip(content, storages))
   convert.convert(path, tmp_path / "out", choices=Choices(image_size=4, network={"num_head_channels": 16}))
-  info = assets.load_weights(tmp_path / "out")[1]
+  info = weights.load_weights(tmp_path / "out")[1]
   assert info["precond"] == {"name": "edm", "time_scale": 1000.0} and info["sigmas_by_nfe"] == {}
+  assert info["kind"] == "diffusion"
   assert info["image_shape"] == (4, 4, 3) and info["network"]["num_head_channels"] == 16
   model = load_model(tmp_path / "out")
-  D = jax.jit(lambda x, s: model.denoiser(jax.numpy.array([2]))(x, s))(np.ones((1, 4, 4, 3), np.float32), np.full(1, 2.0, np.float32))
+  D = jax.jit(lambda x, s: model.denoiser(jax.numpy.array([2]))(x, s))(
+    np.ones((1, 4, 4, 3), np.float32), np.full(1, 2.0, np.float32)
+  )
   assert np.isfinite(D).all()
 
 
 @pytest.mark.parametrize(("fields", "size"), NCSNS.values(), ids=NCSNS)
 def test_jcm(fields, size, tmp_path):
-  trees = {tree: assets.unflatten(random_params("jcm_ncsnpp", fields, size)) for tree in jcm.TREES}
+  trees = {tree: weights.unflatten(random_params("jcm_ncsnpp", fields, size)) for tree in jcm.TREES}
   trees["target_params"]["Conv_0"]["bias"] += 1
   path = tmp_path / "cd-lpips" / "checkpoint_80"
   path.parent.mkdir()
-  path.write_bytes(flax.serialization.to_bytes({"step": 3, "lr": 1e-4, "model_state": {}, "opt_state": {"0": {}}, **trees}))
+  path.write_bytes(
+    flax.serialization.to_bytes({"step": 3, "lr": 1e-4, "model_state": {}, "opt_state": {"0": {}}, **trees})
+  )
   for tree in jcm.TREES:
     convert.convert(path, tmp_path / "out", choices=Choices(tree=tree))
-    stored, info = assets.load_weights(tmp_path / "out")
-    assert {key: info["network"][key] for key in fields} == {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
+    stored, info = weights.load_weights(tmp_path / "out")
+    assert {key: info["network"][key] for key in fields} == {
+      key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()
+    }
     assert info["image_shape"] == (size, size, 3) and info["precond"] == {"name": "boundary"}
+    assert info["kind"] == "consistency"
     assert info["sigmas_by_nfe"] == {1: [80.0], 2: [80.0, 0.585]}
-    expected = assets.flatten(trees[tree])
-    for key, array in assets.flatten(stored["net"]).items():
+    expected = weights.flatten(trees[tree])
+    for key, array in weights.flatten(stored["net"]).items():
       np.testing.assert_array_equal(array, expected[key], err_msg=key)
 
 
 def test_jcm_without_target(tmp_path):
-  params = assets.unflatten(random_params("jcm_ncsnpp", *NCSNS["widening"]))
+  params = weights.unflatten(random_params("jcm_ncsnpp", *NCSNS["widening"]))
   path = tmp_path / "edm_cifar10_ema"
   path.write_bytes(flax.serialization.to_bytes({"params": params, "params_ema": params, "step": 1}))
   convert.convert(path, tmp_path / "out")
-  info = assets.load_weights(tmp_path / "out")[1]
+  info = weights.load_weights(tmp_path / "out")[1]
   assert info["precond"] == {"name": "edm"} and info["licence"] == "Apache-2.0"
+  assert info["kind"] == "diffusion"
   with pytest.raises(UserError, match="with target_params; this one has params_ema, params"):
     convert.convert(path, tmp_path / "out", choices=Choices(tree="target_params"))
 
@@ -117,14 +165,14 @@ def test_jcm_of_another_architecture(tmp_path):
     "resblock_type": "ddpm",
     "embedding_type": "positional",
   }
-  params = assets.unflatten(random_params("jcm_ncsnpp", fields, 16))
+  params = weights.unflatten(random_params("jcm_ncsnpp", fields, 16))
   (tmp_path / "checkpoint_1").write_bytes(flax.serialization.to_bytes({"params_ema": params}))
   with pytest.raises(UserError, match="known architecture"):
     convert.convert(tmp_path / "checkpoint_1", tmp_path / "out")
-  with pytest.raises(UserError, match="--image_size"):
+  with pytest.raises(UserError, match="expected image_size beside a whole network"):
     convert.convert(tmp_path / "checkpoint_1", tmp_path / "out", choices=Choices(network=fields))
   convert.convert(tmp_path / "checkpoint_1", tmp_path / "out", choices=Choices(network=fields, image_size=16))
-  assert assets.load_weights(tmp_path / "out")[1]["network"]["resblock_type"] == "ddpm"
+  assert weights.load_weights(tmp_path / "out")[1]["network"]["resblock_type"] == "ddpm"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +196,6 @@ def test_other_state_dicts_are_refused(change, tmp_path):
   assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_every_published_name_has_a_preconditioning():
-  assert {precond for precond, _ in openai.PUBLISHED.values()} == {"edm", "boundary"}
-  assert all((precond == "edm") == name.startswith("edm_") for name, (precond, _) in openai.PUBLISHED.items())
+def test_every_published_name_has_a_preconditioning_and_a_kind():
+  for name, published in openai.PUBLISHED.items():
+    assert published[:2] == (("edm", "diffusion") if name.startswith("edm_") else ("boundary", "consistency"))

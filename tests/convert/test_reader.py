@@ -1,4 +1,4 @@
-"""The readers of foreign files: they read what the peers write, build arrays only, and refuse the rest without running anything."""
+"""The readers of foreign files: they read what the peers write, build arrays only, and refuse all else."""
 
 import io
 import os
@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from cm_jax import convert
-from cm_jax.convert import pickles
-from cm_jax.convert.msgpack_files import read_msgpack
-from cm_jax.convert.persistence import ALLOWED, read_snapshot
-from cm_jax.convert.pickles import Bounded, Refused, read_pickle
-from cm_jax.convert.torch_files import read_legacy, read_zip
+from cm_jax.convert.readers import pickles
+from cm_jax.convert.readers.msgpack_files import read_msgpack
+from cm_jax.convert.readers.persistence import ALLOWED, read_snapshot
+from cm_jax.convert.readers.pickles import Bounded, Refused, read_pickle
+from cm_jax.convert.readers.torch_files import read_legacy, read_zip
 from cm_jax.errors import UserError
 from tests.convert import writers
 from tests.convert.writers import Call, Name
@@ -44,7 +44,9 @@ def bounded(data: bytes) -> Bounded:
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 def test_state_dicts_round_trip(container):
   content, storages = writers.state_dict(ARRAYS)
-  data = writers.torch_zip(content, storages) if container == "zip" else writers.torch_legacy(content, storages)
+  data = (
+    writers.torch_zip(content, storages) if container == "zip" else writers.torch_legacy(content, storages)
+  )
   read = arrays_of((read_zip if container == "zip" else read_legacy)(bounded(data)))
   assert list(read) == list(ARRAYS)
   for name, array in ARRAYS.items():
@@ -54,7 +56,10 @@ def test_state_dicts_round_trip(container):
 
 def test_views_of_one_storage():
   storage = writers.Stored("0", np.arange(12, dtype=np.float32))
-  content = {"transposed": writers.tensor(storage, (3, 2), (1, 3), 2), "tail": writers.tensor(storage, (4,), (1,), 8)}
+  content = {
+    "transposed": writers.tensor(storage, (3, 2), (1, 3), 2),
+    "tail": writers.tensor(storage, (4,), (1,), 8),
+  }
   read = arrays_of(read_zip(bounded(writers.torch_zip(content, [storage]))))
   np.testing.assert_array_equal(read["transposed"], [[2, 5], [3, 6], [4, 7]])
   np.testing.assert_array_equal(read["tail"], [8, 9, 10, 11])
@@ -97,15 +102,21 @@ EVIL = {
 @pytest.mark.parametrize("wrap", ["plain", "ema", "state", "zip", "legacy", "nested"])
 def test_names_outside_the_list_are_refused_and_nothing_runs(evil, wrap, tmp_path):
   marker = tmp_path / "marker"
-  evil = Call(evil.function, *(arg.replace("MARKER", str(marker)) if isinstance(arg, str) else arg for arg in evil.args))
+  evil = Call(
+    evil.function, *(arg.replace("MARKER", str(marker)) if isinstance(arg, str) else arg for arg in evil.args)
+  )
   nested = Call(Name("torch.storage", "_load_from_bytes"), writers.torch_legacy({"x": evil}, []))
   data = {
     "plain": lambda: writers.dumps(evil),
     "ema": lambda: writers.dumps({"ema": evil}, 4),
-    "state": lambda: writers.dumps({"ema": writers.persistent("EDMPrecond", {"_modules": {"model": evil}})}, 4),
+    "state": lambda: writers.dumps(
+      {"ema": writers.persistent("EDMPrecond", {"_modules": {"model": evil}})}, 4
+    ),
     "zip": lambda: writers.torch_zip({"x": evil}, []),
     "legacy": lambda: writers.torch_legacy({"x": evil}, []),
-    "nested": lambda: writers.dumps({"ema": writers.persistent("EDMPrecond", {"_parameters": {"w": nested}})}, 4),
+    "nested": lambda: writers.dumps(
+      {"ema": writers.persistent("EDMPrecond", {"_parameters": {"w": nested}})}, 4
+    ),
   }[wrap]()
   (tmp_path / "file").write_bytes(data)
   with pytest.raises(UserError, match="names only") as error:
@@ -122,7 +133,9 @@ def test_getattr_yields_something_inert():
     read_pickle(writers.dumps(Call(Name("builtins", "getattr"), "x", "upper")), ALLOWED)
 
 
-@pytest.mark.parametrize("opcode", [b"\x82\x01", b"\x97", b"(cos\nsystem\no", b"(S'x'\nios\nsystem\n", b"P0\n"])
+@pytest.mark.parametrize(
+  "opcode", [b"\x82\x01", b"\x97", b"(cos\nsystem\no", b"(S'x'\nios\nsystem\n", b"P0\n"]
+)
 def test_opcodes_that_weights_do_not_need(opcode):
   with pytest.raises((Refused, ValueError, IndexError)):
     read_pickle(b"\x80\x04" + opcode + b".", ALLOWED)
@@ -174,7 +187,14 @@ def shared_zip() -> bytes:
 def huge_directory() -> bytes:
   end64 = b"PK\x06\x06" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, 10 << 30, 0)
   locator = b"PK\x06\x07" + struct.pack("<IQI", 0, 64, 1)
-  return b"PK\x03\x04" + bytes(60) + end64 + locator + b"PK\x05\x06" + struct.pack("<HHHHIIH", *[2**16 - 1] * 4, *[2**32 - 1] * 2, 0)
+  return (
+    b"PK\x03\x04"
+    + bytes(60)
+    + end64
+    + locator
+    + b"PK\x05\x06"
+    + struct.pack("<HHHHIIH", *[2**16 - 1] * 4, *[2**32 - 1] * 2, 0)
+  )
 
 
 HUGE = {
@@ -189,7 +209,9 @@ HUGE = {
   "memo": lambda: b"\x80\x04}r\xff\xff\xff\xff.",
   "msgpack array": lambda: b"\x81\xa6params" + b"\xdd\x00\xff\xff\xff" * 1000,
   "msgpack bytes": lambda: b"\x81\xa6params\xc6\xff\xff\xff\xff",
-  "msgpack claim": lambda: msgpack.packb({"params": {"w": msgpack.ExtType(1, msgpack.packb(((50_000, 50_000), "float32", b"")))}}),
+  "msgpack claim": lambda: msgpack.packb(
+    {"params": {"w": msgpack.ExtType(1, msgpack.packb(((50_000, 50_000), "float32", b"")))}}
+  ),
   "zip64": huge_directory,
 }
 
@@ -245,7 +267,9 @@ def test_zips_that_torch_does_not_write(change, match, tmp_path):
 
 def test_modules_that_are_not_a_tree():
   inner = writers.module({"w": np.zeros(2, np.float32)})
-  shared = writers.persistent("EDMPrecond", {"_modules": {"a": inner, "b": inner}, "_init_args": (), "_init_kwargs": {}})
+  shared = writers.persistent(
+    "EDMPrecond", {"_modules": {"a": inner, "b": inner}, "_init_args": (), "_init_kwargs": {}}
+  )
   with pytest.raises(Refused, match="one place"):
     read_snapshot(bounded(writers.dumps({"ema": shared}, 4)))
   for _ in range(30):
@@ -258,19 +282,25 @@ def test_modules_that_are_not_a_tree():
 def test_msgpack_takes_what_flax_writes_only():
   import flax.serialization
 
-  state = {"params": {"a": np.ones((2, 3), np.float32), "b": jnp.ones(2, jnp.bfloat16)}, "step": 3, "lr": np.float32(0.5)}
+  state = {
+    "params": {"a": np.ones((2, 3), np.float32), "b": jnp.ones(2, jnp.bfloat16)},
+    "step": 3,
+    "lr": np.float32(0.5),
+  }
   read = read_msgpack(flax.serialization.to_bytes(state))
   np.testing.assert_array_equal(read["params"]["a"], np.ones((2, 3)))
   assert read["params"]["b"].dtype == jnp.bfloat16 and read["lr"] == 0.5
   packed = lambda *fields: msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(fields))})
-  for bad in (packed((2,), "object", bytes(16)), packed((2,), "float32", bytes(9)), packed((-2, -2), "float32", bytes(16)),
-              msgpack.packb({"a": msgpack.ExtType(77, b"x")}), msgpack.packb({1: 2}), b"\x82\xa1a\x01\xa1a\x02"):  # fmt: skip
+  arrays = [((2,), "object", bytes(16)), ((2,), "float32", bytes(9)), ((-2, -2), "float32", bytes(16))]
+  maps = [msgpack.packb({"a": msgpack.ExtType(77, b"x")}), msgpack.packb({1: 2}), b"\x82\xa1a\x01\xa1a\x02"]
+  for bad in [*(packed(*fields) for fields in arrays), *maps]:
     with pytest.raises((Refused, ValueError, TypeError)):
       read_msgpack(bad)
 
 
 @pytest.mark.parametrize(
-  "content", [b"", b"<html><body>404</body></html>", b"\x93NUMPY\x01\x00", b"\x80", bytes(100), b"\x89HDF\r\n\x1a\n"]
+  "content",
+  [b"", b"<html><body>404</body></html>", b"\x93NUMPY\x01\x00", b"\x80", bytes(100), b"\x89HDF\r\n\x1a\n"],
 )
 def test_other_files(content, tmp_path):
   (tmp_path / "file").write_bytes(content)
@@ -305,7 +335,10 @@ def test_reading_imports_neither_torch_nor_the_names_of_a_file(tmp_path):
   code = (
     "import sys; from cm_jax import convert\n"
     "try: convert.read(sys.argv[1])\nexcept Exception as error: print(type(error).__name__)\n"
-    "print([name for name in ('torch', 'torch_utils', 'torch_utils.persistence', 'dnnlib') if name in sys.modules])"
+    "names = ('torch', 'torch_utils', 'torch_utils.persistence', 'dnnlib')\n"
+    "print([name for name in names if name in sys.modules])"
   )
-  done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file.pkl")], capture_output=True, text=True, check=True)
+  done = subprocess.run(
+    [sys.executable, "-c", code, str(tmp_path / "file.pkl")], capture_output=True, text=True, check=True
+  )
   assert done.stdout.split("\n")[:2] == ["UserError", "[]"]

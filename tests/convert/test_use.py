@@ -1,4 +1,4 @@
-"""Converted weights do what weights do: they sample, are evaluated, start a run, and teach consistency distillation."""
+"""Converted weights do what weights do: they sample, are evaluated, start a run, and teach."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cm_jax import convert
-from cm_jax.build import build
+from cm_jax.assembly import build
 from cm_jax.cli import run
 from cm_jax.training import loop
 from tests import tiny
@@ -28,7 +28,9 @@ def teacher(tmp_path_factory):
     "model_type": "SongUNet",
     **{k: list(v) if isinstance(v, tuple) else v for k, v in FIELDS.items()},
   }
-  (folder / "edm.pkl").write_bytes(writers.snapshot("EDMPrecond", kwargs, theirs(random_params("songunet", FIELDS, 8, channels=1))))
+  (folder / "edm.pkl").write_bytes(
+    writers.snapshot("EDMPrecond", kwargs, theirs(random_params("songunet", FIELDS, 8, channels=1)))
+  )
   return convert.convert(folder / "edm.pkl", folder / "weights").folder
 
 
@@ -38,7 +40,19 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_samples(teacher, tmp_path, cache):
-  assert run(["sample", f"--model={teacher}", "--num_steps=2", "--num=4", "--batch_size=4", f"--out={tmp_path / 'x.npz'}"]) == 0
+  assert (
+    run(
+      [
+        "sample",
+        f"--model={teacher}",
+        "--num_steps=2",
+        "--num=4",
+        "--batch_size=4",
+        f"--out={tmp_path / 'x.npz'}",
+      ]
+    )
+    == 0
+  )
   images = np.load(tmp_path / "x.npz")["arr_0"]
   assert images.shape == (4, 8, 8, 1) and images.dtype == np.uint8
 
@@ -52,6 +66,7 @@ def test_is_evaluated(teacher, tmp_path, cache):
     "--num_steps=2",
     "--num=100",
     f"--features={tmp_path / 'features'}",
+    "--reference=digits",
     f"--out={tmp_path / 'out'}",
   ]
   assert run(command) == 0
@@ -70,8 +85,25 @@ def test_teaches_and_starts_a_run(teacher, tmp_path):
   assert experiment.teacher is not None and experiment.initial_params is not None
   state = loop.train(experiment, tmp_path / "run", [], progress=False)
   assert int(state.step) == 20
-  losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "loss" in line]
+  losses = [
+    json.loads(line)["loss"]
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    if "loss" in line
+  ]
   assert len(losses) == 20 and np.isfinite(losses).all()
   # and the run converts the same way
-  assert run(["convert", f"--input={tmp_path / 'run'}", f"--out={tmp_path / 'student'}", "--average=ema"]) == 0
-  assert run(["sample", f"--model={tmp_path / 'student'}", "--num=2", "--batch_size=2", f"--out={tmp_path / 'x.npz'}"]) == 0
+  assert (
+    run(["convert", f"--input={tmp_path / 'run'}", f"--out={tmp_path / 'student'}", "--average=ema"]) == 0
+  )
+  assert (
+    run(
+      [
+        "sample",
+        f"--model={tmp_path / 'student'}",
+        "--num=2",
+        "--batch_size=2",
+        f"--out={tmp_path / 'x.npz'}",
+      ]
+    )
+    == 0
+  )

@@ -1,4 +1,4 @@
-"""Write checkpoints as the peers do, without torch and without any of their classes: the files that the reader's tests read and break."""
+"""Write checkpoints as the peers do, without torch and their classes: files for tests to read and break."""
 
 import io
 import itertools
@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from cm_jax.convert.torch_files import MAGIC
+from cm_jax.convert.readers.torch_files import MAGIC
 
-STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage", "int64": "LongStorage"}
+STORAGES = {
+  "float32": "FloatStorage",
+  "float16": "HalfStorage",
+  "bfloat16": "BFloat16Storage",
+  "int64": "LongStorage",
+}
 
 
 class Name:
@@ -86,17 +91,23 @@ def dumps(value: Any, protocol: int = 2, legacy: bool = False) -> bytes:
 ORDERED_DICT = Name("collections", "OrderedDict")
 
 
-def tensor(storage: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None = None, offset: int = 0) -> Call:
+def tensor(
+  storage: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None = None, offset: int = 0
+) -> Call:
   """Return a tensor over a storage, contiguous by default."""
   if strides is None:
     strides = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-  return Call(Name("torch._utils", "_rebuild_tensor_v2"), storage, offset, shape, strides, False, Call(ORDERED_DICT))
+  return Call(
+    Name("torch._utils", "_rebuild_tensor_v2"), storage, offset, shape, strides, False, Call(ORDERED_DICT)
+  )
 
 
 def state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Call], list[Stored]]:
   """Return what torch.save pickles for a state dict, and its storages."""
   storages = [Stored(str(i), array) for i, array in enumerate(arrays.values())]
-  return {name: tensor(storage, storage.array.shape) for name, storage in zip(arrays, storages, strict=True)}, storages
+  return {
+    name: tensor(storage, storage.array.shape) for name, storage in zip(arrays, storages, strict=True)
+  }, storages
 
 
 def torch_zip(content: Any, storages: list[Stored], folder: str = "archive", **changes: Any) -> bytes:
@@ -113,15 +124,25 @@ def torch_zip(content: Any, storages: list[Stored], folder: str = "archive", **c
 def torch_legacy(content: Any, storages: list[Stored]) -> bytes:
   """Return the older stream of torch.save."""
   system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-  parts = [dumps(MAGIC), dumps(1001), dumps(system), dumps(content, legacy=True), dumps([storage.key for storage in storages])]
-  return b"".join(parts) + b"".join(struct.pack("<q", storage.array.size) + storage.array.tobytes() for storage in storages)
+  parts = [
+    dumps(MAGIC),
+    dumps(1001),
+    dumps(system),
+    dumps(content, legacy=True),
+    dumps([storage.key for storage in storages]),
+  ]
+  return b"".join(parts) + b"".join(
+    struct.pack("<q", storage.array.size) + storage.array.tobytes() for storage in storages
+  )
 
 
 def parameter(array: np.ndarray) -> Call:
   """Return a parameter as NVIDIA's snapshots hold it: its storage is a whole legacy file in bytes."""
   storage = Stored("94782748828496", array)
   loaded = Call(Name("torch.storage", "_load_from_bytes"), torch_legacy(storage, [storage]))
-  return Call(Name("torch._utils", "_rebuild_parameter"), tensor(loaded, array.shape), True, Call(ORDERED_DICT))
+  return Call(
+    Name("torch._utils", "_rebuild_parameter"), tensor(loaded, array.shape), True, Call(ORDERED_DICT)
+  )
 
 
 def persistent(cls: str, state: dict[str, Any], source: str = "raise RuntimeError") -> Call:
@@ -130,7 +151,9 @@ def persistent(cls: str, state: dict[str, Any], source: str = "raise RuntimeErro
   return Call(Name("torch_utils.persistence", "_reconstruct_persistent_obj"), meta)
 
 
-def module(arrays: Mapping[str, np.ndarray], make: Callable[[dict], Any] | None = None, **attributes: Any) -> Any:
+def module(
+  arrays: Mapping[str, np.ndarray], make: Callable[[dict], Any] | None = None, **attributes: Any
+) -> Any:
   """Return a torch module with these parameters; a dot in a name is a submodule."""
   children: dict[str, dict[str, np.ndarray]] = {}
   own = {}
@@ -150,7 +173,13 @@ def module(arrays: Mapping[str, np.ndarray], make: Callable[[dict], Any] | None 
   return make(state) if make else Built(Name("torch.nn.modules.container", "ModuleDict"), state)
 
 
-def snapshot(cls: str, kwargs: dict[str, Any], arrays: Mapping[str, np.ndarray], source: str = "raise RuntimeError", **more: Any) -> bytes:
+def snapshot(
+  cls: str,
+  kwargs: dict[str, Any],
+  arrays: Mapping[str, np.ndarray],
+  source: str = "raise RuntimeError",
+  **more: Any,
+) -> bytes:
   """Return a snapshot of EDM's training loop."""
   network = module(arrays, lambda state: persistent(cls, state, source), _init_args=(), _init_kwargs=kwargs)
   return dumps({"ema": network, **more}, protocol=4)

@@ -1,4 +1,4 @@
-"""CIFAR's binary archives: every byte where it belongs, other content and hostile archives refused, downloads that go wrong."""
+"""CIFAR's binary archives: every byte where it belongs, hostile ones refused, downloads that go wrong."""
 
 import dataclasses
 import functools
@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from cm_jax import assets
-from cm_jax.data import cifar
+from cm_jax.data.prepare import cifar
 from cm_jax.errors import UserError
+from cm_jax.storage import downloads
 from tests.serving import served
 
 NAMES = {
@@ -67,7 +67,7 @@ def write_archive(path, name="cifar10", extra=(), leave_out=(), change=None):
 
 def pin(monkeypatch, path, name="cifar10", **fields):
   """Let an archive be the one that is expected."""
-  fields = {"sha256": assets.file_sha256(path), **fields}
+  fields = {"sha256": downloads.file_sha256(path), **fields}
   monkeypatch.setitem(cifar.ARCHIVES, name, dataclasses.replace(cifar.ARCHIVES[name], **fields))
 
 
@@ -75,9 +75,13 @@ def pin(monkeypatch, path, name="cifar10", **fields):
 def test_every_byte_is_where_it_belongs(tmp_path, name):
   splits, names = cifar.read_archive(name, write_archive(tmp_path / "a.tar.gz", name))
   assert names["label"] == next(reversed(NAMES[name].values())).split()
-  assert set(splits) == {"train", "test"} and len(splits["train"].pixels) == PER_FILE * len(cifar.ARCHIVES[name].splits["train"])
+  assert set(splits) == {"train", "test"} and len(splits["train"].pixels) == PER_FILE * len(
+    cifar.ARCHIVES[name].splits["train"]
+  )
   for split, files in cifar.ARCHIVES[name].splits.items():
-    labels, pixels = (np.concatenate(parts) for parts in zip(*(records(name, file) for file in files), strict=True))
+    labels, pixels = (
+      np.concatenate(parts) for parts in zip(*(records(name, file) for file in files), strict=True)
+    )
     np.testing.assert_array_equal(splits[split].pixels, pixels)
     np.testing.assert_array_equal(splits[split].labels["label"], labels[:, -1])
     if name == "cifar100":
@@ -115,14 +119,23 @@ def test_hostile_members_are_refused(tmp_path, kind):
 
 def test_damaged_archives(tmp_path):
   whole = write_archive(tmp_path / "a.tar.gz").read_bytes()
-  for damaged in (b"", whole[:-5000], whole[:40], b"\x1f\x8b" + whole[2:200] + bytes(2000), b"not a gzip file"):
+  for damaged in (
+    b"",
+    whole[:-5000],
+    whole[:40],
+    b"\x1f\x8b" + whole[2:200] + bytes(2000),
+    b"not a gzip file",
+  ):
     (tmp_path / "b.tar.gz").write_bytes(damaged)
     with pytest.raises(UserError, match=r"b\.tar\.gz = .*expected"):
       cifar.read_archive("cifar10", tmp_path / "b.tar.gz")
   bad = [
     ({"leave_out": ["data_batch_3.bin"]}, "no member cifar-10-batches-bin/data_batch_3.bin"),
     ({"leave_out": ["batches.meta.txt"]}, "no member"),
-    ({"change": {"test_batch.bin": member_bytes("cifar10", "test_batch.bin")[:-1]}}, "whole records of 3073 bytes"),
+    (
+      {"change": {"test_batch.bin": member_bytes("cifar10", "test_batch.bin")[:-1]}},
+      "whole records of 3073 bytes",
+    ),
     ({"change": {"test_batch.bin": b""}}, "whole records"),
     ({"change": {"test_batch.bin": b"\x0a" + member_bytes("cifar10", "test_batch.bin")[1:]}}, "label 10"),
   ]
@@ -133,9 +146,12 @@ def test_damaged_archives(tmp_path):
 
 def test_only_the_pinned_content_is_read(tmp_path, monkeypatch):
   path = write_archive(tmp_path / "a.tar.gz")
-  with pytest.raises(UserError, match=f"--input = .*sha256 {cifar.ARCHIVES['cifar10'].sha256}, not {assets.file_sha256(path)}"):
+  with pytest.raises(
+    UserError,
+    match=f"^input = .*sha256 {cifar.ARCHIVES['cifar10'].sha256}, not {downloads.file_sha256(path)}",
+  ):
     cifar.find_archive("cifar10", str(path))
-  with pytest.raises(UserError, match="--input = /no/such/file"):
+  with pytest.raises(UserError, match="^input = /no/such/file"):
     cifar.find_archive("cifar10", "/no/such/file")
   pin(monkeypatch, path)
   assert cifar.find_archive("cifar10", str(path)) == path
@@ -145,14 +161,20 @@ def test_digests_and_mirrors_are_what_tfds_pins():
   from tensorflow_datasets.core.download import checksums
 
   for name, archive in cifar.ARCHIVES.items():
-    pinned = {url: info.checksum for url, info in checksums.get_all_url_infos().items() if url.endswith(f"/{archive.file}")}
+    pinned = {
+      url: info.checksum
+      for url, info in checksums.get_all_url_infos().items()
+      if url.endswith(f"/{archive.file}")
+    }
     assert set(pinned.values()) == {archive.sha256}, name
-    assert len(archive.mirrors) >= 2 and all(url.startswith("https://") and url.endswith(f"/{archive.file}") for url in archive.mirrors)
+    assert len(archive.mirrors) >= 2 and all(
+      url.startswith("https://") and url.endswith(f"/{archive.file}") for url in archive.mirrors
+    )
 
 
 @pytest.fixture
 def mirrors(tmp_path, monkeypatch):
-  """Serve an archive at https://host/whole, and as servers with troubles do; returns (the archive's path, the requests made)."""
+  """Serve an archive at https://host/whole, and as troubled servers do; its path and the requests."""
   monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path / "cache"))
   path = write_archive(tmp_path / "cifar-10-binary.tar.gz")
   content, requests = path.read_bytes(), []
@@ -173,7 +195,7 @@ def mirrors(tmp_path, monkeypatch):
     return None
 
   with served(answer) as opener:
-    monkeypatch.setattr(assets, "download", functools.partial(assets.download, opener=opener))
+    monkeypatch.setattr(downloads, "download", functools.partial(downloads.download, opener=opener))
     yield path, requests
 
 
@@ -192,5 +214,5 @@ def test_a_mirror_with_other_content_is_passed_over(mirrors, monkeypatch):
   pin(monkeypatch, path, mirrors=("https://host/other", "https://host/whole"))
   assert cifar.find_archive("cifar10").read_bytes() == path.read_bytes()
   pin(monkeypatch, path, mirrors=("https://host/other",), sha256=hashlib.sha256(b"another").hexdigest())
-  with pytest.raises(UserError, match="or --input=cifar-10-binary.tar.gz"):
+  with pytest.raises(UserError, match="or cifar-10-binary.tar.gz as input if you have it"):
     cifar.find_archive("cifar10")

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from cm_jax.data.crops import CROPS, crop_adm, crop_edm
+from cm_jax.data.prepare.crops import CROPS, crop_adm, crop_edm
 
 
 def picture(height, width, channels):
@@ -13,7 +13,8 @@ def picture(height, width, channels):
   return ((y * y * 7 + x * x * 3 + x * y * 5 + k * 91) // 11 % 256).astype(np.uint8)
 
 
-# sha256 of what openai/guided-diffusion's center_crop_arr and NVlabs/edm's center-crop make of picture(...) at 32 pixels (Pillow 13)
+# sha256 of what openai/guided-diffusion's center_crop_arr and NVlabs/edm's center-crop make of picture(...)
+# at 32 pixels (Pillow 13)
 EXPECTED = {
   (97, 131, 3): ("ec883d5343029681", "6e63f0cda9cf093c"),
   (131, 97, 3): ("597e74c2b95743fc", "4440dcc2643eb524"),

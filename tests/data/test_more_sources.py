@@ -1,4 +1,4 @@
-"""Latents, the user's own code, images left out because they are corrupt, and fingerprints that are remembered."""
+"""Latents, the user's own code, corrupt images left out, fingerprints that are remembered."""
 
 import json
 import os
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cm_jax.build import build
-from cm_jax.data import images, labels, open_source
-from cm_jax.data.encoded import Subset, in_order
+from cm_jax.assembly import build
 from cm_jax.data.pipeline import FromSource, InMemory, Pipeline, rows_of
+from cm_jax.data.sources import images, labels, open_source
+from cm_jax.data.sources.encoded import Subset
+from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
 from cm_jax.training import loop
 from tests import tiny
@@ -66,7 +67,9 @@ def test_the_fingerprint_of_latents_follows_everything_that_matters(tmp_path):
     {"stats": {**STATS, "scale": [1.0] * 5}},
     {"std": None},
   ]
-  prints = [open_source(write_latents(tmp_path / str(i), **change)).fingerprint for i, change in enumerate(changes)]
+  prints = [
+    open_source(write_latents(tmp_path / str(i), **change)).fingerprint for i, change in enumerate(changes)
+  ]
   assert len(set(prints)) == len(changes)
   assert open_source(write_latents(tmp_path / "again")).fingerprint == prints[0]
 
@@ -95,10 +98,12 @@ def test_a_latent_is_drawn_anew_every_step_with_the_posteriors_mean_and_deviatio
   config = tiny.config(tiny.CT, num_steps=2)
   config.data.source = write_latents(tmp_path / "set", mean=MEAN[..., :4], std=STD[..., :4], stats=None)
   experiment = build(config)
-  assert experiment.image_shape == (4, 4, 4)
+  assert experiment.method.image_shape == (4, 4, 4)
   rows = np.zeros(4000, np.int64)
-  batch = InMemory({key: np.stack([experiment.source[i][key] for i in range(6)]) for key in ("image", "std", "label")}).take(rows)
-  prepare = jax.jit(experiment.prepare)
+  batch = InMemory(
+    {key: np.stack([experiment.source[i][key] for i in range(6)]) for key in ("image", "std", "label")}
+  ).take(rows)
+  prepare = jax.jit(experiment.method.preprocess)
   first, second = (np.asarray(prepare(batch, jax.random.key(seed))["image"]) for seed in (0, 1))
   assert (first != second).mean() > 0.99
   np.testing.assert_allclose(first.mean(0), batch["image"][0], atol=5 * 0.5 / np.sqrt(4000))
@@ -129,7 +134,9 @@ def not_a_set():
 
 def wrong_items():
   source = Own()
-  source.__class__ = type("Wrong", (Own,), {"__getitem__": lambda self, index: {"image": np.zeros((2, 2)), "label": 0}})
+  source.__class__ = type(
+    "Wrong", (Own,), {"__getitem__": lambda self, index: {"image": np.zeros((2, 2)), "label": 0}}
+  )
   return source
 
 
@@ -191,7 +198,9 @@ def test_a_fingerprint_is_computed_once_until_a_file_changes(tmp_path, monkeypat
   monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path / "cache"))
   spec = write_folder(tmp_path / "set", PIXELS[3])
   first, reads = open_source(spec).fingerprint, []
-  monkeypatch.setattr("cm_jax.data.folder.FolderSource.blob", lambda self, index: reads.append(index) or b"")
+  monkeypatch.setattr(
+    "cm_jax.data.sources.folder.FolderSource.blob", lambda self, index: reads.append(index) or b""
+  )
   assert open_source(spec).fingerprint == first and not reads
   file = tmp_path / "set" / "class_0" / "0.png"
   status = file.stat()
@@ -210,10 +219,16 @@ def test_no_cache_folder_is_no_reason_to_stop(tmp_path, monkeypatch):
 
 def test_the_same_pixels_in_the_same_order_have_the_same_fingerprint_in_any_container(tmp_path):
   np.savez(tmp_path / "a.npz", PIXELS[3], CLASSES)
-  specs = [write_folder(tmp_path / "folder", PIXELS[3]), write_zip(tmp_path / "zip", PIXELS[3]), f"npz:{tmp_path / 'a.npz'}"]
+  specs = [
+    write_folder(tmp_path / "folder", PIXELS[3]),
+    write_zip(tmp_path / "zip", PIXELS[3]),
+    f"npz:{tmp_path / 'a.npz'}",
+  ]
   assert len({open_source(spec).fingerprint for spec in specs}) == 1
   for index in range(6):  # another encoder's files
-    Image.fromarray(PIXELS[3][index]).save(tmp_path / "folder" / f"class_{CLASSES[index]}" / f"{index}.png", compress_level=0)
+    Image.fromarray(PIXELS[3][index]).save(
+      tmp_path / "folder" / f"class_{CLASSES[index]}" / f"{index}.png", compress_level=0
+    )
   assert open_source(specs[0]).fingerprint == open_source(specs[1]).fingerprint
 
 
@@ -233,7 +248,9 @@ def test_in_order_passes_an_error_on_and_stops():
 
 def test_a_set_too_large_for_ram_trains_the_same(tmp_path):
   """Streamed by worker processes or held in RAM: the same parameters, bit for bit."""
-  spec = write_folder(tmp_path / "set", rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8), np.arange(40) % 4)
+  spec = write_folder(
+    tmp_path / "set", rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8), np.arange(40) % 4
+  )
   results = []
   for ram_gb, workers in ((1.0, 0), (0.0, 2), (0.0, 0)):
     config = tiny.config(tiny.CT, num_steps=5)

@@ -1,6 +1,7 @@
-"""The same JPEGs as a folder, a zip and a tfds set: the same images, labels and batches, for any number of hosts, from any step.
+"""The same JPEGs as a folder, a zip and a tfds set: the same batches, for any number of hosts, from any step.
 
-`python -m tests.data.test_one_set_three_ways ARCHIVE` runs it on the CIFAR-10 JPEG copy as a whole: 50,000 images in 10 classes.
+`python -m tests.data.test_one_set_three_ways ARCHIVE` runs it on the CIFAR-10 JPEG copy as a whole: 50,000
+images in 10 classes.
 """
 
 import io
@@ -14,8 +15,8 @@ import pytest
 from PIL import Image
 
 from cm_jax import cli
-from cm_jax.data import images, labels, open_source
 from cm_jax.data.pipeline import FromSource, Pipeline, batches, rows_of
+from cm_jax.data.sources import images, labels, open_source
 
 EPOCHS, BATCH = 3, 64
 
@@ -25,7 +26,10 @@ def check(folder: Path, scratch: Path) -> None:
   specs = {"folder": f"folder:{folder}"}
   for form, out in (("zip", scratch / "set.zip"), ("array_record", scratch / "tfds")):
     name = [] if form == "zip" else ["--name=jpegs"]
-    assert cli.run(["data", "prepare", f"--source=folder:{folder}", f"--out={out}", f"--format={form}", *name]) == 0
+    assert (
+      cli.run(["data", "prepare", f"--source=folder:{folder}", f"--out={out}", f"--format={form}", *name])
+      == 0
+    )
     specs[form] = f"zip:{out}" if form == "zip" else f"tfds:jpegs:train:{out}"
   sources = {form: open_source(spec) for form, spec in specs.items()}
   pixels = {form: images(source) for form, source in sources.items()}
@@ -33,13 +37,16 @@ def check(folder: Path, scratch: Path) -> None:
     np.testing.assert_array_equal(pixels[form], pixels["folder"])
     np.testing.assert_array_equal(labels(source), labels(sources["folder"]))
     assert source.num_classes == sources["folder"].num_classes
-  assert sources["zip"].fingerprint == sources["array_record"].fingerprint  # the folder's own is of the JPEGs, not of their pixels
+  # the folder's own is of the JPEGs, not of their pixels
+  assert sources["zip"].fingerprint == sources["array_record"].fingerprint
   print(f"{len(pixels['zip']):,} images and labels alike in {', '.join(specs)}", file=sys.stderr)
 
   steps = -(-EPOCHS * len(pixels["folder"]) // BATCH)
   whole = Pipeline(rows_of(sources["folder"], np.inf), BATCH, seed=0)
   halves = {
-    form: [Pipeline(rows_of(source, np.inf), BATCH, 0, process_index=index, process_count=2) for index in range(2)]
+    form: [
+      Pipeline(rows_of(source, np.inf), BATCH, 0, process_index=index, process_count=2) for index in range(2)
+    ]
     for form, source in sources.items()
   }
   for step in range(steps):
@@ -47,7 +54,9 @@ def check(folder: Path, scratch: Path) -> None:
     for form, parts in halves.items():
       local = [part.batch(step) for part in parts]
       for key, value in expected.items():
-        np.testing.assert_array_equal(np.concatenate([batch[key] for batch in local]), value, err_msg=f"{form}, step {step}")
+        np.testing.assert_array_equal(
+          np.concatenate([batch[key] for batch in local]), value, err_msg=f"{form}, step {step}"
+        )
   print(f"{steps:,} batches over {EPOCHS} epochs alike for 1 host and 2, from each of them", file=sys.stderr)
 
   for form, source in sources.items():

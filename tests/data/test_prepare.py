@@ -1,4 +1,4 @@
-"""`data prepare`: what is written is what was read, in both forms; bad input and accidents leave nothing that could be taken for a set."""
+"""`data prepare`: what is written is what was read; accidents leave nothing that could be taken for a set."""
 
 import contextlib
 import io
@@ -19,12 +19,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cm_jax import cli
-from cm_jax.data import images, labels, open_source
 from cm_jax.data import prepare as prepare_lib
-from cm_jax.data.archives import NpzSource
-from cm_jax.data.cifar import ARCHIVES
-from cm_jax.data.crops import CROPS
 from cm_jax.data.prepare import Prepare
+from cm_jax.data.prepare.cifar import ARCHIVES
+from cm_jax.data.prepare.crops import CROPS
+from cm_jax.data.sources import images, labels, open_source
+from cm_jax.data.sources.archives import NpzSource
 from cm_jax.errors import UserError
 from tests.data.test_cifar import pin, records, write_archive
 from tests.data.test_sources import CLASSES, PIXELS, png, write_folder, write_npz, write_zip
@@ -66,7 +66,10 @@ def test_what_is_written_is_what_was_read(tmp_path, capsys, form, write, classes
   assert written.num_classes == (0 if classes is None else 3)
   assert f"{spec}: 6 images of 5x4x{channels}; 0 skipped" in printed
   assert ("no labels" if classes is None else "3 classes, 2 to 2 images each, median 2") in printed
-  assert f"fingerprint {written.fingerprint}\n" in printed and written.fingerprint == open_source(source).fingerprint
+  assert (
+    f"fingerprint {written.fingerprint}\n" in printed
+    and written.fingerprint == open_source(source).fingerprint
+  )
   size = sum(path.stat().st_size for path in ([out] if form == "zip" else out.rglob("*")) if path.is_file())
   assert f"{size:,} bytes" in printed
   assert Image.open(f"{out}.png").size[0] > 100
@@ -89,7 +92,10 @@ def test_a_thousand_images_a_folder(tmp_path):
   np.savez(tmp_path / "a.npz", np.arange(1001 * 12, dtype=np.uint32).astype(np.uint8).reshape(1001, 2, 2, 3))
   assert prepare(f"npz:{tmp_path / 'a.npz'}", tmp_path / "a.zip") == 0
   assert zipfile.ZipFile(tmp_path / "a.zip").namelist()[-2:] == ["00001/img00001000.png", "dataset.json"]
-  assert open_source(f"zip:{tmp_path / 'a.zip'}").fingerprint == open_source(f"npz:{tmp_path / 'a.npz'}").fingerprint
+  assert (
+    open_source(f"zip:{tmp_path / 'a.zip'}").fingerprint
+    == open_source(f"npz:{tmp_path / 'a.npz'}").fingerprint
+  )
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -99,7 +105,9 @@ def test_cifar_becomes_the_set_that_tfds_knows(tmp_path, monkeypatch, capsys, na
   assert prepare(name, tmp_path / "tfds", "--format=array_record", f"--input={path}") == 0
   printed = capsys.readouterr().out
   for split, members in ARCHIVES[name].splits.items():
-    classes, pixels = (np.concatenate(parts) for parts in zip(*(records(name, file) for file in members), strict=True))
+    classes, pixels = (
+      np.concatenate(parts) for parts in zip(*(records(name, file) for file in members), strict=True)
+    )
     stock = tfds.data_source(name, split=split, data_dir=tmp_path / "tfds")
     assert len(stock) == len(pixels)
     for index, example in enumerate(stock):
@@ -134,11 +142,15 @@ def test_cifar_cropped_gets_a_name_of_its_own(tmp_path, monkeypatch):
   pin(monkeypatch, path)
   flags = [f"--input={path}", "--crop=edm", "--resolution=16", "--format=array_record", "--split=test"]
   assert prepare("cifar10", tmp_path / "tfds", *flags) == 0
-  assert tfds.data_source("cifar10_16x16", split="test", data_dir=tmp_path / "tfds")[0]["image"].shape == (16, 16, 3)
+  assert tfds.data_source("cifar10_16x16", split="test", data_dir=tmp_path / "tfds")[0]["image"].shape == (
+    16,
+    16,
+    3,
+  )
 
 
 def mixed(path, count=8):
-  """Write photographs of different sizes, grey and RGB, JPEG and PNG, in two class folders; returns their pixels as they decode."""
+  """Write photographs of many sizes, grey and RGB, JPEG and PNG, in two class folders; returns the pixels."""
   rng, decoded = np.random.default_rng(3), []
   for index in range(count):
     height, width = 20 + 3 * index, 60 - 5 * index
@@ -156,24 +168,36 @@ def mixed(path, count=8):
 def test_any_size_with_a_crop(tmp_path, capsys, crop, form):
   decoded = mixed(tmp_path / "in")
   out = tmp_path / ("a.zip" if form == "zip" else "a")
-  flags = [f"--crop={crop}", "--resolution=24", f"--format={form}", *(["--name=mixed"] if form != "zip" else [])]
+  flags = [
+    f"--crop={crop}",
+    "--resolution=24",
+    f"--format={form}",
+    *(["--name=mixed"] if form != "zip" else []),
+  ]
   assert prepare(f"folder:{tmp_path / 'in'}", out, *flags) == 0
   small = sum(min(pixels.shape[:2]) < 24 for pixels in decoded)
-  assert small and f"8 images of 24x24x3, {small} of them smaller before; 0 skipped" in capsys.readouterr().out
+  assert (
+    small and f"8 images of 24x24x3, {small} of them smaller before; 0 skipped" in capsys.readouterr().out
+  )
   written = open_source(f"zip:{out}" if form == "zip" else f"tfds:mixed:train:{out}")
   np.testing.assert_array_equal(images(written), [CROPS[crop](pixels, 24) for pixels in decoded])
   assert labels(written).tolist() == [0] * 4 + [1] * 4
 
 
 def test_a_folder_for_tfds_is_a_builder_too(tmp_path):
-  assert prepare(write_folder(tmp_path / "flowers", PIXELS[3]), tmp_path / "a", "--format=array_record", "--split=test") == 0
+  assert (
+    prepare(
+      write_folder(tmp_path / "flowers", PIXELS[3]), tmp_path / "a", "--format=array_record", "--split=test"
+    )
+    == 0
+  )
   source = tfds.builder_from_directory(tmp_path / "a" / "flowers" / "1.0.0").as_data_source("test")
   assert [example["label"] for example in source] == CLASSES.tolist()
   assert tfds.data_source("flowers", split="test", data_dir=tmp_path / "a")[5]["label"] == 2
 
 
 def test_more_images_than_a_shard_or_a_batch(tmp_path, monkeypatch):
-  monkeypatch.setattr("cm_jax.data.writers.IMAGES_PER_SHARD", 100)
+  monkeypatch.setattr("cm_jax.data.prepare.writers.IMAGES_PER_SHARD", 100)
   pixels = np.random.default_rng(0).integers(0, 256, (530, 4, 4, 3), dtype=np.uint8)
   np.savez(tmp_path / "many.npz", pixels, np.arange(530) % 7)
   assert prepare(f"npz:{tmp_path / 'many.npz'}", tmp_path / "a", "--format=array_record") == 0
@@ -201,7 +225,10 @@ def test_nothing_but_corrupt_images(tmp_path, capsys):
   source = write_folder(tmp_path / "in", PIXELS[3])
   for file in (tmp_path / "in").rglob("*.png"):
     file.write_bytes(b"no")
-  for flags in (["--format=zip", f"--out={tmp_path / 'a.zip'}"], ["--format=array_record", f"--out={tmp_path / 'a'}", "--name=abc"]):
+  for flags in (
+    ["--format=zip", f"--out={tmp_path / 'a.zip'}"],
+    ["--format=array_record", f"--out={tmp_path / 'a'}", "--name=abc"],
+  ):
     assert "6 corrupt images" in refused(capsys, "prepare", f"--source={source}", "--skip-corrupt", *flags)
   assert files(tmp_path) == ["in", *(f"in/{name}" for name in files(tmp_path / "in"))]
 
@@ -221,8 +248,11 @@ def test_images_that_are_not_eight_bit_grey_or_rgb(tmp_path, capsys, mode, adm):
   odd = tmp_path / "in" / "class_0" / "1.png"
   odd.write_bytes(odd_image(mode))
   for flags in ([], ["--crop=edm", "--resolution=4"]):
-    assert f"{odd} = " in refused(capsys, "prepare", f"--source={source}", f"--out={tmp_path / 'a.zip'}", *flags)
-  assert prepare(source, tmp_path / "a.zip", "--crop=adm", "--resolution=4") == (0 if adm else 2)  # ADM makes all RGB, as it was trained
+    assert f"{odd} = " in refused(
+      capsys, "prepare", f"--source={source}", f"--out={tmp_path / 'a.zip'}", *flags
+    )
+  # ADM makes all RGB, as it was trained
+  assert prepare(source, tmp_path / "a.zip", "--crop=adm", "--resolution=4") == (0 if adm else 2)
 
 
 BAD = [
@@ -236,25 +266,49 @@ BAD = [
   (["prepare", "--source=cifar10:train", "--out=OUT.zip"], "--source = cifar10:train"),
   (["prepare", "--source=latents:IN", "--out=OUT.zip"], "--source = latents:"),
   (["prepare", "--source=digits:tset", "--out=OUT.zip"], "--source = digits:tset"),
-  (["prepare", "--source=folder:/no/such/place", "--out=OUT.zip"], "--source = folder:/no/such/place: expected folder:PATH of an existing"),
+  (
+    ["prepare", "--source=folder:/no/such/place", "--out=OUT.zip"],
+    "--source = folder:/no/such/place: expected folder:PATH of an existing",
+  ),
   (["prepare", "--source=folder:EMPTY", "--out=OUT.zip"], "expected a folder that holds images"),
   (["prepare", "--source=folder:MIXED", "--out=OUT.zip"], "class_0/1.jpg = 23x55x3: expected 20x60x3"),
-  (["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=8"], "class_0/0.png = 5x4: expected 8x8, or --crop=adm or --crop=edm"),
-  (["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=0"], "--resolution = 0: expected 1 to 4096"),
+  (
+    ["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=8"],
+    "class_0/0.png = 5x4: expected 8x8, or the crop adm or edm",
+  ),
+  (
+    ["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=0"],
+    "--resolution = 0: expected 1 to 4096",
+  ),
   (["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=5000"], "--resolution = 5000"),
   (["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=big"], "--resolution=big"),
-  (["prepare", "--source=folder:IN", "--out=OUT.zip", "--crop=adn", "--resolution=8"], "--crop = adn: expected 'adm' (did you mean it?)"),
+  (
+    ["prepare", "--source=folder:IN", "--out=OUT.zip", "--crop=adn", "--resolution=8"],
+    "--crop = adn: expected 'adm' (did you mean it?)",
+  ),
   (["prepare", "--source=folder:IN", "--out=OUT.zip", "--crop=adm"], "--resolution = : expected the side"),
-  (["prepare", "--source=folder:IN", "--out=OUT.zip", "--format=zipp"], "--format = zipp: expected 'zip' (did you mean it?)"),
+  (
+    ["prepare", "--source=folder:IN", "--out=OUT.zip", "--format=zipp"],
+    "--format = zipp: expected 'zip' (did you mean it?)",
+  ),
   (["prepare", "--source=folder:IN", "--out=OUT.zip", "--format=array_record"], "--out = "),
   (["prepare", "--source=folder:IN", "--out=OUT"], "expected a name ending in .zip"),
   (["prepare", "--source=folder:IN", "--out=IN/a.zip"], "expected a place outside"),
   (["prepare", "--source=folder:IN", "--out=IN/class_0/0.png/a.zip"], "--out = "),
-  (["prepare", "--source=zip:LABELS.zip", "--out=OUT.zip"], "dataset.json = no label for 00000/img00000005.png"),
+  (
+    ["prepare", "--source=zip:LABELS.zip", "--out=OUT.zip"],
+    "dataset.json = no label for 00000/img00000005.png",
+  ),
   (["prepare", "--source=zip:IN/class_0/0.png", "--out=OUT.zip"], "0.png = "),
   (["prepare", "--source=digits", "--out=OUT.zip", "--split=train"], "--split = train: expected only with"),
-  (["prepare", "--source=digits", "--out=OUT", "--format=array_record", "--split=val"], "--split = val: expected train or test"),
-  (["prepare", "--source=cifar10", "--out=OUT", "--format=array_record", "--split=test"], "--split = test: expected none here"),
+  (
+    ["prepare", "--source=digits", "--out=OUT", "--format=array_record", "--split=val"],
+    "--split = val: expected train or test",
+  ),
+  (
+    ["prepare", "--source=cifar10", "--out=OUT", "--format=array_record", "--split=test"],
+    "--split = test: expected none here",
+  ),
   (["prepare", "--source=cifar10", "--out=OUT", "--format=array_record", "--name=mine"], "--name = mine"),
   (["prepare", "--source=digits", "--out=OUT.zip", "--name=mine"], "--name = mine: expected only with"),
   (["prepare", "--source=digits", "--out=OUT", "--format=array_record", "--name=Mine!"], "--name = Mine!"),
@@ -262,10 +316,19 @@ BAD = [
     ["prepare", "--source=digits", "--out=OUT", "--format=array_record", "--name=mnist"],
     "--name = mnist: expected a name that tfds does",
   ),
-  (["prepare", "--source=digits", "--out=OUT.zip", "--input=x.tar.gz"], "--input = x.tar.gz: expected only with"),
-  (["prepare", "--source=cifar10", "--out=OUT.zip", "--input=/no/such.tar.gz"], "--input = /no/such.tar.gz: expected an existing file"),
+  (
+    ["prepare", "--source=digits", "--out=OUT.zip", "--input=x.tar.gz"],
+    "--input = x.tar.gz: expected only with",
+  ),
+  (
+    ["prepare", "--source=cifar10", "--out=OUT.zip", "--input=/no/such.tar.gz"],
+    "--input = /no/such.tar.gz: expected an existing file",
+  ),
   (["prepare", "--source=cifar10", "--out=OUT.zip", "--input=LABELS.zip"], "sha256 c4a38c50"),
-  (["prepare", "--source=digits", "--out=OUT.zip", "--resolutoin=8"], "expected '--resolution' (did you mean it?)"),
+  (
+    ["prepare", "--source=digits", "--out=OUT.zip", "--resolutoin=8"],
+    "expected '--resolution' (did you mean it?)",
+  ),
 ]
 
 
@@ -279,7 +342,9 @@ def places(tmp_path_factory):
   with zipfile.ZipFile(folder / "z" / "a.zip") as whole, zipfile.ZipFile(folder / "LABELS.zip", "w") as part:
     for name in whole.namelist()[:-1]:
       part.writestr(name, whole.read(name))
-    part.writestr("dataset.json", json.dumps({"labels": json.loads(whole.read("dataset.json"))["labels"][:-1]}))
+    part.writestr(
+      "dataset.json", json.dumps({"labels": json.loads(whole.read("dataset.json"))["labels"][:-1]})
+    )
   return folder
 
 
@@ -293,9 +358,13 @@ def test_bad_input_is_one_line_and_changes_nothing(places, capsys, monkeypatch, 
 
 def test_what_is_there_is_never_replaced(tmp_path, capsys):
   (tmp_path / "a.zip").write_text("years of work")
-  assert "expected a path that does not exist yet" in refused(capsys, "prepare", "--source=digits", f"--out={tmp_path / 'a.zip'}")
+  assert "expected a path that does not exist yet" in refused(
+    capsys, "prepare", "--source=digits", f"--out={tmp_path / 'a.zip'}"
+  )
   os.symlink("/no/such/place", tmp_path / "b.zip")
-  assert "expected a path that does not exist yet" in refused(capsys, "prepare", "--source=digits", f"--out={tmp_path / 'b.zip'}")
+  assert "expected a path that does not exist yet" in refused(
+    capsys, "prepare", "--source=digits", f"--out={tmp_path / 'b.zip'}"
+  )
   assert (tmp_path / "a.zip").read_text() == "years of work" and files(tmp_path) == ["a.zip", "b.zip"]
 
 
@@ -322,7 +391,14 @@ def disk_of(size):
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, form):
   out = tmp_path / "deep" / "er" / ("a.zip" if form == "zip" else "a")
   with disk_of(100_000):
-    said = refused(capsys, "prepare", "--source=digits", f"--out={out}", f"--format={form}", *(["--name=abc"] if form != "zip" else []))
+    said = refused(
+      capsys,
+      "prepare",
+      "--source=digits",
+      f"--out={out}",
+      f"--format={form}",
+      *(["--name=abc"] if form != "zip" else []),
+    )
   assert f"--out = {out}: expected a place that can be written" in said and "File too large" in said
   assert files(tmp_path) == []
 
@@ -353,7 +429,7 @@ def test_a_writer_that_loses_an_image_is_found_out(tmp_path, monkeypatch):
 
 SLOW = """
 import time
-from cm_jax.data.digits import DigitsSource
+from cm_jax.data.sources.digits import DigitsSource
 class Slow(DigitsSource):
   def __getitem__(self, index):
     time.sleep(0.02 if index > 1000 else 0)
@@ -370,21 +446,41 @@ def test_killed_half_way_it_leaves_nothing_that_opens_and_the_next_run_clears_up
   folder.mkdir()
   out = folder / ("a.zip" if form == "zip" else "a")
   flags = [f"--format={form}", *(["--name=abc"] if form != "zip" else [])]
-  command = [sys.executable, "-m", "cm_jax", "data", "prepare", "--source=python:slow_source:make", f"--out={out}", *flags]
+  command = [
+    sys.executable,
+    "-m",
+    "cm_jax",
+    "data",
+    "prepare",
+    "--source=python:slow_source:make",
+    f"--out={out}",
+    *flags,
+  ]
   process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": f"{REPO}:{tmp_path}"})
   deadline = time.monotonic() + 60
-  while process.poll() is None and sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1000:
+  while (
+    process.poll() is None and sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1000
+  ):
     assert time.monotonic() < deadline
     time.sleep(0.01)
-  assert "expected a place where no other run is writing" in refused(capsys, "prepare", "--source=digits", f"--out={out}", *flags)
+  assert "expected a place where no other run is writing" in refused(
+    capsys, "prepare", "--source=digits", f"--out={out}", *flags
+  )
   process.kill()
   assert process.wait() == -signal.SIGKILL
   assert [path.name for path in folder.iterdir()] == [f".{out.name}.part"]
   with pytest.raises(UserError):
-    open_source(f"zip:{folder / f'.{out.name}.part' / 'set.zip'}" if form == "zip" else f"tfds:abc:train:{folder / f'.{out.name}.part'}")
+    open_source(
+      f"zip:{folder / f'.{out.name}.part' / 'set.zip'}"
+      if form == "zip"
+      else f"tfds:abc:train:{folder / f'.{out.name}.part'}"
+    )
   assert prepare("digits", out, *flags) == 0
   assert {path.name for path in folder.iterdir()} == {out.name, f"{out.name}.png"}
-  assert open_source(f"zip:{out}" if form == "zip" else f"tfds:abc:train:{out}").fingerprint == open_source("digits").fingerprint
+  assert (
+    open_source(f"zip:{out}" if form == "zip" else f"tfds:abc:train:{out}").fingerprint
+    == open_source("digits").fingerprint
+  )
 
 
 def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):

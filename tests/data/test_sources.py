@@ -1,4 +1,4 @@
-"""Every kind of source gives back the images it was written from, says what it is, and refuses what it cannot read."""
+"""Every kind of source gives back the images it was written from, and refuses what it cannot read."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cm_jax.data import SOURCES, images, labels, open_source, validate_source
-from cm_jax.data.writers import own_info, write_array_record
+from cm_jax.data.prepare.writers import own_info, write_array_record
+from cm_jax.data.sources import SOURCES, images, labels, open_source, validate_source
 from cm_jax.errors import UserError
 
 rng = np.random.default_rng(0)
@@ -44,7 +44,9 @@ def write_zip(path, pixels, classes=CLASSES):
   with zipfile.ZipFile(path / "a.zip", "w") as file:
     for name, image in zip(names, pixels, strict=True):
       file.writestr(name, png(image))
-    pairs = None if classes is None else [[name, int(label)] for name, label in zip(names, classes, strict=True)]
+    pairs = (
+      None if classes is None else [[name, int(label)] for name, label in zip(names, classes, strict=True)]
+    )
     file.writestr("dataset.json", json.dumps({"labels": pairs}))
   return f"zip:{path / 'a.zip'}"
 
@@ -54,7 +56,10 @@ def write_tfds(path, pixels, classes=CLASSES):
   info = own_info("own", path, pixels.shape[1:], count, "For a test.")
   keys = ("image", "label") if count else ("image",)
   labels_or_none = [None] * len(pixels) if classes is None else map(int, classes)
-  examples = (dict(zip(keys, (png(image), label), strict=False)) for image, label in zip(pixels, labels_or_none, strict=True))
+  examples = (
+    dict(zip(keys, (png(image), label), strict=False))
+    for image, label in zip(pixels, labels_or_none, strict=True)
+  )
   write_array_record(info, {"train": examples})
   return f"tfds:own:train:{path}"
 
@@ -97,13 +102,19 @@ def test_fingerprint_follows_the_content(tmp_path, scheme):
   first = of("first", PIXELS[3], CLASSES)
   assert len(first) == 64 and int(first, 16)
   assert of("elsewhere", PIXELS[3], CLASSES) == first
-  others = [of("pixel", one_pixel, CLASSES), of("fewer", PIXELS[3][:5], CLASSES[:5]), of("unlabelled", PIXELS[3], None)]
+  others = [
+    of("pixel", one_pixel, CLASSES),
+    of("fewer", PIXELS[3][:5], CLASSES[:5]),
+    of("unlabelled", PIXELS[3], None),
+  ]
   others.append(of("relabelled", PIXELS[3], relabelled))
   assert len({first, *others}) == 5
 
 
 def test_npz_fingerprint_knows_the_shape(tmp_path):
-  specs = [write_npz(tmp_path / str(shape), PIXELS[3].reshape(shape)) for shape in ((6, 5, 4, 3), (6, 4, 5, 3))]
+  specs = [
+    write_npz(tmp_path / str(shape), PIXELS[3].reshape(shape)) for shape in ((6, 5, 4, 3), (6, 4, 5, 3))
+  ]
   assert len({open_source(spec).fingerprint for spec in specs}) == 2
 
 
@@ -113,7 +124,12 @@ def test_digits():
   assert len({source.fingerprint for source in (everything, train, test)}) == 3
   assert open_source("digits:train").fingerprint == train.fingerprint
   pixels = images(everything)
-  assert pixels.shape == (1797, 8, 8, 1) and pixels.min() == 0 and pixels.max() == 255 and len(np.unique(pixels)) == 17
+  assert (
+    pixels.shape == (1797, 8, 8, 1)
+    and pixels.min() == 0
+    and pixels.max() == 255
+    and len(np.unique(pixels)) == 17
+  )
   for source in (train, test):
     share = np.bincount(labels(source)) / np.bincount(labels(everything))
     assert np.ptp(share) < 0.02
@@ -155,7 +171,7 @@ def test_validate_refuses(spec, words):
   for function in (validate_source, open_source):
     with pytest.raises(UserError) as error:
       function(spec)
-    assert error.value.field == "config.data.source" and words in str(error.value)
+    assert error.value.field == "source" and words in str(error.value)
 
 
 def damage(data, how):
@@ -190,7 +206,12 @@ def png_16_bit_rgb():
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
   header = struct.pack(">IIBBBBB", 4, 5, 16, 2, 0, 0, 0)
-  return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress((b"\0" + bytes(24)) * 5)) + chunk(b"IEND", b"")
+  return (
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", header)
+    + chunk(b"IDAT", zlib.compress((b"\0" + bytes(24)) * 5))
+    + chunk(b"IEND", b"")
+  )
 
 
 BAD_IMAGES = {
@@ -318,8 +339,12 @@ def test_importing_data_imports_no_dataset_library():
   import subprocess
   import sys
 
-  code = "import sys, cm_jax.data; print(sorted({'sklearn', 'PIL', 'grain', 'tensorflow_datasets'} & set(sys.modules)))"
-  assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+  names = {"sklearn", "PIL", "grain", "tensorflow_datasets"}
+  code = f"import sys, cm_jax.data.pipeline; print(sorted({names} & set(sys.modules)))"
+  assert (
+    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    == "[]"
+  )
 
 
 def test_moved_folder_keeps_its_fingerprint(tmp_path):

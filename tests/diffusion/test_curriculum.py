@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cm_jax.diffusion.curriculum import CURRICULA, constant, doubling_scales, halving, progressive_scales, stages, target_decay
+from cm_jax.diffusion.curriculum import (
+  CURRICULA,
+  constant,
+  doubling_scales,
+  halving,
+  progressive_scales,
+  stages,
+  target_decay,
+)
 from cm_jax.errors import UserError
 from tests.compiling import quick_jit
 from tests.golden_cases import golden_case
@@ -25,7 +33,9 @@ def at_every_step(curriculum, total: int) -> np.ndarray:
   return np.asarray(quick_jit(jax.vmap(curriculum))(jnp.arange(total + 10)))
 
 
-@pytest.mark.parametrize(("s0", "s1", "total"), [(2, 150, 4_000), (2, 200, 20_011), (10, 1280, 5_000), (1, 5, 7), (3, 3, 50)])
+@pytest.mark.parametrize(
+  ("s0", "s1", "total"), [(2, 150, 4_000), (2, 200, 20_011), (10, 1280, 5_000), (1, 5, 7), (3, 3, 50)]
+)
 def test_progressive_scales_are_the_formula_at_every_step(s0, s1, total):
   got = at_every_step(progressive_scales(s0, s1, total), total)
   assert got.dtype == np.int32
@@ -37,7 +47,8 @@ def test_progressive_scales_are_the_formula_at_every_step(s0, s1, total):
 def test_progressive_scales_of_a_full_run(s0, s1):
   total = 800_000
   got = at_every_step(progressive_scales(s0, s1, total), total)
-  # Independent of the formula's rounding: N - 1 = ceil(sqrt(v) - 1) says (N - 1)^2 < v <= N^2, exactly, with v in units of 1/K.
+  # Independent of the formula's rounding: N - 1 = ceil(sqrt(v) - 1) says (N - 1)^2 < v <= N^2, exactly, with
+  # v in units of 1/K.
   n, v = got[:total].astype(np.int64), np.arange(total) * ((s1 + 1) ** 2 - s0**2) + s0**2 * total
   at_least_one = n > 2  # below, the floor at 1 holds
   assert (v <= n**2 * total).all()
@@ -46,7 +57,8 @@ def test_progressive_scales_of_a_full_run(s0, s1):
 
 
 @pytest.mark.parametrize(
-  ("s0", "s1", "total"), [(10, 1280, 4_000), (10, 1280, 4_003), (10, 160, 1_000), (2, 25, 999), (4, 4, 20), (1, 1024, 11)]
+  ("s0", "s1", "total"),
+  [(10, 1280, 4_000), (10, 1280, 4_003), (10, 160, 1_000), (2, 25, 999), (4, 4, 20), (1, 1024, 11)],
 )
 def test_doubling_scales_are_the_formula_at_every_step(s0, s1, total):
   got = at_every_step(doubling_scales(s0, s1, total), total)
@@ -59,7 +71,6 @@ def test_doubling_scales_of_a_full_run():
   scales = doubling_scales(10, 1280, 400_000)  # iCT on CIFAR-10: eight stages of 50k
   assert scales.starts == tuple(range(0, 400_000, 50_000))
   assert scales.values == (11, 21, 41, 81, 161, 321, 641, 1281)
-  assert scales.largest == 1281
 
 
 def test_stages_are_the_formula_at_every_step():
@@ -72,7 +83,9 @@ def test_stages_are_the_formula_at_every_step():
 def test_target_decay_is_the_formula_at_every_step(x64, convention, offset):
   s0, s1, mu0, total = 2, 150, 0.9, 4_000
   got = at_every_step(target_decay(progressive_scales(s0, s1, total), s0, mu0, convention), total)[:total]
-  want = [math.exp(s0 * math.log(mu0) / (progressive_formula(k, s0, s1, total) - offset)) for k in range(total)]
+  want = [
+    math.exp(s0 * math.log(mu0) / (progressive_formula(k, s0, s1, total) - offset)) for k in range(total)
+  ]
   np.testing.assert_allclose(got, want, rtol=1e-14)
 
 
@@ -95,11 +108,14 @@ def test_scales_and_decay_are_openais(x64):
     else:
       continue  # progressive distillation halves its steps; not a curriculum of consistency models
     compared += 1
-    inside = steps < options["total_steps"]  # the peer's schedule grows without end; ours, as the paper's, is for k < K
-    assert np.asarray(quick_jit(scales)(steps))[inside].tolist() == case.arrays[f"out_{run}__scales"][inside].tolist()
+    # the peer's schedule grows without end; ours, as the paper's, is for k < K
+    inside = steps < options["total_steps"]
+    theirs = case.arrays[f"out_{run}__scales"][inside]
+    assert np.asarray(quick_jit(scales)(steps))[inside].tolist() == theirs.tolist()
     if options["target_ema_mode"] == "adaptive":
       decay = target_decay(scales, options["start_scales"], options["start_ema"], "code")
-      np.testing.assert_allclose(np.asarray(quick_jit(decay)(steps))[inside], case.arrays[f"out_{run}__ema"][inside], rtol=1e-12)
+      theirs = case.arrays[f"out_{run}__ema"][inside]
+      np.testing.assert_allclose(np.asarray(quick_jit(decay)(steps))[inside], theirs, rtol=1e-12)
   assert compared
 
 
@@ -138,9 +154,30 @@ def test_a_new_value_never_recompiles(name):
     lambda: doubling_scales(10, 1280, 0),
     lambda: stages(0, 8),
     lambda: stages(100, 0),
+    lambda: stages(num_stages=8, length=7),
+    lambda: halving(6, 10),
+    lambda: halving(4),
+    lambda: halving(4, length=2),
+    lambda: halving(4, 10, last_factor=0.0),
     lambda: target_decay(constant(18), 2, 0.9, "papers"),
   ],
 )
 def test_bad_options_are_refused(make):
-  with pytest.raises(UserError):
+  with pytest.raises(UserError) as refused:
     make()
+  fields = ("s0", "total_steps", "num_stages", "stage_steps", "first", "last_factor", "convention")
+  assert refused.value.field in fields
+
+
+@pytest.mark.parametrize("length", [24, 100, 801])
+def test_what_is_left_0_follows_the_length_of_the_run(length):
+  for curriculum in (progressive_scales, doubling_scales):
+    assert curriculum(2, 20, length=length) == curriculum(2, 20, length)
+    assert curriculum(2, 20, 50, length=length) == curriculum(2, 20, 50)
+  assert stages(num_stages=8, length=length) == stages(length // 8, 8)
+  for factor in (1.0, 2.0):
+    followed = halving(8, last_factor=factor, length=length)
+    assert followed.end == length and followed.values == (8, 4, 2, 1)
+    lengths = np.diff((*followed.starts, length))
+    share = length / (2 + 2 * factor)
+    np.testing.assert_allclose(lengths, [share, share, factor * share, factor * share], atol=1)

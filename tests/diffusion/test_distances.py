@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cm_jax.diffusion.distances import L1, L2, PseudoHuber
+from cm_jax.diffusion.distances import DISTANCES, L1, L2, PseudoHuber
 from cm_jax.errors import UserError
 
 
@@ -60,5 +60,13 @@ def test_the_gradient_of_pseudo_huber_for_some_equal_images(x64, c):
 
 
 def test_a_negative_c_is_refused():
-  with pytest.raises(UserError, match=r"config\.objective\.distance\.c = -0\.1"):
+  with pytest.raises(UserError, match=r"^c = -0\.1"):
     PseudoHuber(-0.1)
+
+
+@pytest.mark.parametrize("distance", [*(make() for make in DISTANCES.values()), PseudoHuber(0.0)], ids=repr)
+def test_a_norm_is_one_in_the_difference_of_its_arguments(x64, distance):
+  a, b = images()
+  scaled = distance(3 * (a - b), np.zeros_like(a)) / distance(a, b)
+  assert distance.is_norm == np.allclose(scaled, 3, rtol=1e-9)
+  assert distance.load() is None

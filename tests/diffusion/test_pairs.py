@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cm_jax.diffusion.curriculum import Curriculum, constant, stages
-from cm_jax.diffusion.noise import karras_grid
+from cm_jax.diffusion.grids import karras_grid
 from cm_jax.diffusion.pairs import ContinuousPairs, KarrasPairs, LognormalPairs
 from cm_jax.errors import UserError
 from cm_jax.types import NoiseRange
@@ -20,7 +20,7 @@ TWO_GRIDS = Curriculum(starts=(0, 100), values=(11, 41))
 
 
 def chi_square_limit(categories: int) -> float:
-  """Return the 1 - 1e-5 quantile of chi-square with categories - 1 degrees of freedom (Wilson and Hilferty)."""
+  """Return the 1 - 1e-5 quantile of chi-square of categories - 1 degrees of freedom (Wilson, Hilferty)."""
   k = categories - 1
   return k * (1 - 2 / (9 * k) + 4.265 * math.sqrt(2 / (9 * k))) ** 3
 
@@ -34,7 +34,7 @@ def chi_square(counts: np.ndarray, probability: np.ndarray) -> tuple[float, int]
 
 
 def count_intervals(t: np.ndarray, r: np.ndarray, grid: np.ndarray) -> np.ndarray:
-  """Return how often each interval of a decreasing grid was drawn, after checking that every pair is the two ends of one."""
+  """Return how often each interval of a decreasing grid was drawn; every pair must be the two ends of one."""
   index = np.abs(np.log(t)[:, None] - np.log(grid)[None]).argmin(axis=1)
   np.testing.assert_allclose(t, grid[index], rtol=5e-6)
   np.testing.assert_allclose(r, grid[index + 1], rtol=5e-6)
@@ -50,7 +50,11 @@ def interval_mass(grid: np.ndarray, P_mean: float, P_std: float) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["uniform", "lognormal"])
 def test_grid_pairs_are_adjacent_and_follow_their_distribution_for_every_n_in_one_trace(kind):
-  pairs = KarrasPairs(NOISE, TWO_GRIDS) if kind == "uniform" else LognormalPairs(NOISE, TWO_GRIDS, P_mean=-1.1, P_std=2.0)
+  pairs = (
+    KarrasPairs(NOISE, TWO_GRIDS)
+    if kind == "uniform"
+    else LognormalPairs(NOISE, TWO_GRIDS, P_mean=-1.1, P_std=2.0)
+  )
   traces = []
 
   @quick_jit
@@ -91,15 +95,21 @@ def test_ects_target_time_is_ects(double):
     t = jnp.asarray(case.input("t_grid"), jnp.result_type(float))
     for name in names:
       _, adjustment, q = name.split("_")
-      pairs = ContinuousPairs(stages(1, 8), q=float(q[1:]), adjustment={"const": "constant"}.get(adjustment, adjustment))
+      pairs = ContinuousPairs(
+        stages(1, 8), q=float(q[1:]), adjustment={"const": "constant"}.get(adjustment, adjustment)
+      )
       # The peer's first row is before its first stage, where it takes the same formula as in stage 0.
       by_stage = [pairs.target_time(t, 0), *(pairs.target_time(t, stage) for stage in range(8))]
       assert_golden(case, name, jnp.stack(by_stage))
 
 
-@pytest.mark.parametrize(("q", "stage", "edge"), [(2.0, 0, math.log(7)), (2.0, 1, math.log(5 / 3)), (4.0, 0, math.log(5 / 3))])
+@pytest.mark.parametrize(
+  ("q", "stage", "edge"), [(2.0, 0, math.log(7)), (2.0, 1, math.log(5 / 3)), (4.0, 0, math.log(5 / 3))]
+)
 def test_the_target_is_the_clean_end_up_to_the_stated_noise_level(q, stage, edge):
-  r = ContinuousPairs(stages(1, 8), q=q).target_time(jnp.array([1e-4, 0.01, edge - 1e-3, edge + 1e-3, 80.0]), stage)
+  r = ContinuousPairs(stages(1, 8), q=q).target_time(
+    jnp.array([1e-4, 0.01, edge - 1e-3, edge + 1e-3, 80.0]), stage
+  )
   assert (np.asarray(r) > 0).tolist() == [False, False, False, True, True]
   assert float(r.min()) == 0.0
 
@@ -131,11 +141,20 @@ def test_continuous_pairs_follow_the_stage_without_recompiling():
 @pytest.mark.parametrize(
   ("field", "make"),
   [
-    ("pairs.scales", lambda: KarrasPairs(NOISE, constant(1))),
-    ("pairs.q", lambda: ContinuousPairs(stages(1, 1), q=1.0)),
-    ("pairs.adjustment", lambda: ContinuousPairs(stages(1, 1), adjustment="const")),
+    ("scales", lambda: KarrasPairs(NOISE, constant(1))),
+    ("scales", lambda: LognormalPairs(NOISE, constant(1))),
+    ("P_std", lambda: LognormalPairs(NOISE, constant(2), P_std=0.0)),
+    ("q", lambda: ContinuousPairs(stages(1, 1), q=1.0)),
+    ("P_std", lambda: ContinuousPairs(stages(1, 1), P_std=-1.0)),
+    ("adjustment", lambda: ContinuousPairs(stages(1, 1), adjustment="const")),
   ],
 )
 def test_bad_options_are_refused(field, make):
-  with pytest.raises(UserError, match=field):
+  with pytest.raises(UserError) as refused:
     make()
+  assert refused.value.field == field
+
+
+def test_only_pairs_of_a_grid_have_scales():
+  assert KarrasPairs(NOISE, TWO_GRIDS).scales is LognormalPairs(NOISE, TWO_GRIDS).scales is TWO_GRIDS
+  assert ContinuousPairs(stages(100, 3)).scales is None

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from cm_jax.data import images, labels, open_source
+from cm_jax.data.sources import images, labels, open_source
 from cm_jax.errors import UserError
 from cm_jax.evaluation.features import load_features, save_features, train_features
-from cm_jax.evaluation.frechet import Moments, distance_of_moments, frechet_floor
+from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments, frechet_floor
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,11 @@ def test_any_number_of_images(digits, quick):
 
 
 def test_seed_decides(digits, quick):
-  assert train_features(*digits, seed=1, num_steps=20).hash == quick.hash != train_features(*digits, seed=2, num_steps=20).hash
+  assert (
+    train_features(*digits, seed=1, num_steps=20).hash
+    == quick.hash
+    != train_features(*digits, seed=2, num_steps=20).hash
+  )
 
 
 def test_stored_and_read(tmp_path, digits, quick):

@@ -1,13 +1,11 @@
 """The Frechet distance against closed forms and the reference implementations' numbers."""
 
-import pathlib
-
 import numpy as np
 import pytest
 
-from cm_jax.evaluation.frechet import Moments, distance_of_moments, frechet_distance, frechet_floor
+from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments, frechet_distance, frechet_floor
+from tests import needs
 
-GOLDEN = pathlib.Path("/work/shared/golden/F_metrics/io.npz")
 rng = np.random.default_rng(0)
 
 
@@ -17,7 +15,7 @@ def rotation(size):
 
 @pytest.mark.parametrize("zeros", [0, 5])
 def test_commuting_covariances(zeros):
-  """For covariances with common eigenvectors the distance is |dm|^2 + sum (sqrt a - sqrt b)^2; some of the a, b may be 0."""
+  """With common eigenvectors the distance is |dm|^2 + sum (sqrt a - sqrt b)^2; some of the a, b may be 0."""
   basis, a, b, delta = rotation(12), rng.uniform(0.1, 5, 12), rng.uniform(0.1, 5, 12), rng.standard_normal(12)
   a[:zeros], b[2 : 2 + zeros] = 0, 0
   exact = delta @ delta + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
@@ -36,7 +34,9 @@ def test_fewer_examples_than_features():
   """Rank-deficient covariances: embedding the features in more dimensions, rotated, changes nothing."""
   f, g, basis = rng.standard_normal((9, 4)), rng.standard_normal((7, 4)) + 1, rotation(30)[:4]
   plain = distance_of_moments(Moments.of(f), Moments.of(g))
-  np.testing.assert_allclose(distance_of_moments(Moments.of(f @ basis), Moments.of(g @ basis)), plain, rtol=1e-6)
+  np.testing.assert_allclose(
+    distance_of_moments(Moments.of(f @ basis), Moments.of(g @ basis)), plain, rtol=1e-6
+  )
 
 
 def test_moments_of_parts_merge_into_those_of_the_whole():
@@ -52,12 +52,14 @@ def test_moments_of_parts_merge_into_those_of_the_whole():
 
 def test_float32_features_are_summed_in_float64():
   features = (rng.standard_normal((5000, 3)) + 300).astype(np.float32)
-  np.testing.assert_allclose(Moments.of(features).covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-10)
+  np.testing.assert_allclose(
+    Moments.of(features).covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-10
+  )
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="reference numbers of the peers are not on this machine")
+@needs.numbers
 def test_equals_the_reference_implementations():
-  golden = np.load(GOLDEN)
+  golden = np.load(needs.GOLDEN / "F_metrics" / "io.npz")
   parts = [Moments.of(golden[f"in_feat{k}"]) for k in (1, 2)]
   for k, moments in enumerate(parts, 1):
     np.testing.assert_allclose(moments.mean, golden[f"out_mu{k}_f64"], rtol=0, atol=1e-9)

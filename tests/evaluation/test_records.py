@@ -10,13 +10,28 @@ from cm_jax.errors import UserError
 from cm_jax.evaluation import records
 from cm_jax.evaluation.records import Record, append, provenance, read
 
-ONE = Record(metric="fd_digits", value=0.6, n=5000, nfe=2, sigmas=(80.0, 0.8), sampler={"name": "multistep"}, seed=0)
+ONE = Record(
+  metric="fd_digits", value=0.6, n=5000, nfe=2, sigmas=(80.0, 0.8), sampler={"name": "multistep"}, seed=0
+)
 TWO = Record(metric="class_entropy", value=0.99)
 
 
 def test_the_fields_are_those_of_the_design():
   assert [field.name for field in dataclasses.fields(Record)] == [
-    *("metric", "value", "n", "nfe", "sigmas", "average", "step", "seed", "sampler", "config_sha256", "dataset_fingerprint", "reference"),
+    *(
+      "metric",
+      "value",
+      "n",
+      "nfe",
+      "sigmas",
+      "average",
+      "step",
+      "seed",
+      "sampler",
+      "config_sha256",
+      "dataset_fingerprint",
+      "reference",
+    ),
     *("features_hash", "quantiser", "dtype", "device", "versions", "commit", "seconds", "images_per_second"),
   ]
 
@@ -65,7 +80,10 @@ def test_missing_file(tmp_path):
 
 def test_provenance_fills_the_record():
   record = Record(metric="a", value=1.0, **provenance())
-  assert set(record.versions) == {"python", "jax", "jaxlib", "flax", "optax", "cm_jax"} and record.device == "8 x cpu"
+  assert (
+    set(record.versions) == {"python", "jax", "jaxlib", "flax", "optax", "cm_jax"}
+    and record.device == "8 x cpu"
+  )
   assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", record.commit)
 
 
@@ -74,7 +92,9 @@ def test_commit_is_that_of_this_checkout_or_none(tmp_path, monkeypatch):
 
   def git(*arguments):
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
-    return subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+      ["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
   module = tmp_path / "records.py"
   module.write_text("pass\n")

@@ -8,27 +8,42 @@ from PIL import Image
 
 from cm_jax.config import default, plain_json, sha256
 from cm_jax.errors import UserError
+from cm_jax.evaluation.comparison import compare
+from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, append
 from cm_jax.evaluation.report import read_metrics, report
 
-KEYS = ["method", "nfe", "sigmas", "fd", "fd_floor", "class_entropy", "nn_distance", "nn_distance_real", "images_per_second"]
+KEYS = [
+  "method",
+  "data",
+  "nfe",
+  "sigmas",
+  "fd",
+  "fd_floor",
+  "class_entropy",
+  "nn_distance",
+  "nn_distance_real",
+  "images_per_second",
+]
 KEYS += ["train_seconds", "train_steps", "seed", "config_sha256", "commit"]
 
 
-def write_run(folder, seed=7, nfes=(1, 2)):
+def write_run(folder, seed=7, nfes=(1, 2), data="digits"):
   config = default()
   config.seed = seed
   folder.mkdir(parents=True)
   (folder / "config.json").write_text(json.dumps(plain_json(config)))
-  lines = [{"step": step, "loss": 5 / step, "seconds": step / 10, "images_per_second": 100.0} for step in range(10, 200, 10)]
+  at = lambda step: {"step": step, "loss": 5 / step, "seconds": step / 10, "images_per_second": 100.0}
+  lines = [at(step) for step in range(10, 200, 10)]
   (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
   for nfe in nfes:
     shared = {"nfe": nfe, "sigmas": (80.0, 0.8)[:nfe], "config_sha256": sha256(config), "commit": "abc"}
     for value in (9.0, 0.5 / nfe):  # measured twice: the later one counts
-      append(folder / "evaluations.jsonl", [Record(metric="fd_digits", value=value, **shared)])
+      append(folder / "evaluations.jsonl", [Record(metric=f"fd_{data}", value=value, **shared)])
     others = {"class_entropy": 0.99, "nn_distance": 2.5, "images_per_second": 12345.0 / nfe}
-    append(folder / "evaluations.jsonl", [Record(metric=metric, value=value, **shared) for metric, value in others.items()])
-  real = {"fd_digits_floor": 0.38, "nn_distance_real": 2.1}
+    measured = [Record(metric=metric, value=value, **shared) for metric, value in others.items()]
+    append(folder / "evaluations.jsonl", measured)
+  real = {f"fd_{data}_floor": 0.38, "nn_distance_real": 2.1}
   append(folder / "evaluations.jsonl", [Record(metric=metric, value=value) for metric, value in real.items()])
   return sha256(config)
 
@@ -43,6 +58,7 @@ def test_report(tmp_path):
   assert all(list(entry) == KEYS for entry in entries)
   assert entries[2] == {
     "method": "cd",
+    "data": "digits",
     "nfe": 2,
     "sigmas": [80.0, 0.8],
     "fd": 0.25,
@@ -58,16 +74,25 @@ def test_report(tmp_path):
     "commit": "abc",
   }
   assert shown in (tmp_path / "report.md").read_text() and len(shown.splitlines()) == 5
-  assert "| cd     | 2   | 80, 0.8 | 0.250     | 0.380 | 0.990         | 2.50 (2.10) | 6,172    | 19      | 190   |" in shown
+  head, _, *rows = shown.splitlines()
+  columns = ["method", "NFE", "sigmas", "FD-digits", "floor", "class entropy", "NN (real)", "images/s"]
+  assert [cell.strip() for cell in head.strip("|").split("|")] == [*columns, "train s", "steps"]
+  start, end = "| cd     | 2   | 80, 0.8 | 0.250     | 0.380 ", "| 0.990         | 2.50 (2.10) | 6,172    "
+  assert len(rows) == 3 and rows[2] == f"{start}{end}| 19      | 190   |"
   assert "FID" not in (tmp_path / "report.md").read_text()
   curves = np.asarray(Image.open(tmp_path / "loss_curves.png").convert("RGB"))
   assert (curves != 255).any(-1).mean() > 0.01
-  assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["loss_curves.png", "report.json", "report.md"]
+  assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+    "loss_curves.png",
+    "report.json",
+    "report.md",
+  ]
 
 
 def test_records_of_another_config_do_not_count(tmp_path):
   write_run(tmp_path / "cd", nfes=(1,))
-  append(tmp_path / "cd" / "evaluations.jsonl", [Record(metric="fd_digits", value=0.01, nfe=1, config_sha256="0" * 64)])
+  other = Record(metric="fd_digits", value=0.01, nfe=1, config_sha256="0" * 64)
+  append(tmp_path / "cd" / "evaluations.jsonl", [other])
   report(tmp_path)
   assert json.loads((tmp_path / "report.json").read_text())[0]["fd"] == 0.5
 
@@ -78,7 +103,84 @@ def test_what_was_not_measured_is_null(tmp_path):
   (tmp_path / "cd" / "metrics.jsonl").unlink()
   assert "| -" in report(tmp_path)
   entry = json.loads((tmp_path / "report.json").read_text())[0]
-  assert [entry[key] for key in ("sigmas", "class_entropy", "images_per_second", "train_seconds", "train_steps", "commit")] == [None] * 6
+  absent = ("sigmas", "class_entropy", "images_per_second", "train_seconds", "train_steps", "commit")
+  assert [entry[key] for key in absent] == [None] * 6
+
+
+def test_any_runs_are_reported_those_of_the_demo_first(tmp_path):
+  for name in ("zz", "ict", "ect", "aa", "edm", "cd"):
+    write_run(tmp_path / name, nfes=(1,))
+  report(tmp_path)
+  entries = json.loads((tmp_path / "report.json").read_text())
+  assert [entry["method"] for entry in entries] == ["edm", "cd", "ict", "ect", "aa", "zz"]
+
+
+def test_other_data_have_a_table_of_their_own(tmp_path):
+  write_run(tmp_path / "cd", nfes=(1,))
+  write_run(tmp_path / "faces", nfes=(1, 2), data="folder")
+  digits, faces = report(tmp_path).split("\n\n")
+  assert "| FD-digits |" in digits and "| FD-folder |" in faces
+  assert len(digits.splitlines()) == 3 and len(faces.splitlines()) == 4 and "faces" not in digits
+  assert [entry["data"] for entry in json.loads((tmp_path / "report.json").read_text())] == [
+    "digits",
+    "folder",
+    "folder",
+  ]
+  assert (tmp_path / "report.md").read_text().startswith("# FD-digits, FD-folder and speed by method\n")
+
+
+def test_a_folder_without_a_config_is_reported_as_the_weights_that_were_measured(tmp_path):
+  write_run(tmp_path / "weights", nfes=(1,))
+  (tmp_path / "weights" / "config.json").unlink()
+  report(tmp_path)
+  (entry,) = json.loads((tmp_path / "report.json").read_text())
+  assert entry["fd"] == 0.5 and entry["config_sha256"] is None and entry["seed"] is None
+
+
+def test_a_new_metric_is_a_column(tmp_path, monkeypatch):
+  class Mean:
+    record, baseline, columns, about = (
+      "mean",
+      "real",
+      {"mean": "{mean:.1f} of {mean_real:.1f}"},
+      "mean: of the pixels.",
+    )
+
+  monkeypatch.setitem(METRICS, "mean", Mean())
+  write_run(tmp_path / "cd", nfes=(1, 2))
+  found = [Record(metric="mean", value=3.0, nfe=1), Record(metric="mean_real", value=4.0)]
+  append(tmp_path / "cd" / "evaluations.jsonl", found)
+  shown = report(tmp_path)
+  assert "| 3.0 of 4.0 |" in shown and "| - of 4.0   |" in shown
+  assert "mean: of the pixels." in (tmp_path / "report.md").read_text()
+
+
+def test_a_comparison_is_of_means_over_seeds_by_data(tmp_path):
+  for seed in (0, 1):
+    write_run(tmp_path / "cd" / str(seed), seed=seed)
+  write_run(tmp_path / "edm" / "0", nfes=(35,))
+  (tmp_path / "order.txt").write_text("edm\ncd\n")
+  assert compare(tmp_path).splitlines() == [
+    "| method | 1 NFE       | 2 NFE       | 35 NFE | train s | steps | seeds |",
+    "|--------|-------------|-------------|--------|---------|-------|-------|",
+    "| edm    | -           | -           | 0.01   | 19      | 190   | 1     |",
+    "| cd     | 0.50 ± 0.00 | 0.25 ± 0.00 | -      | 19      | 190   | 2     |",
+  ]
+  assert (tmp_path / "comparison.png").exists()
+  write_run(tmp_path / "faces" / "0", nfes=(1,), data="folder")
+  (tmp_path / "order.txt").unlink()
+  digits, faces = compare(tmp_path).split("\n\n")
+  assert "faces" not in digits and "cd" not in faces
+  written = json.loads((tmp_path / "comparison.json").read_text())
+  assert [row["data"] for row in written["rows"]] == ["digits", "digits", "folder"]
+  assert (tmp_path / "comparison.md").read_text().count(
+    "FD-digits, FD-folder, mean and standard deviation"
+  ) == 1
+
+
+def test_nothing_to_compare(tmp_path):
+  with pytest.raises(UserError, match="no evaluated run"):
+    compare(tmp_path)
 
 
 def test_nothing_to_report(tmp_path):
@@ -88,9 +190,17 @@ def test_nothing_to_report(tmp_path):
 
 
 def test_metrics_after_a_resume(tmp_path):
-  lines = [{"step": step, "loss": 1.0} for step in (10, 20, 30)] + [{"step": step, "loss": 2.0} for step in (15, 25)]
-  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 35, "lo')
-  assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(10, 1.0), (15, 2.0), (25, 2.0)]
+  lines = [{"step": step, "loss": 1.0} for step in (10, 20, 30)] + [
+    {"step": step, "loss": 2.0} for step in (15, 25)
+  ]
+  (tmp_path / "metrics.jsonl").write_text(
+    "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 35, "lo'
+  )
+  assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
+    (10, 1.0),
+    (15, 2.0),
+    (25, 2.0),
+  ]
   (tmp_path / "metrics.jsonl").write_text("nonsense\n")
   with pytest.raises(UserError, match="line 1"):
     read_metrics(tmp_path)

@@ -1,4 +1,4 @@
-"""EDM (and ECT): SongUNet and DhariwalUNet under every preconditioning, their blocks, the names of the full-size networks."""
+"""EDM (and ECT): SongUNet and DhariwalUNet under every preconditioning, their blocks, full-size names."""
 
 import functools
 import json
@@ -13,8 +13,17 @@ from cm_jax.convert.foreign import torch_layout
 from cm_jax.diffusion.precond import IDDPM, VP
 from cm_jax.networks import layers
 from cm_jax.networks.blocks import UNetBlock
-from cm_jax.types import NoiseRange
-from tests.golden.networks import evaluator, labels, nchw, nhwc, no_labels, reduced_precision, same_names, shaped
+from cm_jax.types import Condition, NoiseRange
+from tests.golden.networks import (
+  evaluator,
+  labels,
+  nchw,
+  nhwc,
+  no_labels,
+  reduced_precision,
+  same_names,
+  shaped,
+)
 from tests.golden.runner import Case, Handler, Result
 
 EDM2_ONLY = ("Precond",)
@@ -28,21 +37,21 @@ def is_network(case: Case) -> bool:
 def run_network(case: Case) -> Iterator[Result]:
   foreign = describe(case.meta["cls"], case.kwargs, case.weights)
   x, sigma = nhwc(case.input("x")), jnp.asarray(case.input("sigma"))
-  label, augment = labels(case.input("class_labels")), nhwc(case.input("augment_labels"))
+  condition = Condition(labels(case.input("class_labels")), nhwc(case.input("augment_labels")))
   outputs, evaluate = case.outputs(), evaluator(foreign)
-  D, F, c_noise = evaluate(x, sigma, label=label, augment_label=augment)
+  D, F, c_noise = evaluate(x, sigma, condition)
   yield Result("D", nchw(D))
   if "F" in outputs:
     yield Result("F", nchw(F))
   if "c_noise" in outputs:
     yield Result("c_noise", c_noise)
   if "D_nolabels" in outputs:
-    yield Result("D_nolabels", nchw(evaluate(x, sigma, label=no_labels(label), augment_label=augment)[0]))
+    yield Result("D_nolabels", nchw(evaluate(x, sigma, no_labels(condition))[0]))
   if "D_noaugment" in outputs:
-    yield Result("D_noaugment", nchw(evaluate(x, sigma, label=label, augment_label=None)[0]))
+    yield Result("D_noaugment", nchw(evaluate(x, sigma, condition._replace(augment_label=None))[0]))
   if "D_scalar_sigma" in outputs:
-    yield Result("D_scalar_sigma", nchw(evaluate(x, jnp.full_like(sigma, sigma[6]), label=label, augment_label=augment)[0]))
-  yield from reduced_precision(case, foreign, "D", x, sigma, label=label, augment_label=augment)
+    yield Result("D_scalar_sigma", nchw(evaluate(x, jnp.full_like(sigma, sigma[6]), condition)[0]))
+  yield from reduced_precision(case, foreign, "D", x, sigma, condition)
 
 
 def is_names(case: Case) -> bool:
@@ -51,13 +60,19 @@ def is_names(case: Case) -> bool:
 
 def name_files(case: Case) -> dict[str, dict]:
   """Return the lists of names and shapes in a case, by file name."""
-  return {path.stem: json.loads(path.read_text()) for path in sorted(case.path.glob("*.json")) if path.name != "meta.json"}
+  return {
+    path.stem: json.loads(path.read_text())
+    for path in sorted(case.path.glob("*.json"))
+    if path.name != "meta.json"
+  }
 
 
 def run_names(case: Case) -> Iterator[Result]:
   for what, names in name_files(case).items():
     arrays = shaped_buffers(names["state_dict_shapes"], names["kwargs"])
-    yield from same_names(what, functools.partial(describe, "EDMPrecond", names["kwargs"], arrays), names["n_params"])
+    yield from same_names(
+      what, functools.partial(describe, "EDMPrecond", names["kwargs"], arrays), names["n_params"]
+    )
 
 
 def shaped_buffers(shapes: dict[str, list[int]], kwargs: dict) -> dict[str, np.ndarray]:
@@ -80,12 +95,19 @@ def run_units(case: Case) -> Iterator[Result]:
     if name.startswith("gn"):
       prefix = name.removesuffix("_y")
       params = {"weight": case.input(f"{prefix}_weight"), "bias": case.input(f"{prefix}_bias")}
-      yield Result(name, nchw(jax.jit(layers.GroupNorm().apply)({"params": params}, nhwc(case.input(f"{prefix}_x")))))
+      yield Result(
+        name, nchw(jax.jit(layers.GroupNorm().apply)({"params": params}, nhwc(case.input(f"{prefix}_x"))))
+      )
     elif name.startswith("conv_"):
       yield Result(name, nchw(convolve(case, name)))
     elif name.startswith("posemb"):
       channels, endpoint = name.removeprefix("posemb").split("_")
-      yield Result(name, layers.positional_embedding(jnp.asarray(case.input("emb_x")), int(channels), endpoint=endpoint == "endpoint"))
+      yield Result(
+        name,
+        layers.positional_embedding(
+          jnp.asarray(case.input("emb_x")), int(channels), endpoint=endpoint == "endpoint"
+        ),
+      )
     elif name == "fourier":
       freqs = case.input("fourier_freqs")
       x = jnp.asarray(case.input("emb_x"))[: case.arrays[outputs[name]].shape[0]]
@@ -102,15 +124,21 @@ def convolve(case: Case, name: str) -> jax.Array:
   if kernel == 0:
     return layers.resample(x, **options)
   params = {"weight": case.input(f"conv_w{kernel}").transpose(2, 3, 1, 0), "bias": case.input("conv_b")}
-  return jax.jit(layers.Conv(params["bias"].shape[0], kernel, fused=bool(fused), **options).apply)({"params": params}, x)
+  return jax.jit(layers.Conv(params["bias"].shape[0], kernel, fused=bool(fused), **options).apply)(
+    {"params": params}, x
+  )
 
 
 def block(case: Case, name: str) -> jax.Array:
   """Evaluate a UNetBlock; the peer's arguments by their own names and defaults."""
   given = {"attention": False, "num_heads": None, "channels_per_head": 64, **case.kwargs[name]}
-  heads = 0 if not given["attention"] else given["num_heads"] or given["out_channels"] // given["channels_per_head"]
+  heads = (
+    0 if not given["attention"] else given["num_heads"] or given["out_channels"] // given["channels_per_head"]
+  )
   same = ("up", "down", "skip_scale", "eps", "resample_proj", "adaptive_scale")
-  options = {key: given[key] for key in same if key in given} | {"resample_filter": tuple(given.get("resample_filter", (1, 1)))}
+  options = {key: given[key] for key in same if key in given} | {
+    "resample_filter": tuple(given.get("resample_filter", (1, 1)))
+  }
   known = {
     *same,
     "resample_filter",
@@ -131,7 +159,7 @@ def block(case: Case, name: str) -> jax.Array:
 
 
 def unit_params(case: Case, prefix: str) -> dict:
-  """Return the weights under a prefix as a tree in our layout; the resampling filter is no parameter of ours."""
+  """Return the weights under a prefix as a tree in our layout, without the resampling filter."""
   layout, tree = torch_layout(), {}
   for name, array in case.weights.items():
     if name.startswith(f"{prefix}.") and not name.endswith(".resample_filter"):

@@ -1,4 +1,4 @@
-"""EDM2: the magnitude-preserving U-Net with its uncertainty head, its blocks, full-size names, and post-hoc averages."""
+"""EDM2: the U-Net with its uncertainty head, its blocks, full-size names, and post-hoc averages."""
 
 import functools
 import re
@@ -12,10 +12,21 @@ from cm_jax.convert.edm import describe
 from cm_jax.networks import layers, magnitude
 from cm_jax.networks.edm2 import EDM2Block
 from cm_jax.networks.weighting import LogVariance
-from cm_jax.training import posthoc
-from cm_jax.training.optim import half_life_decay
+from cm_jax.training.averages import posthoc
+from cm_jax.training.averages.decays import HalfLife
+from cm_jax.types import Condition
 from tests.golden.a_edm import name_files, unit_params
-from tests.golden.networks import assemble, evaluator, labels, nchw, nhwc, no_labels, reduced_precision, same_names, shaped
+from tests.golden.networks import (
+  assemble,
+  evaluator,
+  labels,
+  nchw,
+  nhwc,
+  no_labels,
+  reduced_precision,
+  same_names,
+  shaped,
+)
 from tests.golden.runner import Case, Handler, Result
 
 
@@ -25,9 +36,9 @@ def is_network(case: Case) -> bool:
 
 def run_network(case: Case) -> Iterator[Result]:
   foreign = describe("Precond", case.kwargs, case.weights)
-  x, sigma, label = nhwc(case.input("x")), jnp.asarray(case.input("sigma")), labels(case.input("class_labels"))
-  evaluate = evaluator(foreign)
-  D, F, c_noise = evaluate(x, sigma, label=label)
+  x, sigma = nhwc(case.input("x")), jnp.asarray(case.input("sigma"))
+  condition, evaluate = Condition(labels(case.input("class_labels"))), evaluator(foreign)
+  D, F, c_noise = evaluate(x, sigma, condition)
   yield Result("D", nchw(D))
   outputs = case.outputs()
   if "F" in outputs:
@@ -39,9 +50,9 @@ def run_network(case: Case) -> Iterator[Result]:
     value = LogVariance(len(weights["logvar_fourier.freqs"])).apply({"params": head}, c_noise)
     yield Result("logvar", value[:, None, None, None])
   if "D_nolabels" in outputs:
-    yield Result("D_nolabels", nchw(evaluate(x, sigma, label=no_labels(label))[0]))
+    yield Result("D_nolabels", nchw(evaluate(x, sigma, no_labels(condition))[0]))
   yield from forced_normalization(case, foreign)
-  yield from reduced_precision(case, foreign, "D", x, sigma, label=label)
+  yield from reduced_precision(case, foreign, "D", x, sigma, condition)
 
 
 def forced_normalization(case: Case, foreign) -> Iterator[Result]:
@@ -61,13 +72,17 @@ def forced_normalization(case: Case, foreign) -> Iterator[Result]:
 
 
 def is_names(case: Case) -> bool:
-  return not case.meta and any("unet.out_gain" in names.get("state_dict_shapes", {}) for names in name_files(case).values())
+  return not case.meta and any(
+    "unet.out_gain" in names.get("state_dict_shapes", {}) for names in name_files(case).values()
+  )
 
 
 def run_names(case: Case) -> Iterator[Result]:
   for what, names in name_files(case).items():
     arrays = shaped(names["state_dict_shapes"])
-    yield from same_names(what, functools.partial(describe, "Precond", names["kwargs"], arrays), names["n_params"])
+    yield from same_names(
+      what, functools.partial(describe, "Precond", names["kwargs"], arrays), names["n_params"]
+    )
 
 
 def is_units(case: Case) -> bool:
@@ -87,7 +102,11 @@ def run_units(case: Case) -> Iterator[Result]:
     elif name in ("normalize_all", "normalize_dim1"):
       yield Result(name, nchw(magnitude.normalize(a, (1, 2, 3) if name == "normalize_all" else -1)))
     elif match := re.fullmatch(r"resample_(up|down|keep)_(\d+)", name):
-      options = {"up": match[1] == "up", "down": match[1] == "down", "resample_filter": tuple(map(float, match[2]))}
+      options = {
+        "up": match[1] == "up",
+        "down": match[1] == "down",
+        "resample_filter": tuple(map(float, match[2])),
+      }
       yield Result(name, nchw(layers.resample(nhwc(case.input("blk_down_x")), **options)))
 
 
@@ -96,12 +115,24 @@ def block(case: Case, name: str) -> jax.Array:
   given = {"attention": False, "channels_per_head": 64, **case.kwargs[name]}
   heads = given["out_channels"] // given["channels_per_head"] if given["attention"] else 0
   same = {"flavor", "resample_mode", "res_balance", "attn_balance", "clip_act"}
-  known = same | {"resample_filter", "attention", "channels_per_head", "in_channels", "out_channels", "emb_channels", "dropout"}
+  known = same | {
+    "resample_filter",
+    "attention",
+    "channels_per_head",
+    "in_channels",
+    "out_channels",
+    "emb_channels",
+    "dropout",
+  }
   if set(given) - known:
     raise ValueError(f"arguments of Block that nothing here handles: {sorted(set(given) - known)}")
   options = {key: given[key] for key in same if key in given}
-  module = EDM2Block(given["out_channels"], heads=heads, resample_filter=tuple(given.get("resample_filter", (1, 1))), **options)
-  return jax.jit(module.apply)({"params": unit_params(case, name)}, nhwc(case.input(f"{name}_x")), jnp.asarray(case.input(f"{name}_emb")))
+  module = EDM2Block(
+    given["out_channels"], heads=heads, resample_filter=tuple(given.get("resample_filter", (1, 1))), **options
+  )
+  return jax.jit(module.apply)(
+    {"params": unit_params(case, name)}, nhwc(case.input(f"{name}_x")), jnp.asarray(case.input(f"{name}_emb"))
+  )
 
 
 def is_averages(case: Case) -> bool:
@@ -115,16 +146,24 @@ def run_averages(case: Case) -> Iterator[Result]:
   yield Result("exp_to_std", posthoc.width(exponents))
   yield Result("beta", posthoc.decay(stds[None], times[:, None], batch))
   yield Result("response", posthoc.response([20, 35], stds[:2], 40))
-  stored, wanted = (case.input("in_ofs"), case.input("in_std")), (case.input("out_ofs"), case.input("out_std"))
+  stored, wanted = (
+    (case.input("in_ofs"), case.input("in_std")),
+    (case.input("out_ofs"), case.input("out_std")),
+  )
   gammas = [posthoc.exponent(std) for _, std in (stored, wanted)]
-  yield Result("correlation", posthoc.correlation(stored[0][:, None], gammas[0][:, None], wanted[0][None], gammas[1][None]))
+  yield Result(
+    "correlation",
+    posthoc.correlation(stored[0][:, None], gammas[0][:, None], wanted[0][None], gammas[1][None]),
+  )
   yield Result("posthoc_coefs", posthoc.coefficients(*stored, *wanted))
   sequence = case.input("seq")
-  yield Result("ema_track", track(sequence, [posthoc.decay(stds, float(k + 1)) for k in range(len(sequence))]))
+  yield Result(
+    "ema_track", track(sequence, [posthoc.decay(stds, float(k + 1)) for k in range(len(sequence))])
+  )
   for name in case.outputs():
     if match := re.fullmatch(r"traditional_ema_track_hl([\d.]+)Mimg_ramp([\d.]+)", name):
       with jax.enable_x64(True):
-        decay = half_life_decay(float(match[1]) * 1e6 / batch, float(match[2]))
+        decay = HalfLife(float(match[1]) * 1e6 / batch, float(match[2]))
         yield Result(name, track(sequence, [np.asarray(decay(k + 1)) for k in range(len(sequence))]))
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's consistency_models: the UNet under its two preconditionings, attention, scalings and weights, full-size names."""
+"""OpenAI's UNet under its two preconditionings, attention, scalings and weights, full-size names."""
 
 import functools
 import re
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.convert import openai
-from cm_jax.diffusion.noise import karras_grid
+from cm_jax.diffusion.grids import karras_grid
 from cm_jax.diffusion.precond import EDM, Boundary
 from cm_jax.diffusion.solvers import ancestral_levels
 from cm_jax.diffusion.weights import WEIGHTS
 from cm_jax.networks.layers import positional_embedding
 from cm_jax.networks.openai_unet import AttentionBlock
-from cm_jax.types import NoiseRange
+from cm_jax.types import Condition, NoiseRange
 from tests.golden.a_edm import name_files, unit_params
 from tests.golden.networks import assemble, evaluator, nchw, nhwc, reduced_precision, same_names, shaped
 from tests.golden.runner import Case, Handler, Result
@@ -32,21 +32,23 @@ def is_network(case: Case) -> bool:
 
 def run_network(case: Case) -> Iterator[Result]:
   x, sigma, y = nhwc(case.input("x")), jnp.asarray(case.input("sigma")), case.input("y")
-  label, outputs = None if y is None else jnp.asarray(y, jnp.int32), case.outputs()
-  checkpoints = {precond: openai.describe(case.kwargs, case.weights, precond) for precond in _PRECONDS.values()}
+  condition, outputs = Condition(None if y is None else jnp.asarray(y, jnp.int32)), case.outputs()
+  checkpoints = {
+    precond: openai.describe(case.kwargs, case.weights, precond) for precond in _PRECONDS.values()
+  }
   if "unet" in outputs:
-    bound, params = assemble(checkpoints["edm"])
+    preconditioned, params = assemble(checkpoints["edm"])
     c_in = 1 / jnp.sqrt(sigma**2 + 0.25)
-    unet = jax.jit(lambda x, t: bound.net(params["net"], x, t, label=label))
+    unet = jax.jit(lambda x, t: preconditioned.net(params["net"], x, t, condition))
     yield Result("unet", nchw(unet(c_in[:, None, None, None] * x, jnp.asarray(case.input("timesteps")))))
   for name, precond in _PRECONDS.items():
-    D, F, _ = evaluator(checkpoints[precond])(x, sigma, label=label)
+    D, F, _ = evaluator(checkpoints[precond])(x, sigma, condition)
     for output in (name, f"{name}_fp16attn"):
       if output in outputs:
         yield Result(output, nchw(D))
     if precond == "edm" and "model_output" in outputs:
       yield Result("model_output", nchw(F))
-  yield from reduced_precision(case, checkpoints["boundary"], "denoised_distill", x, sigma, label=label)
+  yield from reduced_precision(case, checkpoints["boundary"], "denoised_distill", x, sigma, condition)
 
 
 def is_names(case: Case) -> bool:
@@ -56,17 +58,29 @@ def is_names(case: Case) -> bool:
 def run_names(case: Case) -> Iterator[Result]:
   for what, names in name_files(case).items():
     arrays, kwargs = shaped(names["state_dict_shapes"]), constructor(names["create_model_kwargs"])
-    yield from same_names(what, functools.partial(openai.describe, kwargs, arrays, "boundary"), names["n_params"])
+    yield from same_names(
+      what, functools.partial(openai.describe, kwargs, arrays, "boundary"), names["n_params"]
+    )
     inferred, _ = openai.infer(arrays)
     said = inferred.keys() - {"image_size", "num_head_channels"}  # these two no name or shape says
     differing = {key: (inferred[key], kwargs.get(key)) for key in said if kwargs.get(key) != inferred[key]}
-    yield Result(f"{what}: what names and shapes say", passed=not differing, note=str(differing) if differing else "")
+    yield Result(
+      f"{what}: what names and shapes say", passed=not differing, note=str(differing) if differing else ""
+    )
 
 
 def constructor(options: dict[str, Any]) -> dict[str, Any]:
-  """Return UNetModel's arguments from create_model's: attention by resolution, widths by image size, 1000 classes if conditional."""
+  """Return UNetModel's arguments from create_model's: by resolution and image size, 1000 classes or none."""
   size = options["image_size"]
-  kept = ("num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels", "use_scale_shift_norm", "resblock_updown", "dropout")
+  kept = (
+    "num_res_blocks",
+    "num_heads",
+    "num_heads_upsample",
+    "num_head_channels",
+    "use_scale_shift_norm",
+    "resblock_updown",
+    "dropout",
+  )
   same = {key: options[key] for key in kept if key in options}
   mult = options.get("channel_mult") or _MULTS[size]
   return {
@@ -74,7 +88,9 @@ def constructor(options: dict[str, Any]) -> dict[str, Any]:
     "in_channels": 3,
     "model_channels": options["num_channels"],
     "out_channels": 6 if options.get("learn_sigma") else 3,
-    "attention_resolutions": sorted(size // int(side) for side in options["attention_resolutions"].split(",")),
+    "attention_resolutions": sorted(
+      size // int(side) for side in options["attention_resolutions"].split(",")
+    ),
     "channel_mult": list(mult),
     "num_classes": 1000 if options.get("class_cond") else None,
     **same,

@@ -1,4 +1,4 @@
-"""OpenAI's zero-shot editing on a Gaussian mixture, and jcm's samplers and editing notebook on its network."""
+"""OpenAI's zero-shot editing on a Gaussian mixture; jcm's samplers and editing notebook on its network."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.convert import jcm
-from cm_jax.diffusion.noise import karras_grid
-from cm_jax.diffusion.precond import EDM, Boundary, bind
+from cm_jax.diffusion.denoiser import Preconditioned
+from cm_jax.diffusion.grids import karras_grid
+from cm_jax.diffusion.precond import EDM, Boundary
 from cm_jax.networks import as_net
-from cm_jax.sampling.editing import edit, slerp
+from cm_jax.sampling.editing import fill_in, slerp
 from cm_jax.sampling.multistep import Multistep
+from cm_jax.sampling.ode import Euler, Heun
 from cm_jax.sampling.operators import Colorize, Mask, SuperResolution
-from cm_jax.sampling.solvers import Euler, Heun
 from cm_jax.types import NoiseRange, Operator
 from tests.golden.d_samplers import float64, mixture
 from tests.golden.losses import images, load, real
@@ -23,7 +24,7 @@ from tests.golden.runner import Case, Handler, Result
 
 
 def levels_at(ts: list[int], num_scales: int, noise: NoiseRange) -> tuple[float, ...]:
-  """Return the noise levels of the peers' indices; the last only says how noisy the result is to be, and it is to be clean."""
+  """Return the noise levels of the peers' indices; the last only says that the result is to be clean."""
   if ts[-1] != num_scales - 1:
     raise ValueError(f"a result with the noise of level {ts[-1]}")
   return tuple(float(level) for level in karras_grid(num_scales, noise)[jnp.asarray(ts[:-1])])
@@ -39,7 +40,11 @@ def run_openai(case: Case) -> Iterator[Result]:
     noise, pattern = NoiseRange(), case.input("i_pattern_hwc_uint8").astype(float) > 0.5
     even = np.arange(len(case.input("i_images"))) // 7 % 2 == 0
     known = np.where(even[:, None, None, None], pattern[None], ~pattern[None]).astype(float)
-    operators: dict[str, Operator] = {"c": Colorize(), "i": Mask(known, unknown=-1.0), "s": SuperResolution(8)}
+    operators: dict[str, Operator] = {
+      "c": Colorize(),
+      "i": Mask(known, unknown=-1.0),
+      "s": SuperResolution(8),
+    }
     sigmas = levels_at(case.meta["ts"], case.kwargs["steps"], noise)
     for task, operator in operators.items():
       f, seen = mixture(case, f"{task}_"), []
@@ -50,8 +55,14 @@ def run_openai(case: Case) -> Iterator[Result]:
 
       draws = real(case.input(f"{task}_noise")).transpose(0, 1, 3, 4, 2)
       reference = images(case.input(f"{task}_images"))
-      final = edit(
-        watched, lambda k, shape, draws=draws: draws[k - 1], reference, operator, sigmas, noise.sigma_min, images(case.input(f"{task}_x"))
+      final = fill_in(
+        watched,
+        lambda k, shape, draws=draws: draws[k - 1],
+        reference,
+        operator,
+        sigmas,
+        noise.sigma_min,
+        images(case.input(f"{task}_x")),
       )
       yield Result(f"{task}_final", nchw(final), dtype="float64")
       yield Result(f"{task}_ref_images", nchw(operator.forward(reference)), dtype="float64")
@@ -70,7 +81,7 @@ def is_jcm(case: Case) -> bool:
 
 
 def run_jcm(case: Case) -> Iterator[Result]:
-  """In float64, for the network's Fourier phases; to the case's float32 tolerance (ours and the peer's float64 are 1e-8 apart)."""
+  """In float64, for the Fourier phases; to the float32 tolerance (the peer's float64 is 1e-8 from ours)."""
   with float64():
     yield from _jcm_runs(case)
 
@@ -80,7 +91,7 @@ def _jcm_runs(case: Case) -> Iterator[Result]:
   weights = {name.replace("/", "."): array for name, array in case.weights.items()}
   module, params = load(jcm.describe(config, case.input("images").shape[1], weights, "boundary"), "float64")
   noise = NoiseRange(config["t_min"], config["t_max"], config["data_std"], config["rho"])
-  f, D = (bind(as_net(module), precond(noise))(params) for precond in (Boundary, EDM))
+  f, D = (Preconditioned(as_net(module), precond(noise))(params) for precond in (Boundary, EDM))
   z, x, draws = (real(case.input(name)) for name in ("init_z", "images", "noise"))
   points = config["num_scales"]
   ours: dict[str, tuple[Any, Any]] = {
@@ -96,15 +107,21 @@ def _jcm_runs(case: Case) -> Iterator[Result]:
   ts = [int(t) for t in case.input("ts")]
   sigmas = levels_at(ts, 18, noise)
   multistep = run(Multistep(noise, sigmas), f, lambda k, shape: draws[k - 1] if k else z)
-  yield Result("multistep", jnp.clip(multistep, -1, 1))  # the notebook clips before it adds the last, zero noise
-  known = (case.arrays[case.outputs()["inpaint_ref"]] == np.asarray(x)).astype(float)  # the notebook's mask, as its reference shows it
-  operators = {"inpaint": Mask(known), "color": Colorize(), "superres": SuperResolution(case.meta["superres_patch_size"])}
+  # the notebook clips before it adds the last, zero noise
+  yield Result("multistep", jnp.clip(multistep, -1, 1))
+  # the notebook's mask, as its reference shows it
+  known = (case.arrays[case.outputs()["inpaint_ref"]] == np.asarray(x)).astype(float)
+  operators = {
+    "inpaint": Mask(known),
+    "color": Colorize(),
+    "superres": SuperResolution(case.meta["superres_patch_size"]),
+  }
   for name, operator in operators.items():
     reference = operator.forward(x)
     yield Result(f"{name}_ref", reference)
     # The notebook's first x has noise of ts[0], an index where a level is meant.
     start = reference + draws[0] * ts[0]
-    filled: Callable[..., jax.Array] = lambda operator=operator, start=start: edit(
+    filled: Callable[..., jax.Array] = lambda operator=operator, start=start: fill_in(
       f, lambda k, shape: draws[k], x, operator, sigmas, noise.sigma_min, start
     )
     yield Result(name, jax.jit(filled)())

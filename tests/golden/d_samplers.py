@@ -1,4 +1,4 @@
-"""ECT's, EDM's and OpenAI's samplers on a Gaussian mixture: every network call and the result, with the peers' noise."""
+"""ECT's, EDM's and OpenAI's samplers on a Gaussian mixture: every network call and the result."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.diffusion.noise import karras_grid
+from cm_jax.diffusion.grids import karras_grid
 from cm_jax.sampling.ablation import Ablation
 from cm_jax.sampling.multistep import Multistep
-from cm_jax.sampling.solvers import Ancestral, Dpm2, Euler, Heun
+from cm_jax.sampling.ode import Ancestral, Dpm2, Euler, Heun
 from cm_jax.types import Denoiser, NoiseRange, Sampler
 from tests.golden.losses import images, real
 from tests.golden.networks import nchw
@@ -40,7 +40,9 @@ def mixture(case: Case, prefix: str = "") -> Denoiser:
     logits = jnp.log(w)[None] - 0.5 * x[0].size * jnp.log(variance) - 0.5 * distance / variance
     r = jax.nn.softmax(logits, axis=1)
     expand = lambda v: v[:, :, None, None, None]
-    means = (expand(s[None] ** 2 * jnp.ones_like(variance)) * x[:, None] + expand(sigma[:, None] ** 2) * mu[None]) / expand(variance)
+    means = (
+      expand(s[None] ** 2 * jnp.ones_like(variance)) * x[:, None] + expand(sigma[:, None] ** 2) * mu[None]
+    ) / expand(variance)
     return jnp.sum(expand(r) * means, axis=1)
 
   return denoise
@@ -51,7 +53,9 @@ def trace(sampler: Sampler, denoiser: Denoiser, draws: jax.Array) -> tuple[jax.A
   seen: list[tuple[np.ndarray, np.ndarray]] = []
 
   def watched(x, sigma):
-    jax.debug.callback(lambda x, sigma: seen.append((np.asarray(x), np.asarray(sigma))), x, sigma, ordered=True)
+    jax.debug.callback(
+      lambda x, sigma: seen.append((np.asarray(x), np.asarray(sigma))), x, sigma, ordered=True
+    )
     return denoiser(x, sigma)
 
   final = jax.jit(lambda: sampler(watched, lambda k, shape: draws[k], draws.shape[1:]))()
@@ -60,7 +64,13 @@ def trace(sampler: Sampler, denoiser: Denoiser, draws: jax.Array) -> tuple[jax.A
 
 
 def yield_trace(
-  run: str, sampler: Sampler, denoiser: Denoiser, draws: jax.Array, finish: Callable = lambda x: x, dtype: str = "float64", note: str = ""
+  run: str,
+  sampler: Sampler,
+  denoiser: Denoiser,
+  draws: jax.Array,
+  finish: Callable = lambda x: x,
+  dtype: str = "float64",
+  note: str = "",
 ) -> Iterator[Result]:
   final, calls, levels = trace(sampler, denoiser, draws)
   yield Result(f"{run}__final", nchw(finish(final)), dtype=dtype, note=note)
@@ -75,7 +85,9 @@ def is_ect(case: Case) -> bool:
 
 def run_ect(case: Case) -> Iterator[Result]:
   with float64():
-    draws = jnp.concatenate([images(case.input("latents"))[None], real(case.input("noise")).transpose(0, 1, 3, 4, 2)])
+    draws = jnp.concatenate(
+      [images(case.input("latents"))[None], real(case.input("noise")).transpose(0, 1, 3, 4, 2)]
+    )
     for run, options in case.meta["runs"].items():
       sampler = Multistep(NoiseRange(), (80.0, *options.get("mid_t", ())), clip=False, renoise="ect")
       yield from yield_trace(run, sampler, mixture(case), draws)
@@ -87,7 +99,9 @@ def is_edm(case: Case) -> bool:
 
 def run_edm(case: Case) -> Iterator[Result]:
   with float64():
-    draws = jnp.concatenate([images(case.input("latents"))[None], real(case.input("noise")).transpose(0, 1, 3, 4, 2)])
+    draws = jnp.concatenate(
+      [images(case.input("latents"))[None], real(case.input("noise")).transpose(0, 1, 3, 4, 2)]
+    )
     for run, options in case.meta["runs"].items():
       kwargs: dict[str, Any] = dict(options["kwargs"])
       span = {name: kwargs.pop(name) for name in ("sigma_min", "sigma_max", "rho") if name in kwargs}
@@ -96,7 +110,9 @@ def run_edm(case: Case) -> Iterator[Result]:
       sampler = (Heun if options["fn"] == "edm_sampler" else Ablation)(NoiseRange(**span), **kwargs)
       rough = kwargs.get("discretization") == "iddpm"
       note = "the peer takes the sines of its levels u_j in float32" if rough else ""
-      yield from yield_trace(run, sampler, mixture(case), draws, dtype="float32" if rough else "float64", note=note)
+      yield from yield_trace(
+        run, sampler, mixture(case), draws, dtype="float32" if rough else "float64", note=note
+      )
       # The peer draws at every step, needed or not: draw i + 1 is step i's here too.
       yield Result(f"{run}__num_noise_draws", kwargs["num_steps"], exact=True)
 
@@ -121,17 +137,22 @@ def run_openai(case: Case) -> Iterator[Result]:
         "ancestral": lambda steps=steps, clip=clip: Ancestral(noise, steps, clip),
         "progdist": lambda steps=steps, clip=clip: Euler(noise, steps, clip),
         "onestep": lambda: Multistep(noise, (noise.sigma_max,)),
-        "multistep": lambda steps=steps, ts=ts: Multistep(noise, tuple(float(karras_grid(steps, noise)[i]) for i in ts[:-1])),
+        "multistep": lambda steps=steps, ts=ts: Multistep(
+          noise, tuple(float(karras_grid(steps, noise)[i]) for i in ts[:-1])
+        ),
       }[kind]()
       consistency = kind in ("onestep", "multistep")
       clip_all = lambda x: jnp.clip(x, -1, 1)
       yield from yield_trace(run, sampler, clipped if consistency else denoiser, draws, clip_all)
       yield from _callbacks(case, run, kind, sampler, denoiser, draws, clip)
-      yield Result(f"{run}__num_noise_draws", is_input=True)  # how many its generator gave; which draw is whose, call_x shows
+      # how many its generator gave; which draw is whose, call_x shows
+      yield Result(f"{run}__num_noise_draws", is_input=True)
 
 
-def _callbacks(case: Case, run: str, kind: str, sampler: Any, denoiser: Denoiser, draws: jax.Array, clip: bool) -> Iterator[Result]:
-  """Yield what the peer tells its callback at each step: sigma, and at the last step x before it and D there."""
+def _callbacks(
+  case: Case, run: str, kind: str, sampler: Any, denoiser: Denoiser, draws: jax.Array, clip: bool
+) -> Iterator[Result]:
+  """Yield what the peer tells its callback: sigma at each step; at the last, x before it and D there."""
   if f"{run}__cb_sigma" not in case.outputs():
     return
   _, calls, levels = trace(sampler, denoiser, draws)
@@ -144,4 +165,8 @@ def _callbacks(case: Case, run: str, kind: str, sampler: Any, denoiser: Denoiser
   yield Result(f"{run}__cb_last_denoised", nchw(jnp.clip(D, -1, 1) if clip else D), dtype="float64")
 
 
-HANDLERS = [Handler(is_ect, run_ect, "samplers"), Handler(is_edm, run_edm, "samplers"), Handler(is_openai, run_openai, "samplers")]
+HANDLERS = [
+  Handler(is_ect, run_ect, "samplers"),
+  Handler(is_edm, run_edm, "samplers"),
+  Handler(is_openai, run_openai, "samplers"),
+]

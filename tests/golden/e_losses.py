@@ -1,4 +1,4 @@
-"""ECT's, EDM's and OpenAI's losses with their gradients, on the toy network and on real ones, and OpenAI's N(k) and mu(k)."""
+"""ECT's, EDM's and OpenAI's losses and gradients, on toy and real networks; OpenAI's N(k) and mu(k)."""
 
 from collections.abc import Iterator
 
@@ -7,19 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.convert import edm, openai
-from cm_jax.diffusion.curriculum import Curriculum, constant, halving, progressive_scales, stages, target_decay
+from cm_jax.diffusion.curriculum import (
+  Curriculum,
+  constant,
+  halving,
+  progressive_scales,
+  stages,
+  target_decay,
+)
+from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.distances import PseudoHuber
-from cm_jax.diffusion.noise import Lognormal, VELevels, VPLevels, append_dims
+from cm_jax.diffusion.drifts import DRIFTS
+from cm_jax.diffusion.levels import Lognormal, VELevels, VPLevels
+from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.pairs import ContinuousPairs, KarrasPairs
-from cm_jax.diffusion.precond import ECT, EDM, VE, VP, Boundary, bind
+from cm_jax.diffusion.precond import ECT, EDM, VE, VP, Boundary
 from cm_jax.diffusion.solvers import euler, heun
 from cm_jax.diffusion.weights import WEIGHTS, inverse_gap, karras, snr
 from cm_jax.networks import as_net
 from cm_jax.objectives.consistency import Consistency, ConsistencyDraws
 from cm_jax.objectives.denoising import Denoising, DenoisingDraws
 from cm_jax.objectives.progressive import Progressive, ProgressiveDraws
-from cm_jax.training.optim import track_averages
-from cm_jax.types import NoiseRange
+from cm_jax.training.averages.track import track_averages
+from cm_jax.types import Condition, NoiseRange
 from tests.golden.losses import (
   DISTANCES,
   KEY,
@@ -48,7 +58,7 @@ def is_ect(case: Case) -> bool:
 
 
 def run_ect(case: Case) -> Iterator[Result]:
-  """ECT's loss: on the toy network in both precisions, on a SongUNet in the float64 its reference was made in."""
+  """ECT's loss: on the toy network, and on a SongUNet whose reference was made in float64."""
   is_toy = isinstance(case.meta["net"], str)
   for dtype in PRECISIONS:
     with jax.enable_x64(dtype == "float64"):
@@ -56,7 +66,9 @@ def run_ect(case: Case) -> Iterator[Result]:
         net, params, foreign = toy_net(), toy_params(case), None
       else:
         weights = {f"model.{name}": array for name, array in case.weights.items()}
-        foreign = edm.describe(case.meta["net"]["precond"], {**case.meta["net"]["kwargs"], **_sizes(case)}, weights)
+        foreign = edm.describe(
+          case.meta["net"]["precond"], {**case.meta["net"]["kwargs"], **_sizes(case)}, weights
+        )
         module, params = load(foreign, dtype, dropout=0.0)
         net = as_net(module)
       yield from _ect_runs(case, net, params, foreign, dtype)
@@ -68,8 +80,12 @@ def _sizes(case: Case) -> dict[str, int]:
 
 
 def _ect_runs(case: Case, net, params, foreign, dtype: str) -> Iterator[Result]:
-  x, z, normal = images(case.input("images")), images(case.input("eps")), real(case.input("rnd_normal").ravel())
-  student = bind(net, ECT(ECT_NOISE))
+  x, z, normal = (
+    images(case.input("images")),
+    images(case.input("eps")),
+    real(case.input("rnd_normal").ravel()),
+  )
+  student = Preconditioned(net, ECT(ECT_NOISE))
   for run, options in case.meta["runs"].items():
     pairs, c = _ect_pairs(options["loss_kwargs"], options["stage"])
     t = Lognormal(pairs.P_mean, pairs.P_std).at(normal)
@@ -77,10 +93,16 @@ def _ect_runs(case: Case, net, params, foreign, dtype: str) -> Iterator[Result]:
     yield Result(f"{run}__t", t, dtype=dtype)
     yield Result(f"{run}__r", r, dtype=dtype)
     yield Result(f"{run}__ratio", 1 - pairs.q ** -(options["stage"] + 1.0), note="1 - 1/q^(stage + 1)")
-    yield Result(f"{run}__num_net_calls", 1 + int((r > 0).any()), exact=True, note="evaluations whose value is used")
-    objective = Consistency(NoiseRange(), UNUSED_PAIRS, "monte_carlo", euler, PseudoHuber(c), inverse_gap)
+    yield Result(
+      f"{run}__num_net_calls", 1 + int((r > 0).any()), exact=True, note="evaluations whose value is used"
+    )
+    objective = Consistency(
+      NoiseRange(), UNUSED_PAIRS, DRIFTS["monte_carlo"](), euler, PseudoHuber(c), inverse_gap
+    )
     draws = ConsistencyDraws(t, r, z, KEY(0))
-    losses, _, grads = losses_and_grads(objective, student, None, params, None, None, {"image": x}, draws, mean_weights(x))
+    losses, _, grads = losses_and_grads(
+      objective, student, None, params, None, None, {"image": x}, draws, mean_weights(x)
+    )
     yield Result(f"{run}__loss", losses, dtype=dtype)
     yield from grad_results(case, run, grads if foreign is None else foreign_grads(foreign, grads), dtype)
   grid = real(case.input("t_grid"))
@@ -89,10 +111,14 @@ def _ect_runs(case: Case, net, params, foreign, dtype: str) -> Iterator[Result]:
     pairs, _ = _ect_pairs({"adj": adjustment, "q": float(q[1:])}, 0)
     rows = len(case.arrays[case.outputs()[name]]) - 1
     # Its first row is before any update of the schedule, which is stage 0.
-    yield Result(name, jnp.stack([pairs.target_time(grid, stage) for stage in (0, *range(rows))]), dtype=dtype)
+    yield Result(
+      name, jnp.stack([pairs.target_time(grid, stage) for stage in (0, *range(rows))]), dtype=dtype
+    )
   level = real(np.array([0.003, 0.01, 1.0, 80.0]))
-  if foreign is not None:  # beside a real network the fixture holds c_skip x: its precond_*_D are those of a network that returns 0
-    student = bind(lambda params, x, c_noise, **conditioning: jnp.zeros_like(x), ECT(ECT_NOISE))
+  if foreign is not None:
+    # Beside a real network the fixture holds c_skip x: its precond_*_D are those of a network that returns 0.
+    nothing = lambda params, x, c_noise, condition, key=None: jnp.zeros_like(x)
+    student = Preconditioned(nothing, ECT(ECT_NOISE))
   for mode, key in (("train", KEY(0)), ("eval", None)):
     D = jax.jit(lambda x, key=key, student=student: student(params, key=key)(x, level))(3 * x[:4])
     yield Result(f"precond_{mode}_D", nchw(D), dtype=dtype)
@@ -128,10 +154,16 @@ def run_edm(case: Case) -> Iterator[Result]:
         levels, weight, precond, draw = kinds[options["loss"]]
         sigma = levels.at(real(case.input(draw).ravel()))
         yield Result(f"{run}__sigma", sigma, dtype=dtype)
-        bound, objective = bind(toy_net(options["toy_c_scale"]), precond(noise)), Denoising(noise, levels, weight)
+        student = Preconditioned(toy_net(options["toy_c_scale"]), precond(noise))
+        objective = Denoising(noise, levels, weight)
         batch, draws = {"image": x, "label": label}, DenoisingDraws(sigma, z, None, KEY(0))
-        losses, _, grads = losses_and_grads(objective, bound, None, params, None, None, batch, draws, mean_weights(x))
-        D = jax.jit(lambda x_t, bound=bound, sigma=sigma: bound(params, label=label)(x_t, sigma))(x + append_dims(sigma, x) * z)
+        losses, _, grads = losses_and_grads(
+          objective, student, None, params, None, None, batch, draws, mean_weights(x)
+        )
+        denoise = jax.jit(
+          lambda x_t, student=student, sigma=sigma: student(params, Condition(label))(x_t, sigma)
+        )
+        D = denoise(x + append_dims(sigma, x) * z)
         elementwise = append_dims(weight(sigma, sigma, noise.sigma_data), x) * (D - x) ** 2
         same = bool(np.allclose(losses, elementwise.sum((1, 2, 3)), rtol=1e-5))
         yield Result(f"{run}: loss is the sum of its elements", passed=same)
@@ -144,7 +176,7 @@ def is_openai(case: Case) -> bool:
 
 
 def run_openai(case: Case) -> Iterator[Result]:
-  """CD, CT, progressive distillation and the diffusion loss of OpenAI's code: means over pixels, network fed 1000 c_noise."""
+  """OpenAI's CD, CT, progressive and diffusion losses: means over pixels, the network fed 1000 c_noise."""
   is_toy, noise = isinstance(case.meta["net"], str), NoiseRange(**case.meta["kd_kwargs"])
   for dtype in PRECISIONS:
     with jax.enable_x64(dtype == "float64"):
@@ -155,31 +187,40 @@ def run_openai(case: Case) -> Iterator[Result]:
         foreign = [_openai_checkpoint(case, who) for who in ("model.", "target.", "teacher.")]
         loaded = [load(checkpoint, dtype) for checkpoint in foreign]
         net, params = as_net(loaded[0][0]), [tree for _, tree in loaded]
-      student, teacher = bind(net, Boundary(noise, time_scale=1000.0)), bind(net, EDM(noise, time_scale=1000.0))
+      preconds = Boundary(noise, time_scale=1000.0), EDM(noise, time_scale=1000.0)
+      student, teacher = (Preconditioned(net, precond) for precond in preconds)
       batch = {"image": images(case.input("x_start"))}
       if case.input("y") is not None:
         batch["label"] = jnp.asarray(case.input("y"), jnp.int32)
       z = images(case.input("noise"))
       for run, options in case.meta["runs"].items():
-        objective, bound, draws = _openai_run(case, run, options, noise, z, student, teacher)
+        objective, learner, draws = _openai_run(case, run, options, noise, z, student, teacher)
         weights = mean_weights(batch["image"])
-        losses, _, grads = losses_and_grads(objective, bound, teacher, *params, batch, draws, weights)
+        losses, _, grads = losses_and_grads(objective, learner, teacher, *params, batch, draws, weights)
         yield Result(f"{run}__loss", losses, dtype=dtype)
         yield from grad_results(case, run, foreign_grads(foreign[0], grads) if foreign else grads, dtype)
         if options["fn"] == "training_losses":
-          plain = [Denoising(noise, weight=weight, reduction="mean") for weight in (WEIGHTS["uniform"], WEIGHTS["karras"])]
-          errors = [losses_and_grads(each, bound, None, params[0], None, None, batch, draws, weights)[0] for each in plain]
+          plain = [
+            Denoising(noise, weight=weight, reduction="mean")
+            for weight in (WEIGHTS["uniform"], WEIGHTS["karras"])
+          ]
+          errors = [
+            losses_and_grads(each, learner, None, params[0], None, None, batch, draws, weights)[0]
+            for each in plain
+          ]
           yield Result(f"{run}__xs_mse", errors[0], dtype=dtype, note="unweighted")
           yield Result(f"{run}__mse", errors[1], dtype=dtype)
 
 
 def _openai_checkpoint(case: Case, prefix: str):
-  arrays = {name.removeprefix(prefix): array for name, array in case.weights.items() if name.startswith(prefix)}
+  arrays = {
+    name.removeprefix(prefix): array for name, array in case.weights.items() if name.startswith(prefix)
+  }
   return openai.describe(case.meta["net"]["kwargs"], arrays, "boundary")
 
 
 def _openai_run(case: Case, run: str, options: dict, noise: NoiseRange, z, student, teacher):
-  """Return (objective, the student's Bind, draws) of a run."""
+  """Return (objective, the student, draws) of a run."""
   distance, weight = DISTANCES[options["loss_norm"]], WEIGHTS[WEIGHT_NAMES[options["weight_schedule"]]]
   if options["fn"] == "training_losses":
     if f"in_{run}__sigmas" in case.arrays:
@@ -192,7 +233,8 @@ def _openai_run(case: Case, run: str, options: dict, noise: NoiseRange, z, stude
     return objective, teacher, ProgressiveDraws(*objective.at(index, options["num_scales"]), z, KEY(0))
   drift, solver = ("teacher", heun) if options.get("teacher", True) else ("monte_carlo", euler)
   t, r = KarrasPairs(noise, constant(options["num_scales"])).at(index, options["num_scales"])
-  return Consistency(noise, UNUSED_PAIRS, drift, solver, distance, weight), student, ConsistencyDraws(t, r, z, KEY(0))
+  objective = Consistency(noise, UNUSED_PAIRS, DRIFTS[drift](), solver, distance, weight)
+  return objective, student, ConsistencyDraws(t, r, z, KEY(0))
 
 
 def is_schedules(case: Case) -> bool:
@@ -208,7 +250,9 @@ def run_schedules(case: Case) -> Iterator[Result]:
     if options["scale_mode"] == "progressive":
       scales = progressive_scales(options["start_scales"], options["end_scales"], total)
     elif options["scale_mode"] == "progdist":
-      scales = halving(options["start_scales"], options["distill_steps_per_iter"], 2 * options["distill_steps_per_iter"])
+      scales = halving(
+        options["start_scales"], options["distill_steps_per_iter"], 2 * options["distill_steps_per_iter"]
+      )
     yield Result(f"{run}__scales", at(scales, steps), exact=True)
     decay = constant(options["start_ema"])
     if options["scale_mode"] == "progdist":

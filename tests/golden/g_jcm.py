@@ -15,12 +15,17 @@ def is_network(case: Case) -> bool:
 
 
 def run_network(case: Case) -> Iterator[Result]:
-  config, weights = case.meta["model_config"], {name.replace("/", "."): array for name, array in case.weights.items()}
-  teacher, student = (jcm.describe(config, case.meta["image_size"], weights, precond) for precond in ("edm", "boundary"))
+  config, weights = (
+    case.meta["model_config"],
+    {name.replace("/", "."): array for name, array in case.weights.items()},
+  )
+  teacher, student = (
+    jcm.describe(config, case.meta["image_size"], weights, precond) for precond in ("edm", "boundary")
+  )
   x, t = jnp.asarray(case.input("x")), jnp.asarray(case.input("t"))
-  bound, params = assemble(teacher)
+  preconditioned, params = assemble(teacher)
   c_in = 1 / jnp.sqrt(t**2 + config["data_std"] ** 2)
-  model = jax.jit(lambda x, c_noise: bound.net(params["net"], x, c_noise))
+  model = jax.jit(lambda x, c_noise: preconditioned.net(params["net"], x, c_noise))
   yield Result("model", model(c_in[:, None, None, None] * x, jnp.asarray(case.input("time_cond"))))
   D = evaluator(teacher)(x, t)[0]
   yield Result("denoiser", D)

@@ -1,4 +1,4 @@
-"""Checkpoint files: every one converts to the weights and outputs of its network, every bad one is refused and does nothing."""
+"""Checkpoint files: each converts to its network's weights and outputs, or is refused and does nothing."""
 
 import re
 import tempfile
@@ -10,16 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax import assets
-from cm_jax.build import load_model
+from cm_jax.assembly import load_model
 from cm_jax.convert import Choices, convert, edm, jcm, openai
 from cm_jax.errors import UserError
+from cm_jax.storage import weights
 from tests.golden.networks import labels, nchw, nhwc
 from tests.golden.runner import Case, Handler, Result
 
 
 def files(case: Case) -> list[Path]:
-  return [path for path in sorted(case.path.iterdir()) if path.name not in ("io.npz", "meta.json", "weights.npz")]
+  return [
+    path for path in sorted(case.path.iterdir()) if path.name not in ("io.npz", "meta.json", "weights.npz")
+  ]
 
 
 def is_torch(case: Case) -> bool:
@@ -40,8 +42,10 @@ def run_torch(case: Case) -> Iterator[Result]:
 
 
 def output_of(path: Path, case: Case) -> str:
-  """Return the output that belongs to a file: "D_l2_fp16" for "cd_fake_l2_fp16.pt"; "D" where all files hold the same."""
-  named = [name for name in case.outputs() if name.startswith("D_") and path.stem.endswith(name.removeprefix("D"))]
+  """Return a file's output: "D_l2_fp16" for "cd_fake_l2_fp16.pt"; "D" where all files hold the same."""
+  named = [
+    name for name in case.outputs() if name.startswith("D_") and path.stem.endswith(name.removeprefix("D"))
+  ]
   return max(named, key=len, default="D")
 
 
@@ -49,7 +53,11 @@ def unsaid(case: Case) -> Choices:
   """Return what the constructor was told and no state dict holds."""
   if case.meta["cls"] != "UNetModel":
     return Choices()
-  heads = {key: case.kwargs[key] for key in ("num_heads", "num_head_channels", "num_heads_upsample") if key in case.kwargs}
+  heads = {
+    key: case.kwargs[key]
+    for key in ("num_heads", "num_head_channels", "num_heads_upsample")
+    if key in case.kwargs
+  }
   return Choices(image_size=case.kwargs["image_size"], network={"num_head_channels": -1} | heads)
 
 
@@ -61,7 +69,9 @@ def checksums(case: Case, arrays: dict[str, np.ndarray], path: Path) -> Iterator
   """Yield the sums |w| and the list of names, if the case has them."""
   outputs = case.outputs()
   sums = {f"sd_checksum.{name}": np.abs(array.astype(np.float64)).sum() for name, array in arrays.items()}
-  yield Result("sd_checksum", parts={name: value for name, value in sums.items() if name in outputs}, note=path.name)
+  yield Result(
+    "sd_checksum", parts={name: value for name, value in sums.items() if name in outputs}, note=path.name
+  )
   if "state_dict_keys" in outputs:
     yield Result("state_dict_keys", np.array(list(arrays)), note=path.name)
 
@@ -83,7 +93,7 @@ def run_state(case: Case) -> Iterator[Result]:
       if f"distiller_{tree}" in outputs:
         yield Result(f"distiller_{tree}", jax.jit(lambda x, t, model=model: model.denoiser()(x, t))(x, t))
       if f"{tree}_checksum" in outputs:
-        arrays = assets.flatten(assets.load_weights(done.folder)[0]).values()
+        arrays = weights.flatten(weights.load_weights(done.folder)[0]).values()
         yield Result(f"{tree}_checksum", sum(np.abs(array.astype(np.float64)).sum() for array in arrays))
 
 
@@ -104,7 +114,9 @@ def run_bad(case: Case) -> Iterator[Result]:
       except UserError as error:
         message, refused = str(error), True
       left = sorted(path.name for path in Path(scratch).iterdir())
-    ran = [str(marker) for marker in markers if (marker.exists() and marker.stat().st_mtime_ns) != before[marker]]
+    ran = [
+      str(marker) for marker in markers if (marker.exists() and marker.stat().st_mtime_ns) != before[marker]
+    ]
     passed = refused and "\n" not in message and not left and not ran
     yield Result(name, passed=passed, note=message.partition("expected ")[2][:150] or message, exact=True)
 
@@ -114,4 +126,8 @@ def mentioned(described: dict[str, Any]) -> list[str]:
   return sorted({f"/tmp/{name}" for name in re.findall(r"golden_pwned_\w+", str(described))})
 
 
-HANDLERS = [Handler(is_torch, run_torch, "files"), Handler(is_state, run_state, "networks"), Handler(is_bad, run_bad, "files")]
+HANDLERS = [
+  Handler(is_torch, run_torch, "files"),
+  Handler(is_state, run_state, "networks"),
+  Handler(is_bad, run_bad, "files"),
+]

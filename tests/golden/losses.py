@@ -1,4 +1,4 @@
-"""What the groups of loss cases share: the peers' toy network, and losses with their gradients in the peers' names and layout."""
+"""What the loss cases share: the peers' toy network; losses and gradients in the peers' names and layout."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax import assets
 from cm_jax.convert.foreign import Foreign, build_network, fill
 from cm_jax.diffusion.curriculum import constant
+from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.diffusion.distances import L1, L2
 from cm_jax.diffusion.pairs import KarrasPairs
+from cm_jax.storage import weights
 from cm_jax.types import Context, NoiseRange
 from tests.compiling import quick_jit
 from tests.golden.runner import Case, Result
@@ -28,24 +29,30 @@ WEIGHT_NAMES = {
   "snrp1": "snr_plus_one",
   "truncated-snr": "truncated_snr",
 }
-# The draws come from outside; an objective then asks its pairs for metrics only, and runs that differ in nothing else share a program.
+# The draws come from outside; an objective then asks its pairs for metrics only, and runs that differ in
+# nothing else share a program.
 UNUSED_PAIRS = KarrasPairs(NoiseRange(), constant(2))
 PRECISIONS = ("float32", "float64")
 
 
 @functools.cache
 def toy_net(c_scale: float = 1.0) -> Callable[..., jax.Array]:
-  """Return the toy network of the loss cases (meta.json, `net`) as a `Net`: F = conv2(silu(conv1(x) + u c_scale c + wl[label]))."""
+  """Return the toy network of the loss cases (meta.json, `net`) as a `Net`.
+
+  F = conv2(silu(conv1(x) + u c_scale c + wl[label])).
+  """
 
   def conv(x, weight, bias):
     options = {"padding": "SAME", "dimension_numbers": ("NHWC", "OIHW", "NHWC")}
     return jax.lax.conv_general_dilated(x, weight, (1, 1), **options) + bias[None, None, None]
 
-  def net(params, x, c_noise, *, label=None, augment_label=None, guidance=None, key=None):
+  def net(params, x, c_noise, condition=NOTHING, *, key=None):
     emb = (c_scale * c_noise)[:, None] * params["u"][None]
-    if label is not None:
-      emb = emb + jax.nn.one_hot(label, params["wl"].shape[1], dtype=x.dtype) @ params["wl"].T
-    return conv(jax.nn.silu(conv(x, params["w1"], params["b1"]) + emb[:, None, None, :]), params["w2"], params["b2"])
+    if condition.label is not None:
+      emb = emb + jax.nn.one_hot(condition.label, params["wl"].shape[1], dtype=x.dtype) @ params["wl"].T
+    return conv(
+      jax.nn.silu(conv(x, params["w1"], params["b1"]) + emb[:, None, None, :]), params["w2"], params["b2"]
+    )
 
   return net
 
@@ -67,11 +74,15 @@ def images(array: np.ndarray) -> jax.Array:
 
 
 @functools.partial(quick_jit, static_argnums=(0, 1, 2))
-def losses_and_grads(objective, student, teacher, params, target_params, teacher_params, batch, draws, weights):
+def losses_and_grads(
+  objective, student, teacher, params, target_params, teacher_params, batch, draws, weights
+):
   """Return the losses [B], and the value and gradient of their sum with `weights` [B]."""
 
   def loss(params):
-    output = objective.loss(params, Context(student, teacher, target_params, teacher_params), batch, draws, STEP)
+    output = objective.loss(
+      params, Context(student, teacher, target_params, teacher_params), batch, draws, STEP
+    )
     return weights @ output.per_example, output.per_example
 
   (value, per_example), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -88,22 +99,32 @@ def grad_results(case: Case, run: str, grads: Mapping[str, Any], dtype: str) -> 
   names = {name.removeprefix(f"{run}__grad.") for name in case.outputs() if name.startswith(f"{run}__grad.")}
   if names != set(grads):
     differing = sorted(names ^ set(grads))
-    yield Result(f"{run}__grad", passed=False, note=f"parameters of one side only: {', '.join(differing[:3])}")
+    yield Result(
+      f"{run}__grad", passed=False, note=f"parameters of one side only: {', '.join(differing[:3])}"
+    )
     return
-  # What comes before a softmax over keys, such as its bias, has gradient 0: both sides hold rounding errors of the others' size.
+  # What comes before a softmax over keys, such as its bias, has gradient 0: both sides hold rounding errors
+  # of the others' size.
   least = 1e-3 * max(float(np.abs(value).max()) for value in grads.values())
-  yield Result(f"{run}__grad", parts={f"{run}__grad.{name}": value for name, value in grads.items()}, dtype=dtype, least=least)
+  yield Result(
+    f"{run}__grad",
+    parts={f"{run}__grad.{name}": value for name, value in grads.items()},
+    dtype=dtype,
+    least=least,
+  )
 
 
 def load(foreign: Foreign, dtype: str, **network: Any) -> tuple[Any, dict[str, Any]]:
   """Return the module and the params of a checkpoint, computing in `dtype`."""
-  module = build_network({**foreign.network, "dtype": dtype, **network}, foreign.image_shape, foreign.num_classes)
+  module = build_network(
+    {**foreign.network, "dtype": dtype, **network}, foreign.image_shape, foreign.num_classes
+  )
   return module, jax.tree.map(real, fill(foreign, module))
 
 
 def foreign_grads(foreign: Foreign, grads: Any) -> dict[str, np.ndarray]:
-  """Return gradients under a checkpoint's names and in its layout, by undoing the permutation `foreign.layout` is."""
-  ours = {name.replace("/", "."): np.asarray(value) for name, value in assets.flatten(grads).items()}
+  """Return gradients under a checkpoint's names and in its layout: the inverse of `foreign.layout`."""
+  ours = {name.replace("/", "."): np.asarray(value) for name, value in weights.flatten(grads).items()}
   theirs = {}
   for name, value in ours.items():
     shape = foreign.arrays[name].shape

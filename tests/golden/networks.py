@@ -1,4 +1,4 @@
-"""What the groups of network cases share: a network from a fixture's weights, and its outputs in the fixture's layout."""
+"""What the network cases share: a network from a fixture's weights, its outputs in the fixture's layout."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.convert.foreign import Foreign, abstract_params, build_network, fill
-from cm_jax.convert.pickles import Refused
-from cm_jax.diffusion.precond import PRECONDS, Bound, bind
+from cm_jax.convert.readers.pickles import Refused
+from cm_jax.diffusion.denoiser import NOTHING, Preconditioned
+from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError
 from cm_jax.networks import as_net
-from cm_jax.types import NoiseRange
+from cm_jax.types import Condition, NoiseRange
 from tests.golden.runner import Case, Result
 
 
@@ -39,50 +40,58 @@ def labels(one_hot: np.ndarray | None) -> jax.Array | None:
   return jnp.asarray(np.where(one_hot.sum(1) == 1, one_hot.argmax(1), -1), jnp.int32)
 
 
-def assemble(foreign: Foreign, dtype: str = "float32") -> tuple[Bound, dict[str, Any]]:
+def assemble(foreign: Foreign, dtype: str = "float32") -> tuple[Preconditioned, dict[str, Any]]:
   """Return the preconditioned network and its params, as the weights folder of `foreign` would give them."""
   module = build_network({**foreign.network, "dtype": dtype}, foreign.image_shape, foreign.num_classes)
   precond = dict(foreign.precond)
-  scalings = PRECONDS[precond.pop("name")](NoiseRange(**foreign.noise), **precond)
-  return bind(as_net(module), scalings), jax.tree.map(jnp.asarray, fill(foreign, module))
+  made = PRECONDS[precond.pop("name")](NoiseRange(**foreign.noise), **precond)
+  return Preconditioned(as_net(module), made), jax.tree.map(jnp.asarray, fill(foreign, module))
 
 
-def evaluator(foreign: Foreign, dtype: str = "float32") -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
-  """Return the jitted (x, sigma, **conditioning) -> (D, F, c_noise) of a checkpoint: one compilation, F shared."""
-  bound, params = assemble(foreign, dtype)
+def evaluator(
+  foreign: Foreign, dtype: str = "float32"
+) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+  """Return the jitted (x, sigma, condition) -> (D, F, c_noise) of a checkpoint: one compilation, F shared."""
+  preconditioned, params = assemble(foreign, dtype)
 
-  def evaluate(x, sigma, **conditioning):
-    scalings = bound.scalings(sigma)
-    F = bound.net(params["net"], scalings.c_in[:, None, None, None] * x, scalings.c_noise, **conditioning)
-    return bound(params, **conditioning)(x, sigma), F, scalings.c_noise
+  def evaluate(x, sigma, condition=NOTHING):
+    scalings = preconditioned.precond(sigma)
+    F = preconditioned.net(params["net"], scalings.c_in[:, None, None, None] * x, scalings.c_noise, condition)
+    return preconditioned(params, condition)(x, sigma), F, scalings.c_noise
 
   return jax.jit(evaluate)
 
 
-def no_labels(label: jax.Array | None) -> jax.Array | None:
-  """Return the labels of a batch without any, in the form that compiles to the same program."""
-  return None if label is None else jnp.full_like(label, -1)
+def no_labels(condition: Condition) -> Condition:
+  """Return the condition of a batch without any label, in the form that compiles to the same program."""
+  return (
+    condition if condition.label is None else condition._replace(label=jnp.full_like(condition.label, -1))
+  )
 
 
-def reduced_precision(case: Case, foreign: Foreign, name: str, *inputs: Any, **conditioning: Any) -> Iterator[Result]:
+def reduced_precision(case: Case, foreign: Foreign, name: str, *inputs: Any) -> Iterator[Result]:
   """Yield the row that reports how far bfloat16 is off, if the network computes in it."""
   back = nchw if "NCHW" in case.meta.get("layout", "") else np.asarray
-  yield Result(name, lambda: back(evaluator(foreign, "bfloat16")(*inputs, **conditioning)[0]), report=True, note="bfloat16")
+  yield Result(name, lambda: back(evaluator(foreign, "bfloat16")(*inputs)[0]), report=True, note="bfloat16")
 
 
 def same_names(what: str, describe: Callable[[], Foreign], num_params: int) -> Iterator[Result]:
-  """Yield whether our network needs exactly the parameters of a checkpoint, by name and shape, without allocating anything."""
+  """Yield whether our network needs just a checkpoint's parameters, by name and shape; allocate nothing."""
   try:
     foreign = describe()
     module = build_network(foreign.network, foreign.image_shape, foreign.num_classes)
   except (Refused, UserError) as error:
     yield Result(what, passed=False, note=str(error))
     return
-  ours = {name.replace("/", "."): shape for name, shape in abstract_params(module, foreign.image_shape).items()}
+  ours = {
+    name.replace("/", "."): shape for name, shape in abstract_params(module, foreign.image_shape).items()
+  }
   theirs = {name: foreign.layout(name, array).shape for name, array in foreign.arrays.items()}
   differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
   note = "; ".join(f"{name}: ours {ours.get(name)}, theirs {theirs.get(name)}" for name in differing[:3])
-  yield Result(f"{what}: {len(theirs)} names and shapes", passed=not differing, note=note or f"{num_params:,} parameters")
+  yield Result(
+    f"{what}: {len(theirs)} names and shapes", passed=not differing, note=note or f"{num_params:,} parameters"
+  )
 
 
 def shaped(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:

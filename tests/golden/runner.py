@@ -1,8 +1,9 @@
 """Compare cm_jax with a folder of reference numbers, one case a subfolder, driven by each case's meta.json.
 
-A group of cases is one module with `HANDLERS`; a handler says which cases are its own by what their meta.json holds (peer, class), and
-yields what it computed. The runner compares with the stored outputs within `meta.json["tol"]` and counts every output nobody computed
-as failed. To add a group: write its module and put it into `GROUPS`.
+A group of cases is one module with `HANDLERS`; a handler says which cases are its own by what their meta.json
+holds (peer, class), and yields what it computed. The runner compares with the stored outputs within
+`meta.json["tol"]` and counts every output nobody computed as failed. To add a group: write its module and put
+it into `GROUPS`.
 """
 
 import dataclasses
@@ -16,7 +17,17 @@ from typing import Any
 
 import numpy as np
 
-GROUPS = ("a_edm", "b_edm2", "c_openai", "d_editing", "d_samplers", "e_losses", "g_jcm", "g_jcm_losses", "h_files")
+GROUPS = (
+  "a_edm",
+  "b_edm2",
+  "c_openai",
+  "d_editing",
+  "d_samplers",
+  "e_losses",
+  "g_jcm",
+  "g_jcm_losses",
+  "h_files",
+)
 STORED = 1.2e-7  # what a float64 reference loses where it is stored as float32
 SUFFIXES = ("_f64", "_f64as32", "_f32")
 
@@ -57,12 +68,17 @@ class Case:
   def outputs(self) -> dict[str, str]:
     """Return {name: key of its reference}: the float64 numbers where there are some."""
     keys = [key for key in self.arrays if key.startswith("out_")]
-    named = {key: next((key.removesuffix(suffix) for suffix in SUFFIXES if key.endswith(suffix)), key) for key in keys}
+    named = {
+      key: next((key.removesuffix(suffix) for suffix in SUFFIXES if key.endswith(suffix)), key)
+      for key in keys
+    }
     rank = lambda key: next((i for i, suffix in enumerate(SUFFIXES) if key.endswith(suffix)), len(SUFFIXES))
-    return {name.removeprefix("out_"): key for key, name in sorted(named.items(), key=lambda item: -rank(item[0]))}
+    return {
+      name.removeprefix("out_"): key for key, name in sorted(named.items(), key=lambda item: -rank(item[0]))
+    }
 
   def tolerance(self, key: str, dtype: str = "float32") -> float:
-    """Return the tolerance of an output, relative to its largest value; of its patterns the last that matches wins."""
+    """Return the tolerance of an output, relative to its largest value: of the last matching pattern."""
     tol = self.meta["tol"][dtype]
     matching = [value for pattern, value in tol["by_key"] if re.search(pattern, key.removeprefix("out_"))]
     return matching[-1] if matching else tol["default"]
@@ -81,16 +97,18 @@ class Row:
 
   def __str__(self) -> str:
     verdict = {True: "pass", False: "FAIL", None: "report"}[self.passed]
-    return f"{self.case:36} {self.what[:44]:44} {self.error:10.2e} {self.tolerance:10.2e}  {verdict}{'  ' + self.note if self.note else ''}"
+    note = f"  {self.note}" if self.note else ""
+    return f"{self.case:36} {self.what[:44]:44} {self.error:10.2e} {self.tolerance:10.2e}  {verdict}{note}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a handler computed: an output by name, or the verdict on something that has no stored output. A callable `value` is called.
+  """What a handler computed: an output by name, or the verdict on something that has no stored output.
 
-  `exact` compares without a tolerance; `report` shows the error and decides nothing; `is_input` says that what the case stores as an
-  output is what it fed in; `dtype` chooses among the case's tolerances; `parts` are many small outputs shown as one row, the worst;
-  `least` is the smallest scale an error is relative to, for what is 0 but for rounding.
+  A callable `value` is called. `exact` compares without a tolerance; `report` shows the error and decides
+  nothing; `is_input` says that what the case stores as an output is what it fed in; `dtype` chooses among the
+  case's tolerances; `parts` are many small outputs shown as one row, the worst; `least` is the smallest scale
+  an error is relative to, for what is 0 but for rounding.
   """
 
   name: str
@@ -107,7 +125,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Handler:
-  """Computes the cases for which `accepts(case)`; `section` is the part after the dot in --only=G.networks."""
+  """Computes the cases that it accepts; `section` is the part after the dot in --only=G.networks."""
 
   accepts: Callable[[Case], bool]
   run: Callable[[Case], Iterable[Result]]
@@ -127,7 +145,9 @@ def cases(folder: Path, only: Sequence[str]) -> list[Case]:
   """
   found = [Case(path) for path in sorted(folder.iterdir()) if path.is_dir()]
   chosen = [choice.partition(".") for choice in only]
-  return [case for case in found if not only or any(_chosen(case, letter, section) for letter, _, section in chosen)]
+  return [
+    case for case in found if not only or any(_chosen(case, letter, section) for letter, _, section in chosen)
+  ]
 
 
 def _chosen(case: Case, letter: str, section: str) -> bool:
@@ -137,19 +157,23 @@ def _chosen(case: Case, letter: str, section: str) -> bool:
 
 
 def section_of(case: Case) -> str:
-  """Return the section of a case: its handler's, else a guess from what its meta.json says was called; "" if unknown."""
+  """Return the section of a case: its handler's, else a guess from its meta.json; "" if unknown."""
   for handler in handlers():
     if handler.accepts(case):
       return handler.section
   words = case.meta.get("cls", "").lower()
-  return next((section for word, section in (("loss", "losses"), ("sampler", "samplers")) if word in words), "")
+  return next(
+    (section for word, section in (("loss", "losses"), ("sampler", "samplers")) if word in words), ""
+  )
 
 
 def run_case(case: Case, reports: bool = True) -> Iterator[Row]:
   """Yield the comparisons of a case; without `reports` only those that decide."""
   handler = next((handler for handler in handlers() if handler.accepts(case)), None)
   if handler is None:
-    yield Row(case.name, case.meta.get("cls", "no meta.json"), np.nan, np.nan, False, "nothing here handles this case")
+    yield Row(
+      case.name, case.meta.get("cls", "no meta.json"), np.nan, np.nan, False, "nothing here handles this case"
+    )
     return
   left = case.outputs() if (case.path / "io.npz").is_file() else {}
   try:
@@ -160,14 +184,17 @@ def run_case(case: Case, reports: bool = True) -> Iterator[Row]:
         left.pop(result.name)
       elif result.parts:
         rows = [
-          compare(case, left, dataclasses.replace(result, name=name, value=value, parts=None)) for name, value in result.parts.items()
+          compare(case, left, dataclasses.replace(result, name=name, value=value, parts=None))
+          for name, value in result.parts.items()
         ]
         worst = max(rows, key=lambda row: (row.passed is False, row.error / max(row.tolerance, 1e-300)))
         yield dataclasses.replace(worst, what=f"{result.name} ({len(rows)})", note=result.note)
       else:
         yield compare(case, left, result)
   except Exception as error:  # a case that cannot be computed is a failure of that case, with its reason
-    yield Row(case.name, "", np.nan, np.nan, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    yield Row(
+      case.name, "", np.nan, np.nan, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    )
   for name in left:
     yield Row(case.name, name, np.nan, np.nan, False, "not computed")
 
@@ -187,12 +214,16 @@ def compare(case: Case, left: dict[str, str], result: Result) -> Row:
   if not result.exact and reference.dtype == np.float32:
     tolerance = max(tolerance, STORED)
   if reference.shape != value.shape:
-    return Row(case.name, result.name, np.nan, tolerance, False, f"shape {value.shape}, not {reference.shape}")
+    return Row(
+      case.name, result.name, np.nan, tolerance, False, f"shape {value.shape}, not {reference.shape}"
+    )
   if reference.dtype.kind in "US":
     same = bool((reference == value).all())
     return Row(case.name, result.name, 0.0 if same else np.inf, 0.0, same, result.note)
   error = relative_error(value.astype(np.float64), reference.astype(np.float64), result.least)
-  return Row(case.name, result.name, error, tolerance, None if result.report else bool(error <= tolerance), result.note)
+  return Row(
+    case.name, result.name, error, tolerance, None if result.report else bool(error <= tolerance), result.note
+  )
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray, least: float = 0.0) -> float:

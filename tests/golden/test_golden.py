@@ -1,19 +1,23 @@
 """The reference numbers, case by case, for what is implemented so far."""
 
-import os
-from pathlib import Path
-
 import pytest
 
+from tests import needs
 from tests.golden import runner
 
-FOLDER = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
 ONLY = ("A", "B", "C", "D", "E", "G", "H")
-CASES = runner.cases(FOLDER, ONLY) if FOLDER.is_dir() else []
+CASES = runner.cases(needs.GOLDEN, ONLY) if needs.GOLDEN.is_dir() else []
 
 
 SLOW = (
-  *("G_jcm_losses", "G_jcm_samplers_editing", "G_jcm_ncsnpp_cd", "E_ect_songunet_grads", "E_openai_cd_unet_grads", "E_openai_cd_ct_losses"),
+  *(
+    "G_jcm_losses",
+    "G_jcm_samplers_editing",
+    "G_jcm_ncsnpp_cd",
+    "E_ect_songunet_grads",
+    "E_openai_cd_unet_grads",
+    "E_openai_cd_ct_losses",
+  ),
   *("A_edm_units", "C_openai_unet_imagenet64like_cond", "B_edm2_uncond"),
 )
 
@@ -24,10 +28,9 @@ def parameter(case: runner.Case | None):
   return pytest.param(case, id=case.name, marks=pytest.mark.slow if case.name in SLOW else ())
 
 
+@needs.numbers
 @pytest.mark.parametrize("case", [parameter(case) for case in CASES or [None]])
 def test_case(case):
-  if case is None:
-    pytest.skip(f"no reference numbers: there is no folder {FOLDER} (GOLDEN_DIR)")
   rows = list(runner.run_case(case, reports=False))
   failed = [str(row) for row in rows if row.passed is False]
   assert not failed, "\n" + "\n".join(failed)

@@ -11,7 +11,10 @@ import pytest
 from tests.golden import runner
 
 REPO = Path(__file__).parents[2]
-TOL = {"float32": {"default": 1e-6, "by_key": [["snr", 1e-3], ["^weight_", 1e-5]]}, "float64": {"default": 1e-12, "by_key": []}}
+TOL = {
+  "float32": {"default": 1e-6, "by_key": [["snr", 1e-3], ["^weight_", 1e-5]]},
+  "float64": {"default": 1e-12, "by_key": []},
+}
 
 
 def write(folder: Path, name: str, meta: dict, **arrays: np.ndarray) -> runner.Case:
@@ -25,7 +28,11 @@ def scalings(folder: Path, name: str = "C_scalings", **outputs: np.ndarray) -> r
   sigma = np.array([0.5, 2.0])
   kwargs = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
   return write(
-    folder, name, {"cls": "KarrasDenoiser", "kwargs": kwargs}, in_sigma=sigma, **{f"out_{key}": value for key, value in outputs.items()}
+    folder,
+    name,
+    {"cls": "KarrasDenoiser", "kwargs": kwargs},
+    in_sigma=sigma,
+    **{f"out_{key}": value for key, value in outputs.items()},
   )
 
 
@@ -35,7 +42,10 @@ def verdicts(case: runner.Case) -> dict[str, bool | None]:
 
 def test_right_and_wrong_numbers(tmp_path):
   case = scalings(
-    tmp_path, std_c_in_f64=(np.array([0.5, 2.0]) ** 2 + 0.25) ** -0.5, std_c_out_f64=np.array([0.3, 0.4]), weight_uniform_f64=np.ones(3)
+    tmp_path,
+    std_c_in_f64=(np.array([0.5, 2.0]) ** 2 + 0.25) ** -0.5,
+    std_c_out_f64=np.array([0.3, 0.4]),
+    weight_uniform_f64=np.ones(3),
   )
   assert verdicts(case) == {"std_c_in": True, "std_c_out": False, "weight_uniform": False}
 
@@ -71,11 +81,14 @@ def test_choice_of_cases(tmp_path):
   chosen = lambda *only: [case.name for case in runner.cases(tmp_path, only)]
   assert chosen() == ["A_x", "G_a", "G_b", "G_c", "G_d"]
   assert chosen("A") == ["A_x"]
-  assert chosen("G.networks") == ["G_a", "G_d"]  # what nobody knows is in every section, so that it cannot drop out unseen
+  # what nobody knows is in every section, so that it cannot drop out unseen
+  assert chosen("G.networks") == ["G_a", "G_d"]
   assert chosen("A", "G.losses") == ["A_x", "G_b", "G_d"]
 
 
-@pytest.mark.parametrize(("value", "error"), [([1.0, np.inf], 0.0), ([1.0, 5.0], np.inf), ([np.nan, np.inf], np.nan)])
+@pytest.mark.parametrize(
+  ("value", "error"), [([1.0, np.inf], 0.0), ([1.0, 5.0], np.inf), ([np.nan, np.inf], np.nan)]
+)
 def test_what_is_infinite_must_be_so_in_both(value, error):
   np.testing.assert_equal(runner.relative_error(np.array(value), np.array([1.0, np.inf])), error)
 
@@ -83,10 +96,16 @@ def test_what_is_infinite_must_be_so_in_both(value, error):
 def test_command(tmp_path):
   scalings(tmp_path, std_c_in_f64=(np.array([0.5, 2.0]) ** 2 + 0.25) ** -0.5)
   run = lambda *arguments: subprocess.run(
-    [sys.executable, "-m", "tests.golden", *map(str, arguments)], cwd=REPO, capture_output=True, text=True, timeout=300
+    [sys.executable, "-m", "tests.golden", *map(str, arguments)],
+    cwd=REPO,
+    capture_output=True,
+    text=True,
+    timeout=300,
   )
   done = run(tmp_path, "--only=C")
-  assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 passed, 0 failed"), done.stdout + done.stderr
+  assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 passed, 0 failed"), (
+    done.stdout + done.stderr
+  )
   write(tmp_path, "C_new", {"cls": "New"}, out_y=np.ones(1))
   done = run(tmp_path, "--only=C")
   assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "1 passed, 1 failed")

@@ -32,11 +32,18 @@ def test_unit_magnitude_in_unit_magnitude_out(operation):
 
 
 def test_layers_preserve_magnitude_from_the_start():
-  for module, x in [(magnitude.MPConv(64, 3), normal(4, 16, 16, 32)), (magnitude.MPConv(64, 0), normal(256, 32))]:
+  for module, x in [
+    (magnitude.MPConv(64, 3), normal(4, 16, 16, 32)),
+    (magnitude.MPConv(64, 0), normal(256, 32)),
+  ]:
     y, params = module.init_with_output(jax.random.key(0), x)
     assert rms(y) == pytest.approx(1, abs=0.1)
-    np.testing.assert_allclose(jnp.sqrt(jnp.mean(jnp.square(params["params"]["weight"].reshape(-1, 64)), 0)), 1, atol=1e-3)
-  assert rms(magnitude.MPFourier(512).init_with_output(jax.random.key(0), normal(64))[0]) == pytest.approx(1, abs=0.05)
+    np.testing.assert_allclose(
+      jnp.sqrt(jnp.mean(jnp.square(params["params"]["weight"].reshape(-1, 64)), 0)), 1, atol=1e-3
+    )
+  assert rms(magnitude.MPFourier(512).init_with_output(jax.random.key(0), normal(64))[0]) == pytest.approx(
+    1, abs=0.05
+  )
 
 
 def test_the_scale_of_a_weight_does_not_matter():
@@ -46,7 +53,10 @@ def test_the_scale_of_a_weight_does_not_matter():
   np.testing.assert_allclose(module.apply(scaled, x), module.apply(params, x), atol=1e-3)
   gradient = jax.grad(lambda p: jnp.square(module.apply(p, x)).sum())(params)
   # so the gradient is orthogonal to the weight
-  assert abs(float(jnp.vdot(gradient["params"]["weight"], params["params"]["weight"]))) < 1e-2 * rms(gradient["params"]["weight"]) * 135
+  assert (
+    abs(float(jnp.vdot(gradient["params"]["weight"], params["params"]["weight"])))
+    < 1e-2 * rms(gradient["params"]["weight"]) * 135
+  )
 
 
 def test_normalize_has_a_derivative_at_zero():
@@ -55,17 +65,22 @@ def test_normalize_has_a_derivative_at_zero():
 
 
 def test_normalize_weights_projects_weights_and_nothing_else():
-  net = EDM2UNet(4, 2, 2, model_channels=8, channel_mult=(1,), num_blocks=1, channels_per_head=8, label_dim=3)
+  net = EDM2UNet(
+    img_resolution=4, in_channels=2, out_channels=2, model_channels=8, channel_mult=(1,), num_blocks=1,
+    channels_per_head=8, label_dim=3, guidance_embedding=True, second_time=True,
+  )  # fmt: skip
   shapes = jax.eval_shape(lambda: init_params(net, jax.random.key(0), (4, 4, 2)))
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: jnp.asarray(3 * rng.normal(size=leaf.shape), jnp.float32), shapes)
-  projected = magnitude.normalize_weights(params)
+  projected = EDM2UNet.projection(params)
   assert jax.tree.structure(projected) == jax.tree.structure(params)
-  for (path, before), after in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(projected), strict=True):
+  for (path, before), after in zip(
+    jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(projected), strict=True
+  ):
     if path[-1].key == "weight":
       np.testing.assert_allclose(jnp.square(after.reshape(-1, after.shape[-1])).mean(0), 1, atol=1e-3)
     else:
-      assert path[-1].key in ("emb_gain", "out_gain", "freqs", "phases")
+      assert path[-1].key in ("emb_gain", "out_gain", "freqs", "phases", "guidance_gain", "until_gain")
       np.testing.assert_array_equal(after, before)
   x, c_noise = normal(2, 4, 4, 2), jnp.array([0.1, 0.4])
   evaluate = jax.jit(as_net(net), compiler_options={"xla_backend_optimization_level": 0})

@@ -51,7 +51,13 @@ def resampled(x, taps, up):
       x = full[..., pad : full.shape[-1] - pad]
     else:
       padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(pad, pad)])
-      x = np.stack([(padded[..., i : i + len(taps)] * taps).sum(-1) for i in range(0, padded.shape[-1] - len(taps) + 1, 2)], -1)
+      x = np.stack(
+        [
+          (padded[..., i : i + len(taps)] * taps).sum(-1)
+          for i in range(0, padded.shape[-1] - len(taps) + 1, 2)
+        ],
+        -1,
+      )
     x = np.moveaxis(x, -1, axis)
   return x
 
@@ -66,7 +72,9 @@ def test_resampling_is_the_filter_it_names(taps):
 @pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1), (1, 2, 3, 4)])
 def test_upsampling_is_four_times_the_transpose_of_downsampling(taps):
   x, y = normal(1, 8, 8, 2), normal(1, 4, 4, 2, seed=1)
-  assert float(jnp.vdot(layers.downsample(x, taps), y)) == pytest.approx(float(jnp.vdot(x, layers.upsample(y, taps))) / 4, rel=1e-5)
+  assert float(jnp.vdot(layers.downsample(x, taps), y)) == pytest.approx(
+    float(jnp.vdot(x, layers.upsample(y, taps))) / 4, rel=1e-5
+  )
 
 
 @pytest.mark.parametrize("resize", [{}, {"up": True}, {"down": True}])
@@ -108,7 +116,12 @@ def test_qkv_channels_are_head_then_channel_then_qkv():
 
 @pytest.mark.parametrize(
   ("mode", "expected"),
-  [("xavier_uniform", 2 / (9 * 32 + 9 * 16)), ("xavier_normal", 2 / (9 * 48)), ("kaiming_uniform", 1 / (9 * 32)), ("unit_normal", 1.0)],
+  [
+    ("xavier_uniform", 2 / (9 * 32 + 9 * 16)),
+    ("xavier_normal", 2 / (9 * 48)),
+    ("kaiming_uniform", 1 / (9 * 32)),
+    ("unit_normal", 1.0),
+  ],
 )
 def test_initial_variance(mode, expected):
   weight = layers.Init(mode, 0.5).weight(jax.random.key(0), (3, 3, 32, 16))

@@ -1,4 +1,4 @@
-"""LPIPS: against torch's VGG16 with the same weights, its derivatives, its weights file; never random weights in silence."""
+"""LPIPS: against torch's VGG16 with the same weights, its derivatives, its file; never random weights."""
 
 import json
 
@@ -8,21 +8,23 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cm_jax.build import build
+from cm_jax.assembly import build
 from cm_jax.cli import run
 from cm_jax.errors import UserError
 from cm_jax.networks.lpips import LPIPS, check, features, pool, save, shapes, unit
 from cm_jax.training import loop
-from tests import tiny
+from tests import needs, tiny
 
 
 def weights(dtype=np.float32, seed: int = 0) -> dict[str, np.ndarray]:
-  """Random weights that keep the signal's size through 13 layers; the heads are positive, as the published ones."""
+  """Random weights that keep the signal's size through 13 layers; heads are positive, as the published."""
   rng = np.random.default_rng(seed)
   drawn = {}
   for name, shape in shapes().items():
     scale = np.sqrt(2 / np.prod(shape[:3])) if len(shape) == 4 else 0.1
-    drawn[name] = (np.abs(rng.normal(size=shape)) if name.startswith("lin") else scale * rng.normal(size=shape)).astype(dtype)
+    drawn[name] = (
+      np.abs(rng.normal(size=shape)) if name.startswith("lin") else scale * rng.normal(size=shape)
+    ).astype(dtype)
   return drawn
 
 
@@ -33,10 +35,16 @@ def pair(size: int, dtype=np.float32, batch: int = 2):
 
 def peer_files(folder, arrays):
   """The two published files' names and layouts, written by torch."""
-  torch = pytest.importorskip("torch")
-  trunk = {name: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for name, a in arrays.items() if not name.startswith("lin")}
+  torch = needs.torch()
+  trunk = {
+    name: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a
+    for name, a in arrays.items()
+    if not name.startswith("lin")
+  }
   trunk["classifier.0.bias"] = np.zeros(3, np.float32)  # what is not part of it is left out
-  heads = {f"{name}.model.1.weight": a.reshape(1, -1, 1, 1) for name, a in arrays.items() if name.startswith("lin")}
+  heads = {
+    f"{name}.model.1.weight": a.reshape(1, -1, 1, 1) for name, a in arrays.items() if name.startswith("lin")
+  }
   paths = folder / "vgg16-397923af.pth", folder / "vgg.pth"
   for path, state in zip(paths, (trunk, heads), strict=True):
     torch.save({name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in state.items()}, path)
@@ -45,7 +53,7 @@ def peer_files(folder, arrays):
 
 def torch_lpips(trunk_path, heads_path, a, b, size):
   """LPIPS of the paper in plain torch, from the two files."""
-  torch = pytest.importorskip("torch")
+  torch = needs.torch()
   functional = torch.nn.functional
   trunk, heads = torch.load(trunk_path), torch.load(heads_path)
   shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
@@ -56,7 +64,9 @@ def torch_lpips(trunk_path, heads_path, a, b, size):
     for block in ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)):
       x = functional.max_pool2d(x, 2) if found else x
       for i in block:
-        x = torch.relu(functional.conv2d(x, trunk[f"features.{i}.weight"], trunk[f"features.{i}.bias"], padding=1))
+        x = torch.relu(
+          functional.conv2d(x, trunk[f"features.{i}.weight"], trunk[f"features.{i}.bias"], padding=1)
+        )
       found.append(x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
     return found
 
@@ -89,9 +99,10 @@ def test_the_first_tap_by_hand(x64):
   params, x = weights(np.float64), next(pair(4, np.float64))
   for number in (0, 2):
     weight, padded = params[f"features.{number}.weight"], np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = sum(padded[:, i : i + 4, j : j + 4] @ weight[i, j] for i in range(3) for j in range(3)) + params[f"features.{number}.bias"]
-    x = np.maximum(x, 0)
-  larger = jnp.asarray(np.pad(next(pair(4, np.float64)), ((0, 0), (0, 12), (0, 12), (0, 0))))  # four poolings need 16 pixels
+    x = sum(padded[:, i : i + 4, j : j + 4] @ weight[i, j] for i in range(3) for j in range(3))
+    x = np.maximum(x + params[f"features.{number}.bias"], 0)
+  # four poolings need 16 pixels
+  larger = jnp.asarray(np.pad(next(pair(4, np.float64)), ((0, 0), (0, 12), (0, 12), (0, 0))))
   np.testing.assert_allclose(features(params, larger)[0][:, :3, :3], x[:, :3, :3], rtol=1e-10)
 
 
@@ -105,7 +116,9 @@ def test_derivatives_of_first_and_second_order_are_finite_differences(x64):
   assert slope == pytest.approx(float(d(a + h * v) - d(a - h * v)) / (2 * h), rel=1e-4)
   assert slope == pytest.approx(float(jax.jit(lambda a: jax.jvp(d, (a,), (v,))[1])(a)), rel=1e-9)
   hvp = jax.jit(lambda a: jax.jvp(gradient, (a,), (v,))[1])(a)
-  np.testing.assert_allclose(hvp, (gradient(a + h * v) - gradient(a - h * v)) / (2 * h), atol=1e-3 * float(jnp.abs(hvp).max()))
+  np.testing.assert_allclose(
+    hvp, (gradient(a + h * v) - gradient(a - h * v)) / (2 * h), atol=1e-3 * float(jnp.abs(hvp).max())
+  )
   reverse = jax.jit(jax.grad(lambda a: jax.jvp(d, (a,), (v,))[1]))(a)
   np.testing.assert_allclose(reverse, hvp, atol=1e-8 * float(jnp.abs(hvp).max()))
 
@@ -114,7 +127,8 @@ def test_derivatives_of_first_and_second_order_are_finite_differences(x64):
 def test_equal_images_are_at_distance_zero_with_gradient_zero():
   distance, params, (a, _) = LPIPS(size=0), weights(), pair(16)
   value, grad = jax.jit(jax.value_and_grad(lambda a: distance(a, jax.lax.stop_gradient(a), params).sum()))(a)
-  assert abs(float(value)) < 1e-12 and float(jnp.abs(grad).max()) < 1e-9  # XLA may compute the two sides differently
+  # XLA may compute the two sides differently
+  assert abs(float(value)) < 1e-12 and float(jnp.abs(grad).max()) < 1e-9
   black = jnp.zeros((1, 2, 2, 4))
   assert bool(jnp.isfinite(jax.grad(lambda x: unit(x).sum())(black)).all())
 
@@ -123,27 +137,33 @@ def test_equal_images_are_at_distance_zero_with_gradient_zero():
 def test_small_images_are_enlarged_large_ones_left_and_grey_ones_repeated():
   params, (a, b) = weights(), pair(16)
   enlarge = lambda x: jax.image.resize(x, (2, 32, 32, 3), "bilinear", antialias=False)
-  np.testing.assert_allclose(LPIPS(size=32)(a, b, params), LPIPS(size=0)(enlarge(a), enlarge(b), params), rtol=1e-4)
+  np.testing.assert_allclose(
+    LPIPS(size=32)(a, b, params), LPIPS(size=0)(enlarge(a), enlarge(b), params), rtol=1e-4
+  )
   np.testing.assert_allclose(LPIPS(size=16)(a, b, params), LPIPS(size=0)(a, b, params), rtol=1e-6)
   grey_a, grey_b = a[..., :1], b[..., :1]
   repeat = lambda x: np.repeat(x, 3, axis=3)
-  np.testing.assert_allclose(LPIPS(size=0)(grey_a, grey_b, params), LPIPS(size=0)(repeat(grey_a), repeat(grey_b), params), rtol=1e-6)
+  np.testing.assert_allclose(
+    LPIPS(size=0)(grey_a, grey_b, params), LPIPS(size=0)(repeat(grey_a), repeat(grey_b), params), rtol=1e-6
+  )
   with pytest.raises(ValueError, match="1 or 3 channels"):
     LPIPS(size=0)(a[..., :2], b[..., :2], params)
   assert pool(jnp.zeros((1, 5, 7, 2))).shape == (1, 2, 3, 2)
 
 
 def test_without_its_weights_it_says_how_to_get_them(tmp_path):
-  with pytest.raises(UserError, match=r"distance\.weights = : expected the file that `python -m cm_jax convert --from=lpips"):
+  with pytest.raises(
+    UserError, match="^weights = : expected a file: .cm_jax convert. makes it from LPIPS' published"
+  ):
     LPIPS().load()
-  with pytest.raises(UserError, match="a file that exists"):
+  with pytest.raises(UserError, match=r"^weights = .*: expected a file that exists"):
     LPIPS(str(tmp_path / "none.safetensors")).load()
   (tmp_path / "text.safetensors").write_text("no")
-  with pytest.raises(UserError, match="a safetensors file"):
+  with pytest.raises(UserError, match="^weights = .*: expected a readable safetensors file"):
     LPIPS(str(tmp_path / "text.safetensors")).load()
   short = {name: array for name, array in weights().items() if name != "lin3"}
   safetensors.numpy.save_file(short, tmp_path / "short.safetensors")
-  with pytest.raises(UserError, match=r"lin3 = missing: expected shape \(512,\)"):
+  with pytest.raises(UserError, match=r"short\.safetensors: lin3 = missing: expected shape \(512,\)"):
     LPIPS(str(tmp_path / "short.safetensors")).load()
   with pytest.raises(ValueError, match="needs its weights"):
     LPIPS()(*pair(16))
@@ -167,7 +187,10 @@ def test_bad_input_of_the_conversion_is_one_line(tmp_path, capsys):
   out = tmp_path / "lpips.safetensors"
   for arguments, expected in (
     (["--input=none.pth", "--heads=none.pth", f"--out={out}"], "--input = none.pth"),
-    ([f"--input={tmp_path / 'a.pth'}", "--heads=none.pth", f"--out={out}"], "a.pth: expected a whole state dict"),
+    (
+      [f"--input={tmp_path / 'a.pth'}", "--heads=none.pth", f"--out={out}"],
+      "a.pth: expected a whole state dict",
+    ),
     (["--input=x", "--heads=y", "--out=folder"], "--out = folder: expected the file to write"),
   ):
     assert run(["convert", "--from=lpips", *arguments]) == 2

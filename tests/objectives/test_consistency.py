@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from cm_jax.diffusion.curriculum import doubling_scales, progressive_scales, stages
+from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.distances import L2, PseudoHuber
+from cm_jax.diffusion.drifts import DRIFTS
 from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.pairs import ContinuousPairs, KarrasPairs, LognormalPairs
-from cm_jax.diffusion.precond import ECT, EDM, Boundary, bind
+from cm_jax.diffusion.precond import ECT, EDM, Boundary
 from cm_jax.diffusion.solvers import SOLVERS, euler, heun
 from cm_jax.diffusion.weights import inverse_gap, uniform
 from cm_jax.errors import UserError
 from cm_jax.networks import as_net, init_params
 from cm_jax.networks.toy import ToyNet
-from cm_jax.objectives.consistency import DRIFTS, Consistency, ConsistencyDraws
+from cm_jax.objectives.consistency import Consistency, ConsistencyDraws
 from cm_jax.objectives.targets import CurriculumEma, Ema, StopGradient
-from cm_jax.types import Context, NoiseRange
+from cm_jax.types import Condition, Context, NoiseRange
 from tests.compiling import quick_jit
 
 NOISE = NoiseRange()
@@ -40,22 +42,22 @@ def batch():
 
 
 def objective(drift: str = "monte_carlo", solver=euler, target=SG, pairs=None) -> Consistency:
-  return Consistency(NOISE, pairs or KarrasPairs(NOISE, SCALES), drift, solver, L2(), uniform, target)
+  return Consistency(
+    NOISE, pairs or KarrasPairs(NOISE, SCALES), DRIFTS[drift](), solver, L2(), uniform, target
+  )
 
 
 @dataclasses.dataclass
 class Recorder:
-  """A fake `Bind` that writes down what it is bound with, and what it is asked."""
+  """A fake `Preconditioned` that writes down what it is bound with, and what it is asked."""
 
   calls: list
   who: str
-  net = None
 
-  def __call__(self, params, *, label=None, augment_label=None, guidance=None, key=None):
+  def __call__(self, params, condition=Condition(), key=None):  # noqa: B008
     def denoise(x, sigma):
-      self.calls.append(
-        {"who": self.who, "params": params, "label": label, "augment_label": augment_label, "key": key, "x": x, "sigma": sigma}
-      )
+      told = {"label": condition.label, "augment_label": condition.augment_label, "key": key}
+      self.calls.append({"who": self.who, "params": params, **told, "x": x, "sigma": sigma})
       return params * x
 
     return denoise
@@ -65,10 +67,13 @@ class Recorder:
 @pytest.mark.parametrize("drift", DRIFTS)
 @pytest.mark.parametrize("target", [SG, Ema(0.9)])
 def test_who_is_asked_what(batch, drift, solver, target):
-  """Invariant 2: student and target get the same dropout key, the teacher none; t and x_t go to the student, r and x_r to the target."""
+  """Invariant 2: student and target get the same dropout key, the teacher none; t and x_t go to the student,
+  r and x_r to the target."""
   calls = []
   theta, theta_minus, phi = jnp.array(0.5), jnp.array(0.25), jnp.array(0.125)
-  context = Context(Recorder(calls, "student"), Recorder(calls, "teacher"), None if target == SG else theta_minus, phi)
+  context = Context(
+    Recorder(calls, "student"), Recorder(calls, "teacher"), None if target == SG else theta_minus, phi
+  )
   loss = objective(drift, solver, target)
   draws = loss.draw(jax.random.key(1), batch, jnp.array(150))
   loss.loss(theta, context, batch, draws, jnp.array(150))
@@ -93,8 +98,9 @@ def test_who_is_asked_what(batch, drift, solver, target):
 @pytest.mark.parametrize(("drift", "solver"), [("monte_carlo", euler), ("teacher", heun)])
 @pytest.mark.parametrize("target", [SG, Ema(0.9)], ids=["stop_gradient", "ema"])
 def test_the_gradient_reaches_the_student_only(params, batch, drift, solver, target):
-  """Invariant 2, with a network: exactly 0 for theta- and the teacher, and of theta the same as if theta- were another's params."""
-  loss, bound = objective(drift, solver, target), bind(as_net(TOY), Boundary(NOISE))
+  """Invariant 2, with a network: exactly 0 for theta- and the teacher, and of theta the same as if theta-
+  were another's params."""
+  loss, bound = objective(drift, solver, target), Preconditioned(as_net(TOY), Boundary(NOISE))
   step = jnp.array(150)
   draws = loss.draw(jax.random.key(1), batch, step)
 
@@ -102,7 +108,9 @@ def test_the_gradient_reaches_the_student_only(params, batch, drift, solver, tar
   @jax.grad
   def gradient(everything):
     theta, theta_minus, phi = everything
-    return loss.loss(theta, Context(bound, bind(as_net(TOY), EDM(NOISE)), theta_minus, phi), batch, draws, step).loss
+    return loss.loss(
+      theta, Context(bound, Preconditioned(as_net(TOY), EDM(NOISE)), theta_minus, phi), batch, draws, step
+    ).loss
 
   own, theirs, teachers = gradient(tuple(params))
   assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(own))
@@ -127,13 +135,16 @@ def test_nobody_is_asked_at_noise_level_zero(batch, drift, solver):
 
 
 def test_student_and_target_drop_the_same_units(params, batch):
-  """With equal params, nearly equal noise levels and half of the units dropped, the two outputs are nearly equal."""
-  bound = bind(as_net(TOY), EDM(NOISE))
+  """With equal params, nearly equal noise levels and half of the units dropped, the two outputs are nearly
+  equal."""
+  bound = Preconditioned(as_net(TOY), EDM(NOISE))
   t = jnp.full(6, 0.5)
-  draws = ConsistencyDraws(t, t * (1 - 1e-5), jax.random.normal(jax.random.key(0), (6, 4, 4, 1)), jax.random.key(7))
+  draws = ConsistencyDraws(
+    t, t * (1 - 1e-5), jax.random.normal(jax.random.key(0), (6, 4, 4, 1)), jax.random.key(7)
+  )
   loss = quick_jit(lambda draws: objective().loss(params[0], Context(bound), batch, draws, jnp.array(0)).loss)
   other_mask, x_t = jax.random.key(8), batch["image"] + 0.5 * draws.z
-  f, g = (bound(params[0], label=batch["label"], augment_label=batch["augment_label"], key=key)(x_t, t) for key in (draws.key, other_mask))
+  f, g = (bound(params[0], Condition.of(batch), key)(x_t, t) for key in (draws.key, other_mask))
   between_masks = float(jnp.square(f - g).mean())
   assert between_masks > 1e-3
   assert float(loss(draws)) < 1e-6 * between_masks
@@ -142,7 +153,7 @@ def test_student_and_target_drop_the_same_units(params, batch):
 def test_where_r_is_zero_the_target_is_the_clean_image_and_the_gradient_finite(params, batch):
   pairs = ContinuousPairs(stages(100, 4), q=2.0)
   loss = dataclasses.replace(objective(pairs=pairs), distance=PseudoHuber(0.0), weight=inverse_gap)
-  bound = bind(as_net(TOY), ECT(NOISE))
+  bound = Preconditioned(as_net(TOY), ECT(NOISE))
   t = jnp.array([1e-4, 0.1, 1.9, 2.0, 10.0, 80.0])
   r = pairs.target_time(t, 0)
   assert (r == 0).tolist() == [True, True, True, False, False, False]
@@ -155,7 +166,7 @@ def test_where_r_is_zero_the_target_is_the_clean_image_and_the_gradient_finite(p
 
   per_example, grads = value_and_grad(params[0])
   assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
-  f = bound(params[0], label=batch["label"], augment_label=batch["augment_label"], key=draws.key)
+  f = bound(params[0], Condition.of(batch), draws.key)
   error = f(batch["image"] + append_dims(t, draws.z) * draws.z, t) - batch["image"]
   want = jnp.sqrt(jnp.square(error).sum((1, 2, 3))) / t
   np.testing.assert_allclose(per_example[:3], want[:3], rtol=1e-4)
@@ -173,16 +184,18 @@ def test_where_r_is_zero_the_target_is_the_clean_image_and_the_gradient_finite(p
 )
 def test_the_whole_curriculum_is_one_trace(params, batch, pairs):
   """Invariant 6: a new N(k), mu(k) or stage does not recompile the loss, its gradient or its draws."""
-  target = CurriculumEma(mu0=0.9) if hasattr(pairs, "scales") else SG
+  target = SG if pairs.scales is None else CurriculumEma(mu0=0.9)
   loss = objective(target=target, pairs=pairs)
-  bound = bind(as_net(TOY), ECT(NOISE))
-  curriculum = pairs.scales if hasattr(pairs, "scales") else pairs.stages
+  bound = Preconditioned(as_net(TOY), ECT(NOISE))
+  curriculum = pairs.scales or pairs.stages
   traces = []
 
   @quick_jit
   def step(theta, key, k):
     traces.append(k)
-    value = lambda theta: (lambda out: (out.loss, out.metrics))(loss(theta, Context(bound, target_params=params[1]), batch, key, k))
+    value = lambda theta: (lambda out: (out.loss, out.metrics))(
+      loss(theta, Context(bound, target_params=params[1]), batch, key, k)
+    )
     return jax.value_and_grad(value, has_aux=True)(theta)
 
   changes = [k for start in curriculum.starts for k in (start - 1, start) if k >= 0]
@@ -190,10 +203,12 @@ def test_the_whole_curriculum_is_one_trace(params, batch, pairs):
   for k in (*changes, 10_000):
     (value, metrics), _ = step(params[0], jax.random.key(k), jnp.asarray(k, jnp.int32))
     piece = max(i for i, start in enumerate(curriculum.starts) if start <= k)
-    assert int(metrics["num_scales" if hasattr(pairs, "scales") else "stage"]) == curriculum.values[piece]
+    assert int(metrics["stage" if pairs.scales is None else "num_scales"]) == curriculum.values[piece]
     assert np.isfinite(value)
     if target != SG:
-      assert float(metrics["target_decay"]) == pytest.approx(0.9 ** (target.s0 / curriculum.values[piece]), rel=1e-6)
+      assert float(metrics["target_decay"]) == pytest.approx(
+        0.9 ** (target.s0 / curriculum.values[piece]), rel=1e-6
+      )
   assert len(traces) == 1
 
 
@@ -214,7 +229,7 @@ def test_draws_are_adjacent_levels_standard_noise_and_a_fresh_key():
 def test_the_loss_says_whose_loss_it_is(params, batch):
   """per_example is weight x distance at t; loss is their mean, the metrics carry the unweighted distance."""
   loss = dataclasses.replace(objective(), weight=inverse_gap)
-  bound = bind(as_net(TOY), Boundary(NOISE))
+  bound = Preconditioned(as_net(TOY), Boundary(NOISE))
   draws = loss.draw(jax.random.key(1), batch, jnp.array(150))
   out = loss.loss(params[0], Context(bound), batch, draws, jnp.array(150))
   plain = objective().loss(params[0], Context(bound), batch, draws, jnp.array(150))
@@ -225,23 +240,31 @@ def test_the_loss_says_whose_loss_it_is(params, batch):
 
 
 def test_what_each_configuration_needs():
-  assert objective("teacher", heun).needs_teacher and not objective("monte_carlo").needs_teacher
-  assert objective().target_decay is None
-  assert objective(target=Ema(0.95)).target_decay(jnp.array(7)) == 0.95
-  decay = objective(target=CurriculumEma(mu0=0.9)).target_decay
-  assert float(decay(jnp.array(0))) == pytest.approx(0.9) and float(decay(jnp.array(199))) == pytest.approx(0.9 ** (2 / 21))
-  assert float(objective(target=CurriculumEma(mu0=0.9, convention="code")).target_decay(jnp.array(0))) == pytest.approx(0.81)
+  assert objective("teacher", heun).needs.teacher and not objective("monte_carlo").needs.teacher
+  assert objective().needs.target_decay is None
+  assert objective(target=Ema(0.95)).needs.target_decay(jnp.array(7)) == 0.95
+  decay = objective(target=CurriculumEma(mu0=0.9)).needs.target_decay
+  assert float(decay(jnp.array(0))) == pytest.approx(0.9) and float(decay(jnp.array(199))) == pytest.approx(
+    0.9 ** (2 / 21)
+  )
+  assert float(
+    objective(target=CurriculumEma(mu0=0.9, convention="code")).needs.target_decay(jnp.array(0))
+  ) == pytest.approx(0.81)
   assert set(SOLVERS) == {"euler", "heun"}
 
 
 @pytest.mark.parametrize(
   ("field", "make"),
   [
-    ("objective.drift", lambda: objective("score")),
-    ("target.mu", lambda: Ema(1.0)),
-    ("target.mu0", lambda: CurriculumEma(mu0=0.0)),
-    ("target.convention", lambda: objective(target=CurriculumEma(mu0=0.9, convention="papers")).target_decay),
-    ("target.name", lambda: objective(target=CurriculumEma(mu0=0.9), pairs=ContinuousPairs(stages(1, 1))).target_decay),
+    ("mu", lambda: Ema(1.0)),
+    ("mu0", lambda: CurriculumEma(mu0=0.0)),
+    ("convention", lambda: objective(target=CurriculumEma(mu0=0.9, convention="papers")).needs.target_decay),
+    (
+      "target.name",
+      lambda: (
+        objective(target=CurriculumEma(mu0=0.9), pairs=ContinuousPairs(stages(1, 1))).needs.target_decay
+      ),
+    ),
   ],
 )
 def test_bad_options_are_refused(field, make):

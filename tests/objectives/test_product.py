@@ -1,18 +1,21 @@
-"""Every network with every objective: shapes and types abstractly, and numbers with the objective that differentiates the most."""
+"""Every network with every objective: shapes and types abstractly, and numbers with the objective that
+differentiates the most."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cm_jax.diffusion.precond import EDM, Boundary, bind
+from cm_jax.diffusion.denoiser import Preconditioned
+from cm_jax.diffusion.drifts import DRIFTS
+from cm_jax.diffusion.precond import EDM, Boundary
 from cm_jax.networks import NETWORKS, as_net
-from cm_jax.objectives import OBJECTIVES
 from cm_jax.objectives.scm import Scm
 from cm_jax.types import Context, NoiseRange
 from tests.compiling import quick_jit
+from tests.examples import EXAMPLES
+from tests.examples import make as make_entry
 from tests.networks.test_networks import BATCH, SHAPE, UNLABELLED, make, random_params
-from tests.test_properties import make as make_entry
 
 NOISE = NoiseRange()
 STEP = np.int32(3)
@@ -20,11 +23,11 @@ STEP = np.int32(3)
 
 def gradient_of(objective, network):
   """Return (value_and_grad of the loss as a function of params, params)."""
-  net, precond = as_net(make(network)), EDM if objective.needs_trigflow else Boundary
+  net, precond = as_net(make(network)), EDM if objective.needs.trigflow else Boundary
   params = {"net": random_params(make(network))}
-  if objective.init_weighting is not None:
-    params["weighting"] = objective.init_weighting(jax.random.key(1))
-  context = Context(bind(net, precond(NOISE)), bind(net, EDM(NOISE)), teacher_params=params)
+  if objective.needs.weighting is not None:
+    params["weighting"] = objective.needs.weighting(jax.random.key(1))
+  context = Context(Preconditioned(net, precond(NOISE)), Preconditioned(net, EDM(NOISE)), params, params)
   batch = {"image": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, *SHAPE)), jnp.float32)}
   if network not in UNLABELLED:
     batch["label"] = jnp.array([0, -1, 3])
@@ -37,9 +40,9 @@ def gradient_of(objective, network):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", EXAMPLES["objective"])
 def test_every_objective_takes_every_network(objective, network):
-  function, params = gradient_of(make_entry(OBJECTIVES, objective), network)
+  function, params = gradient_of(make_entry("objective", objective), network)
   (loss, output), grads = jax.eval_shape(function, params)
   assert loss.shape == () and output.per_example.shape == output.noise_level.shape == (BATCH,)
   leaves = [loss, output.per_example, *output.metrics.values(), *jax.tree.leaves(grads)]
@@ -50,7 +53,9 @@ def test_every_objective_takes_every_network(objective, network):
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_learns_by_a_forward_and_a_reverse_derivative(network):
-  function, params = gradient_of(Scm(NOISE, "monte_carlo"), network)
+  function, params = gradient_of(Scm(NOISE, DRIFTS["monte_carlo"]()), network)
   (loss, _), grads = quick_jit(function)(params)
   assert bool(jnp.isfinite(loss)) and all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
-  assert sum(bool((leaf != 0).any()) for leaf in jax.tree.leaves(grads["net"])) > 0.7 * len(jax.tree.leaves(grads["net"]))
+  assert sum(bool((leaf != 0).any()) for leaf in jax.tree.leaves(grads["net"])) > 0.7 * len(
+    jax.tree.leaves(grads["net"])
+  )

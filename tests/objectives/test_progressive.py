@@ -7,15 +7,16 @@ import pytest
 
 from cm_jax.diffusion.curriculum import constant, halving
 from cm_jax.diffusion.distances import L2
-from cm_jax.diffusion.noise import append_dims, karras_sigma
-from cm_jax.diffusion.scores import teacher_drift
+from cm_jax.diffusion.drifts import drift_of
+from cm_jax.diffusion.grids import karras_sigma
+from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.solvers import euler
 from cm_jax.diffusion.weights import WEIGHTS
 from cm_jax.errors import UserError
 from cm_jax.objectives.progressive import Progressive, ProgressiveDraws
-from cm_jax.sampling.solvers import Euler
+from cm_jax.sampling.ode import Euler
 from cm_jax.types import Context, NoiseRange
-from tests.gaussian import Gaussian, GaussianBind
+from tests.gaussian import Gaussian, GaussianPreconditioned
 
 NOISE = NoiseRange(sigma_min=0.05, sigma_max=5.0)
 DATA = Gaussian(mean=0.2, std=0.5)
@@ -26,12 +27,10 @@ STEP = np.int32(0)
 class Fixed:
   """A student whose denoiser is given."""
 
-  net = scalings = None
-
   def __init__(self, denoise):
     self.denoise = denoise
 
-  def __call__(self, params, **conditioning):
+  def __call__(self, params, condition=None, key=None):
     return self.denoise
 
 
@@ -46,11 +45,12 @@ def batch_at(num_steps: int):
 def test_one_step_of_the_aim_lands_where_two_of_the_teacher_do(x64):
   objective, x, draws = batch_at(4)
   x_t = x + append_dims(draws.t, x) * draws.z
-  drift = teacher_drift(DATA.denoise)
+  drift = drift_of(DATA.denoise)
   landing = euler(drift, euler(drift, x_t, draws.t, draws.mid), draws.mid, draws.r)
-  # The denoiser whose Euler step from t to r lands there, solved for by hand: x_t + (r - t)(x_t - D)/t = landing.
+  # The denoiser whose Euler step from t to r lands there, solved for by hand: x_t + (r - t)(x_t - D)/t =
+  # landing.
   aim = x_t - append_dims(draws.t / (draws.r - draws.t), x) * (landing - x_t)
-  context = Context(Fixed(lambda x, sigma: aim), GaussianBind(), teacher_params=TRUTH)
+  context = Context(Fixed(lambda x, sigma: aim), GaussianPreconditioned(), teacher_params=TRUTH)
   output = objective.loss(None, context, {"image": x}, draws, STEP)
   assert float(jnp.abs(output.per_example).max()) < 1e-20
   off = context._replace(student=Fixed(lambda x, sigma: aim + 0.1))
@@ -73,7 +73,7 @@ def test_with_many_steps_the_exact_denoiser_is_least(x64):
 
   def rms(num_steps: int) -> float:
     objective, x, draws = batch_at(num_steps)
-    context = Context(GaussianBind(), GaussianBind(), teacher_params=TRUTH)
+    context = Context(GaussianPreconditioned(), GaussianPreconditioned(), teacher_params=TRUTH)
     plain = Progressive(NOISE, objective.scales, L2(), WEIGHTS["uniform"])
     return float(np.sqrt(plain.loss(TRUTH, context, {"image": x}, draws, STEP).loss))
 
@@ -83,7 +83,8 @@ def test_with_many_steps_the_exact_denoiser_is_least(x64):
 
 
 def test_the_schedule_is_jcms():
-  """M = 4096 / 2^floor(k / 50k), then 2 and 1 for 100k each: 1 from 650k on (jcm `losses.py`, closed form)."""
+  """M = 4096 / 2^floor(k / 50k), then 2 and 1 for 100k each: 1 from 650k on (jcm `losses.py`, closed
+  form)."""
   scales = halving(4096, 50_000, 100_000)
   first = 50_000 * (12 - 1)
 
@@ -93,11 +94,13 @@ def test_the_schedule_is_jcms():
   for k in (0, 1, 49_999, 50_000, 123_456, first - 1, first, first + 99_999, first + 100_000, 749_999):
     assert int(scales(k)) == closed(k), k
   assert scales.starts[-1] == 650_000 and scales.end == 750_000
-  assert Progressive(NOISE, scales).stage_starts == (*range(0, 600_000, 50_000), 650_000, 750_000)
-  assert Progressive(NOISE, constant(4)).stage_starts == ()
+  assert Progressive(NOISE, scales).needs.stages == (*range(0, 600_000, 50_000), 650_000, 750_000)
+  assert Progressive(NOISE, constant(4)).needs.stages == ()
 
 
-@pytest.mark.parametrize(("fields", "name"), [((3, 10), "first"), ((0, 10), "first"), ((4, 0), "stage_images")])
+@pytest.mark.parametrize(
+  ("fields", "name"), [((3, 10), "first"), ((0, 10), "first"), ((4, 0), "stage_steps")]
+)
 def test_bad_schedules_are_refused(fields, name):
   with pytest.raises(UserError, match=name):
     halving(*fields)

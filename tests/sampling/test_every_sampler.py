@@ -1,4 +1,4 @@
-"""Every sampler on Gaussian data, whose distribution and trajectories are known, and what `make_generator` adds to a sampler."""
+"""Every sampler on Gaussian data, whose trajectories are known; what `make_generator` adds."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,16 @@ import pytest
 
 from cm_jax.errors import UserError
 from cm_jax.sampling import SAMPLERS
-from cm_jax.sampling.ablation import RANGES, SCALINGS, SCHEDULES, Ablation
+from cm_jax.sampling.ablation import DISCRETIZATIONS, SCALINGS, SCHEDULES, Ablation
 from cm_jax.sampling.generate import make_generator
+from cm_jax.sampling.grids import GRIDS
 from cm_jax.sampling.guidance import guided
 from cm_jax.sampling.multistep import Multistep
-from cm_jax.sampling.solvers import Ancestral, Dpm2, Euler, Heun
+from cm_jax.sampling.ode import Ancestral, Dpm2, Euler, Heun
 from cm_jax.types import NoiseRange
 from tests.compiling import quick_jit
-from tests.gaussian import Gaussian, GaussianBind
+from tests.gaussian import Gaussian, GaussianPreconditioned
+from tests.sampling.models import GAUSSIAN, model_of
 
 NOISE = NoiseRange()
 DATA = Gaussian(mean=0.2, std=0.5)
@@ -30,7 +32,12 @@ SOLVERS = {
   "euler without the last denoise": Euler(NOISE, 800),
   "dpm2": Dpm2(NOISE, 40),
   "ancestral": Ancestral(NOISE, 800),
-  **{f"ablation {d} {s} {c}": Ablation(NOISE, 1000, d, s, c) for d in RANGES for s in SCHEDULES for c in SCALINGS},
+  **{
+    f"ablation {d} {s} {c}": Ablation(NOISE, 1000, d, s, c)
+    for d in DISCRETIZATIONS
+    for s in SCHEDULES
+    for c in SCALINGS
+  },
 }
 
 
@@ -58,7 +65,10 @@ def test_samples_have_the_datas_mean_and_variance(x64, name):
     (lambda n: Euler(NOISE, n), 1),
     (lambda n: Heun(NOISE, n + 1, denoise=False), 2),
     (lambda n: Ablation(NOISE, n + 1), 2),
-    (lambda n: Ablation(NOISE, n + 1, alpha=0.5), 3),  # second order; on this problem the leading term of its error cancels
+    (
+      lambda n: Ablation(NOISE, n + 1, alpha=0.5),
+      3,
+    ),  # second order; on this problem the leading term of its error cancels
     (lambda n: Ablation(NOISE, n + 1, solver="euler"), 1),
   ],
   ids=["euler", "heun", "ablation heun", "ablation midpoint", "ablation euler"],
@@ -82,13 +92,13 @@ def test_order(x64, make, order):
 
 
 def test_dpm2_is_second_order_between_two_levels(x64):
-  """To the last level above 0: the step from there to 0 has an error of its own, which no number of steps takes away in this order."""
+  """To the last level above 0: the step from there to 0 has an error of its own."""
   shape = (5, 2, 2, 1)
   level = lambda sigma: jnp.full(5, sigma)
 
   def error(intervals: int) -> float:
     sampler = Dpm2(NOISE, intervals + 1)
-    grid = sampler.grid()
+    levels = sampler.levels()
     seen = []
 
     def spied(x, sigma):
@@ -97,8 +107,9 @@ def test_dpm2_is_second_order_between_two_levels(x64):
 
     quick_jit(lambda: sampler(spied, noise, shape))()
     jax.effects_barrier()
-    x = min(seen, key=lambda call: abs(call[0] - float(grid[-2])))[1]
-    return float(jnp.abs(x - DATA.path(NOISE.sigma_max * noise(0, shape), level(NOISE.sigma_max), level(NOISE.sigma_min))).max())
+    x = min(seen, key=lambda call: abs(call[0] - float(levels[-2])))[1]
+    exact = DATA.path(NOISE.sigma_max * noise(0, shape), level(NOISE.sigma_max), level(NOISE.sigma_min))
+    return float(jnp.abs(x - exact).max())
 
   errors = [error(n) for n in (32, 64, 128)]
   rates = np.log2(np.array(errors[:-1]) / errors[1:])
@@ -108,7 +119,9 @@ def test_dpm2_is_second_order_between_two_levels(x64):
 def test_the_ablation_sampler_with_edms_choices_is_heun(x64):
   shape = (3, 2, 2, 1)
   got = quick_jit(lambda: Ablation(NOISE, 18)(DATA.denoise, noise, shape))()
-  np.testing.assert_allclose(got, quick_jit(lambda: Heun(NOISE, 18)(DATA.denoise, noise, shape))(), rtol=1e-10)
+  np.testing.assert_allclose(
+    got, quick_jit(lambda: Heun(NOISE, 18)(DATA.denoise, noise, shape))(), rtol=1e-10
+  )
 
 
 def test_churn_of_zero_is_none_and_churn_draws_a_noise_of_its_own_every_step(x64):
@@ -120,7 +133,7 @@ def test_churn_of_zero_is_none_and_churn_draws_a_noise_of_its_own_every_step(x64
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_guidance_moves_the_mean_of_gaussian_classes_by_the_scale(x64, scale):
-  """With two classes of one deviation, D_other + w (D_good - D_other) is the denoiser of mean m_other + w (m_good - m_other)."""
+  """D_other + w (D_good - D_other) of one deviation is the denoiser of m_other + w (m_good - m_other)."""
   good, other = Gaussian(0.4, 0.5), Gaussian(-0.1, 0.5)
   shape = (4, 2, 2, 1)
   got = quick_jit(lambda: Heun(NOISE, 12)(guided(good.denoise, other.denoise, scale), noise, shape))()
@@ -128,16 +141,54 @@ def test_guidance_moves_the_mean_of_gaussian_classes_by_the_scale(x64, scale):
   np.testing.assert_allclose(got, truth, rtol=1e-12, atol=1e-12)
 
 
-PARAMS = {"net": {"mean": jnp.float32(0.2), "std": jnp.float32(0.5)}}
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_is_descending_levels_that_a_sampler_walks_along(name):
+  levels = np.asarray(GRIDS[name](12, NOISE))
+  assert levels.shape == (12,) and (np.diff(levels) < 0).all() and (levels > 0).all()
+  assert float(GRIDS[name](1, NOISE)[0]) == pytest.approx(float(levels[0]))
+  sampler = Heun(NOISE, 12, grid=name)
+  np.testing.assert_allclose(sampler.sigmas, levels, rtol=1e-6)
+  x = quick_jit(lambda: sampler(DATA.denoise, noise, (3, 2, 2, 1)))()
+  assert bool(jnp.isfinite(x).all())
+
+
+def test_the_karras_grid_is_the_default_and_another_name_is_refused():
+  assert Heun(NOISE, 5) == Heun(NOISE, 5, grid="karras")
+  with pytest.raises(UserError, match="^grid = karas: expected 'karras'"):
+    Euler(NOISE, 5, grid="karas")
+
+
+def test_churn_without_an_upper_end_is_churn_up_to_infinity(x64):
+  run = lambda S_max: quick_jit(
+    lambda: Heun(NOISE, 8, S_churn=20.0, S_max=S_max)(DATA.denoise, noise, (3, 2, 2, 1))
+  )()
+  np.testing.assert_array_equal(run(None), run(float("inf")))
+
+
+def test_the_ablations_solver_may_be_named():
+  assert Ablation(NOISE, 5, solver="euler").nfe == 5 and Ablation(NOISE, 5, solver="heun") == Ablation(
+    NOISE, 5
+  )
+  for field, value in (
+    ("solver", "rk4"),
+    ("schedule", "vq"),
+    ("scaling", "ve"),
+    ("discretization", "karras"),
+  ):
+    with pytest.raises(UserError, match=f"^{field} = {value}"):
+      Ablation(NOISE, 5, **{field: value})
+  for field, value in (("alpha", 0.0), ("epsilon_s", 1.0), ("num_steps", 1)):
+    with pytest.raises(UserError, match=f"^{field} = {value}"):
+      Ablation(NOISE, **{field: value})
 
 
 def test_a_float64_state_rounds_once_where_float32_rounds_every_step():
-  """The network computes in float32 from the same noise; over 300 steps the float32 state drifts, the float64 one does not."""
+  """The network computes in float32 from the same noise; over 300 steps a float32 state drifts."""
   sampler, shape, indices = Heun(NOISE, 300), (4, 4, 4), jnp.arange(16, dtype=jnp.int32)
   types = []
 
-  def bind(params, **conditions):
-    denoise = GaussianBind()(params)
+  def bound(params, condition):
+    denoise = GaussianPreconditioned()(params)
 
     def in_float32(x, sigma):
       types.append((x.dtype, sigma.dtype))
@@ -145,23 +196,26 @@ def test_a_float64_state_rounds_once_where_float32_rounds_every_step():
 
     return in_float32
 
-  single = make_generator(bind, sampler, shape, 0)(PARAMS, indices, None)
+  model = model_of(bound, shape)
+  single = make_generator(model, sampler)(GAUSSIAN, np.uint32(0), indices, None)
   with jax.enable_x64(True):
-    double = make_generator(bind, sampler, shape, 0, state="float64")(PARAMS, indices, None)
+    double = make_generator(model, sampler, state="float64")(GAUSSIAN, np.uint32(0), indices, None)
   assert set(types) == {(jnp.dtype("float32"), jnp.dtype("float32"))}
   assert single.dtype == double.dtype == jnp.float32
   assert 0 < np.abs(np.asarray(single) - np.asarray(double)).max() < 1e-4
 
 
 def test_float64_without_its_mode_and_other_types_are_refused():
-  with pytest.raises(UserError, match="--state = float64: expected JAX's x64 mode"):
-    make_generator(GaussianBind(), Heun(NOISE, 2), (4, 4, 1), 0, state="float64")
-  with pytest.raises(UserError, match="--state = bfloat16"):
-    make_generator(GaussianBind(), Heun(NOISE, 2), (4, 4, 1), 0, state="bfloat16")
+  model = model_of(GaussianPreconditioned())
+  with pytest.raises(UserError, match="^state = float64: expected JAX's x64 mode"):
+    make_generator(model, Heun(NOISE, 2), state="float64")
+  with pytest.raises(UserError, match="^state = bfloat16"):
+    make_generator(model, Heun(NOISE, 2), state="bfloat16")
 
 
 def test_images_are_uint8_and_latents_float32():
   indices = jnp.arange(3, dtype=jnp.int32)
   for channels, dtype in ((1, jnp.uint8), (3, jnp.uint8), (4, jnp.float32), (16, jnp.float32)):
-    out = make_generator(GaussianBind(), Multistep(NOISE, (80.0,), clip=False), (4, 4, channels), 0)(PARAMS, indices, None)
+    model = model_of(GaussianPreconditioned(), (4, 4, channels))
+    out = make_generator(model, Multistep(NOISE, (80.0,), clip=False))(GAUSSIAN, np.uint32(0), indices, None)
     assert out.dtype == dtype and out.shape == (3, 4, 4, channels)

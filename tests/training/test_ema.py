@@ -1,4 +1,5 @@
-"""Post-hoc averages: closed form, convergence with the number of snapshots, and the files they are made from."""
+"""Post-hoc averages: closed form, convergence with the number of snapshots, and the files they are made
+from."""
 
 import dataclasses
 import json
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cm_jax.assets import flatten
-from cm_jax.build import build, load_model
+from cm_jax.assembly import build, load_model
 from cm_jax.errors import UserError
-from cm_jax.training import loop, posthoc, sharding, snapshots
-from cm_jax.training.optim import read_average
+from cm_jax.storage.weights import flatten
+from cm_jax.training import loop, sharding
+from cm_jax.training.averages import posthoc, snapshots
+from cm_jax.training.averages.track import read_average
 from tests import tiny
 from tests.training.test_train import run_cli
 
@@ -37,7 +39,10 @@ def average(values: np.ndarray, sigma_rel: float, time: int) -> float:
 
 
 def reconstructed(values: np.ndarray, sigma_rel: float, every: int, stored=(0.05, 0.1)) -> float:
-  found = [snapshots.Snapshot(None, time, dict(zip("ab", stored, strict=False))) for time in range(every, T + 1, every)]
+  found = [
+    snapshots.Snapshot(None, time, dict(zip("ab", stored, strict=False)))
+    for time in range(every, T + 1, every)
+  ]
   have = [average(values, width, snapshot.step) for snapshot in found for width in stored]
   return float(snapshots.recipe(found, sigma_rel).weights @ have)
 
@@ -45,7 +50,8 @@ def reconstructed(values: np.ndarray, sigma_rel: float, every: int, stored=(0.05
 @pytest.mark.parametrize("sigma_rel", [0.06, 0.075, 0.15])
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_any_width_is_made_from_two_and_better_from_more_snapshots(name, sigma_rel):
-  """The error is at most the profile's: |<q - sum x_i p_i, v>| <= ||q - sum x_i p_i|| ||v||, and falls by more than 1/n."""
+  """The error is at most the profile's: |<q - sum x_i p_i, v>| <= ||q - sum x_i p_i|| ||v||, and falls by
+  more than 1/n."""
   values, gamma = SEQUENCES[name], float(posthoc.exponent(sigma_rel))
   direct = average(values, sigma_rel, T)
   errors, bounds = [], []
@@ -66,7 +72,9 @@ def test_any_width_is_made_from_two_and_better_from_more_snapshots(name, sigma_r
 def test_a_linear_sequence_has_a_closed_form():
   """Of p(tau) = tau/t the average is (gamma + 1)/(gamma + 2), up to half a step."""
   gamma = float(posthoc.exponent(0.075))
-  assert reconstructed(SEQUENCES["linear"], 0.075, 100) == pytest.approx((gamma + 1) / (gamma + 2) + 0.5 / T, abs=1e-5)
+  assert reconstructed(SEQUENCES["linear"], 0.075, 100) == pytest.approx(
+    (gamma + 1) / (gamma + 2) + 0.5 / T, abs=1e-5
+  )
 
 
 def test_a_stored_width_is_returned_as_it_is():
@@ -107,12 +115,16 @@ def trained(tmp_path_factory):
 
 def test_snapshots_hold_the_power_averages_and_nothing_else(trained):
   workdir, _, state = trained
-  assert list(contents(workdir)) == [f"step_{step:08d}.safetensors" for step in (2, 4, 6, 7)]  # and the last step
+  assert list(contents(workdir)) == [
+    f"step_{step:08d}.safetensors" for step in (2, 4, 6, 7)
+  ]  # and the last step
   found = snapshots.stored(workdir)
   assert [snapshot.step for snapshot in found] == [2, 4, 6, 7]
   assert found[0].sigma_rels == {"ema_05": 0.05, "ema_10": 0.1}
   arrays = safetensors.numpy.load_file(found[-1].path)
-  expected = flatten({name: {"net": jax.device_get(read_average(state.opt_state, name)["net"])} for name in POWERS})
+  expected = flatten(
+    {name: {"net": jax.device_get(read_average(state.opt_state, name)["net"])} for name in POWERS}
+  )
   assert arrays.keys() == expected.keys()
   for name, value in arrays.items():
     assert value.dtype == np.float32
@@ -125,7 +137,9 @@ def test_the_snapshots_of_a_resumed_run_are_the_same_bytes(trained, tmp_path):
   assert list(contents(tmp_path)) == [f"step_{step:08d}.safetensors" for step in (2, 3)]
   later = tmp_path / "snapshots" / "step_00000004.safetensors"
   later.write_bytes(b"left by a run that was killed")
-  (tmp_path / "snapshots" / "step_00000003.safetensors").unlink()  # of the end of the first part, not of the interval
+  (
+    tmp_path / "snapshots" / "step_00000003.safetensors"
+  ).unlink()  # of the end of the first part, not of the interval
   run(tmp_path, num_steps=7)
   assert contents(tmp_path) == whole
 
@@ -142,13 +156,26 @@ def test_averages_split_over_devices_are_stored_whole(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_averages_split_over_processes_are_stored_whole_by_the_first(tmp_path):
-  lines = ["import sys", f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})", "from tests import tiny", "", "def get_config():"]
+  lines = [
+    "import sys",
+    f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})",
+    "from tests import tiny",
+    "",
+    "def get_config():",
+  ]
   lines += [f"  config = tiny.config(num_steps=2, snapshot_every=2)\n  config.averages = {POWERS!r}"]
   lines += ["  config.network.width, config.mesh.fsdp = 8192, 2", "  return config", ""]
   (tmp_path / "config.py").write_text("\n".join(lines))
   job = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:29523", "JAX_NUM_PROCESSES": "2"}
   two = [
-    run_cli("train", f"--config={tmp_path / 'config.py'}", "--noprogress", f"--workdir={tmp_path / 'run'}", JAX_PROCESS_ID=str(i), **job)
+    run_cli(
+      "train",
+      f"--config={tmp_path / 'config.py'}",
+      "--noprogress",
+      f"--workdir={tmp_path / 'run'}",
+      JAX_PROCESS_ID=str(i),
+      **job,
+    )
     for i in range(2)
   ]
   for process in two:
@@ -175,16 +202,24 @@ def test_sums_are_those_of_the_files(trained):
   files = [safetensors.numpy.load_file(snapshot.path) for snapshot in found]
   for column, tree in zip(weights.T, made, strict=True):
     for name, value in flatten(tree).items():
-      parts = [file[f"{average}/{name}"].astype(np.float64) for file in files for average in ("ema_05", "ema_10")]
-      np.testing.assert_allclose(value, sum(w * part for w, part in zip(column, parts, strict=True)), rtol=1e-6, atol=1e-7)
+      parts = [
+        file[f"{average}/{name}"].astype(np.float64) for file in files for average in ("ema_05", "ema_10")
+      ]
+      np.testing.assert_allclose(
+        value, sum(w * part for w, part in zip(column, parts, strict=True)), rtol=1e-6, atol=1e-7
+      )
       assert value.dtype == np.float32
 
 
 @pytest.mark.parametrize(
   "averages, objective, message",
   [
-    ({}, None, "config.run.snapshot_every = 2: expected 0, or an average with a power-function profile in config.averages"),
-    ({"a": POWERS["ema_05"], "b": POWERS["ema_05"]}, None, "expected power-function averages of different sigma_rel"),
+    ({}, None, "config.run.snapshot_every = 2: expected 0, or an average with a power-function profile"),
+    (
+      {"a": POWERS["ema_05"], "b": POWERS["ema_05"]},
+      None,
+      "expected power-function averages of different sigma_rel",
+    ),
     (None, {**tiny.PROGRESSIVE}, "config.run.snapshot_every = 2: expected 0 with progressive"),
   ],
 )
@@ -214,7 +249,10 @@ def save(path, arrays, about) -> None:
 ABOUT = {"format": 1, "step": 2, "sigma_rels": {"a": 0.05}}
 
 
-@pytest.mark.parametrize("about", [None, {}, {"format": 2}, "text", {"format": 1}, {"format": 1, "step": "2", "sigma_rels": {"a": 0.05}}])
+@pytest.mark.parametrize(
+  "about",
+  [None, {}, {"format": 2}, "text", {"format": 1}, {"format": 1, "step": "2", "sigma_rels": {"a": 0.05}}],
+)
 def test_files_of_another_format_are_refused(about, tmp_path):
   save(tmp_path / "snapshots" / "step_00000002.safetensors", {"a/net/w": np.ones(2, np.float32)}, about)
   with pytest.raises(UserError, match="step_00000002.safetensors: expected format 1"):
@@ -247,19 +285,27 @@ def test_a_pickle_is_not_loaded(tmp_path):
 
 @pytest.mark.parametrize(
   "other",
-  [{"a/net/v": np.ones(2, np.float32)}, {"a/net/w": np.ones((1, 2), np.float32)}, {"b/net/w": np.ones(2, np.float32)}],
+  [
+    {"a/net/v": np.ones(2, np.float32)},
+    {"a/net/w": np.ones((1, 2), np.float32)},
+    {"b/net/w": np.ones(2, np.float32)},
+  ],
   ids=["name", "shape", "average"],
 )
 def test_snapshots_of_another_network_are_not_mixed_in(other, tmp_path):
   save(tmp_path / "snapshots" / "step_00000002.safetensors", {"a/net/w": np.ones(2, np.float32)}, ABOUT)
   save(tmp_path / "snapshots" / "step_00000004.safetensors", other, {**ABOUT, "step": 4})
   found = snapshots.stored(tmp_path)
-  with pytest.raises(UserError, match="step_00000004.safetensors: expected a with the parameters that .*step_00000002.safetensors has"):
+  with pytest.raises(
+    UserError,
+    match="step_00000004.safetensors: expected a with the parameters that .*step_00000002.safetensors has",
+  ):
     snapshots.combine(found, np.ones((2, 1)))
 
 
 def test_combining_holds_no_more_than_the_sums(trained, monkeypatch):
-  """The most float64 memory at a time is the sums' own and a few tensors', however many snapshots there are."""
+  """The most float64 memory at a time is the sums' own and a few tensors', however many snapshots there
+  are."""
   import tracemalloc
 
   workdir = trained[0]

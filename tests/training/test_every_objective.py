@@ -1,4 +1,5 @@
-"""Every objective through the training loop: same curve on 1 and 8 devices, one program for all stages, exact resume, teacher swaps."""
+"""Every objective through the training loop: same curve on 1 and 8 devices, one program for all stages, exact
+resume, teacher swaps."""
 
 import dataclasses
 import json
@@ -7,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from cm_jax.build import build, load_model
+from cm_jax.assembly import build, load_model
 from cm_jax.errors import UserError
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.training import loop, sharding
+from cm_jax.training.averages.track import read_average
 from cm_jax.training.checkpoint import CheckpointStore
-from cm_jax.training.optim import read_average
+from cm_jax.training.program import Program
 from tests import tiny
 from tests.training.test_train import equal, losses, mesh
 
@@ -56,9 +58,9 @@ def test_one_and_eight_devices_train_alike_and_nothing_recompiles(kind, teacher,
   one, eight = losses(tmp_path / "1"), losses(tmp_path / "8")
   assert len(one) == 12 and np.isfinite(one).all()
   np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-5)
-  step_fn, state = loop.compile_step(experiment), loop.create_state(experiment)
+  step_fn, state = (program := Program(experiment)).step, program.create()
   batch = sharding.to_global({"image": np.zeros((16, 8, 8, 1), np.uint8)}, experiment.mesh)
-  frozen = loop.frozen_params(experiment)
+  frozen = Program(experiment).frozen()
   for _ in range(12):
     state, _ = step_fn(state, batch, jax.random.key(0), *frozen)
   assert step_fn._cache_size() == 1
@@ -70,7 +72,9 @@ def test_one_and_eight_devices_train_alike_and_nothing_recompiles(kind, teacher,
 
 @pytest.mark.parametrize("cut", [3, 4, 7])  # before, at and after a change of teacher (after steps 2 and 6)
 def test_progressive_distillation_resumes_exactly(cut, teacher, tmp_path):
-  run = lambda steps, folder: loop.train(build(config_of("progressive", teacher, num_steps=steps)), tmp_path / folder, progress=False)
+  run = lambda steps, folder: loop.train(
+    build(config_of("progressive", teacher, num_steps=steps)), tmp_path / folder, progress=False
+  )
   whole = run(9, "whole")
   run(cut, "parts")
   equal(whole, run(9, "parts"))
@@ -80,18 +84,25 @@ def test_progressive_distillation_resumes_exactly(cut, teacher, tmp_path):
 def test_the_student_becomes_the_teacher_and_the_optimiser_starts_afresh(teacher, tmp_path):
   """Stages of M = 4, 2, 1 sampling steps: 2, 4 and 4 training steps."""
   experiment = build(config_of("progressive", teacher, num_steps=10))
-  assert experiment.objective.stage_starts == (0, 2, 6, 10)
-  at_swap = loop.train(build(config_of("progressive", teacher, num_steps=6, checkpoint_every=6)), tmp_path, progress=False)
+  assert experiment.method.objective.needs.stages == (0, 2, 6, 10)
+  at_swap = loop.train(
+    build(config_of("progressive", teacher, num_steps=6, checkpoint_every=6)), tmp_path, progress=False
+  )
   store = CheckpointStore(tmp_path)
-  like = {"net": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), at_swap.params["net"])}
+  like = {
+    "net": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), at_swap.params["net"])
+  }
   swapped = store.restore_teacher(6, like, sharding.tree_shardings(like, experiment.mesh))
   store.close()
   equal(swapped["net"], at_swap.params["net"])
   equal(read_average(at_swap.opt_state, "ema"), at_swap.params)
-  equal(experiment.optimizer.init(at_swap.params), at_swap.opt_state)
+  equal(experiment.method.optimizer.init(at_swap.params), at_swap.opt_state)
   assert int(at_swap.step) == 6
   first = load_model(teacher)
-  assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(swapped), strict=True))
+  assert any(
+    (np.asarray(a) != np.asarray(b)).any()
+    for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(swapped), strict=True)
+  )
 
 
 def test_a_progressive_student_must_be_its_teachers_kind(teacher):
@@ -114,7 +125,10 @@ def test_sampling_ignores_the_head_of_a_loss(teacher, tmp_path):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda c: c.update({"precond": {"name": "boundary"}}), r"config\.precond\.name = boundary: expected edm or trigflow"),
+    (
+      lambda c: c.update({"precond": {"name": "boundary"}}),
+      r"config\.precond\.name = boundary: expected edm or trigflow",
+    ),
     (lambda c: c.objective.update({"guidance": (1.0, 2.0)}), r"config\.data\.conditional = False"),
   ],
 )

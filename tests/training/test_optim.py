@@ -1,4 +1,5 @@
-"""The optimiser: every decay against its formula, the learning rate of every stage, the projection, and a skipped step."""
+"""The optimiser: every decay against its formula, the learning rate of every stage, the projection, and a
+skipped step."""
 
 import chex
 import jax
@@ -7,16 +8,22 @@ import numpy as np
 import optax
 import pytest
 
-from cm_jax.build import call, construct
+from cm_jax.assembly import call, construct
 from cm_jax.diffusion.curriculum import doubling_scales, progressive_scales, target_decay
 from cm_jax.errors import UserError
-from cm_jax.networks import PROJECTIONS
-from cm_jax.training.optim import DECAYS, Optimizer, PowerDecay, half_life_decay, learning_rate, read_average, track_averages
-from cm_jax.training.posthoc import exponent
+from cm_jax.networks import NETWORKS
+from cm_jax.objectives.targets import Mu
+from cm_jax.training.averages.decays import DECAYS, HalfLife, Power
+from cm_jax.training.averages.posthoc import exponent
+from cm_jax.training.averages.track import read_average, track_averages
+from cm_jax.training.optim import AdamW, Optimizer
+from cm_jax.training.schedules import learning_rate
+from tests.examples import EXAMPLES
 
 
 def tracked(decay, params: np.ndarray, first_step: int = 0) -> np.ndarray:
-  """Return the average after each update that makes the params params[1], params[2], ...; params[0] is where it starts."""
+  """Return the average after each update that makes the params params[1], params[2], ...; params[0] is where
+  it starts."""
   average = track_averages({"ema": decay})
 
   def update(carry, step):
@@ -42,19 +49,24 @@ SCALES = progressive_scales(2, 20, 200)
 CASES = {
   "none": (0.0, lambda k: 0.0),
   "constant": (0.9, lambda k: 0.9),
-  # EDM: ema_halflife_nimg = min(ema_halflife_nimg, cur_nimg * ema_rampup_ratio), ema_beta = 0.5 ** (batch_size / max(it, 1e-8))
-  "half_life": (half_life_decay(20.0, 0.2), lambda k: 0.5 ** (64 / max(min(20.0 * 64, 64 * k * 0.2), 1e-8))),
-  "half_life_no_ramp": (half_life_decay(20.0), lambda k: 0.5 ** (1 / 20)),
-  "curriculum": (target_decay(SCALES, 2, 0.9), lambda k: np.exp(2 * np.log(0.9) / float(SCALES(k)))),
-  "curriculum_code": (target_decay(SCALES, 2, 0.9, "code"), lambda k: np.exp(2 * np.log(0.9) / (float(SCALES(k)) - 1))),
-  "power": (PowerDecay(0.1), lambda k: (1 - 1 / (k + 1)) ** (float(exponent(0.1)) + 1)),
+  # EDM: 0.5 to the power of the batch size over the half-life, which is at most 0.2 of the images seen.
+  "half_life": (HalfLife(20.0, 0.2), lambda k: 0.5 ** (64 / max(min(20.0 * 64, 64 * k * 0.2), 1e-8))),
+  "half_life_no_ramp": (HalfLife(20.0), lambda k: 0.5 ** (1 / 20)),
+  "curriculum": (Mu(target_decay(SCALES, 2, 0.9)), lambda k: np.exp(2 * np.log(0.9) / float(SCALES(k)))),
+  "curriculum_code": (
+    Mu(target_decay(SCALES, 2, 0.9, "code")),
+    lambda k: np.exp(2 * np.log(0.9) / (float(SCALES(k)) - 1)),
+  ),
+  "power": (Power(0.1), lambda k: (1 - 1 / (k + 1)) ** (float(exponent(0.1)) + 1)),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_averages_follow_their_formula(name, x64):
   decay, formula = CASES[name]
-  np.testing.assert_allclose(tracked(decay, WALK), by_hand([formula(k) for k in range(200)], WALK), rtol=1e-12)
+  np.testing.assert_allclose(
+    tracked(decay, WALK), by_hand([formula(k) for k in range(200)], WALK), rtol=1e-12
+  )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -64,24 +76,19 @@ def test_averages_follow_their_formula_in_float32(name):
   np.testing.assert_allclose(tracked(decay, WALK.astype(np.float32)), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_registered_decay_is_among_the_cases():
-  sections = {
-    "constant": {"name": "constant", "mu": 0.9},
-    "half_life": {"name": "half_life", "half_life_images": 20 * 64, "ramp_up": 0.2},
-    "power": {"name": "power", "sigma_rel": 0.1},
-  }
-  assert set(sections) == set(DECAYS)
-  for name, section in sections.items():
-    ours = construct(DECAYS, section, "config.averages.ema", batch_size=64)
-    chex.assert_trees_all_close(tracked(ours, WALK[:20]), tracked(CASES[name][0], WALK[:20]))
+@pytest.mark.parametrize("name", sorted(EXAMPLES["decay"]))
+def test_a_decay_of_a_config_is_that_of_its_class(name):
+  ours = construct(DECAYS, EXAMPLES["decay"][name], "config.averages.ema", batch_size=16)
+  chex.assert_trees_all_close(tracked(ours, WALK[:20]), tracked(CASES[name][0], WALK[:20]))
 
 
 def test_the_power_average_weighs_the_past_by_a_power_function(x64):
-  """The weights telescope: of the params after step j in the average at t, (j^(gamma+1) - (j-1)^(gamma+1)) / t^(gamma+1)."""
+  """The weights telescope: of the params after step j in the average at t, (j^(gamma+1) - (j-1)^(gamma+1)) /
+  t^(gamma+1)."""
   t, gamma = 50, float(exponent(0.1))
   j = np.arange(1, t + 1)
   expected = (j ** (gamma + 1) - (j - 1.0) ** (gamma + 1)) / t ** (gamma + 1)
-  weights = [tracked(PowerDecay(0.1), np.eye(t + 1)[i])[-1] for i in range(t + 1)]
+  weights = [tracked(Power(0.1), np.eye(t + 1)[i])[-1] for i in range(t + 1)]
   np.testing.assert_allclose(weights, [0, *expected], atol=1e-13)
   # its relative width is the one asked for, up to the 1/t of a discrete sum
   mean = (expected * j).sum()
@@ -93,7 +100,9 @@ def test_the_power_average_is_accurate_late_in_training():
   for sigma_rel in (0.05, 0.1, 0.25):
     for k in (10**3, 10**5, 10**6, 10**7):
       gain = -np.expm1((float(exponent(sigma_rel)) + 1) * np.log1p(-1 / (k + 1)))
-      assert tracked(PowerDecay(sigma_rel), np.array([0, 1], np.float32), first_step=k)[0] == pytest.approx(gain, rel=1e-6)
+      assert tracked(Power(sigma_rel), np.array([0, 1], np.float32), first_step=k)[0] == pytest.approx(
+        gain, rel=1e-6
+      )
 
 
 def test_mu_of_a_doubling_curriculum_has_one_value_a_stage():
@@ -107,7 +116,10 @@ def test_mu_of_a_doubling_curriculum_has_one_value_a_stage():
   [
     ({"name": "power", "sigma_rel": 0.3}, "sigma_rel = 0.3: expected a relative width between 0 and 0.289"),
     ({"name": "power", "sigma_rel": 0.0}, "sigma_rel = 0.0: expected a relative width between 0 and 0.289"),
-    ({"name": "power", "sigma_rel": "wide"}, "sigma_rel = wide: expected a relative width between 0 and 0.289"),
+    (
+      {"name": "power", "sigma_rel": "wide"},
+      "sigma_rel = wide: expected a relative width between 0 and 0.289",
+    ),
     ({"name": "power"}, "config.averages.ema.sigma_rel = : expected set"),
     ({"name": "constant", "mu": 1.0}, "mu = 1.0: expected a number in [0, 1)"),
   ],
@@ -120,7 +132,10 @@ def test_bad_decays_are_refused(section, message):
 
 def test_learning_rates_without_stages_are_optax_ones():
   steps = np.arange(0, 60, 3)
-  for decay, ours in (("linear", optax.linear_schedule(2.0, 0.0, 40)), ("cosine", optax.cosine_decay_schedule(2.0, 40))):
+  for decay, ours in (
+    ("linear", optax.linear_schedule(2.0, 0.0, 40)),
+    ("cosine", optax.cosine_decay_schedule(2.0, 40)),
+  ):
     rate = learning_rate(2.0, 0, decay, 40)
     np.testing.assert_allclose([rate(k) for k in steps], [ours(k) for k in steps], atol=1e-6)
 
@@ -131,7 +146,10 @@ STAGES = (0, 50, 100, 200)  # the last stage ends at 200
 @pytest.mark.parametrize(
   "arguments, table",
   [
-    (("linear", 0, 0), {0: 1, 25: 0.5, 49: 0.02, 50: 1, 75: 0.5, 99: 0.02, 100: 1, 150: 0.5, 199: 0.01, 200: 0, 900: 0}),
+    (
+      ("linear", 0, 0),
+      {0: 1, 25: 0.5, 49: 0.02, 50: 1, 75: 0.5, 99: 0.02, 100: 1, 150: 0.5, 199: 0.01, 200: 0, 900: 0},
+    ),
     (("cosine", 0, 0), {0: 1, 25: 0.5, 50: 1, 75: 0.5, 100: 1, 150: 0.5, 200: 0}),
     (("linear", 20, 0), {0: 1, 10: 0.5, 20: 0, 49: 0, 50: 1, 60: 0.5, 100: 1, 119: 0.05, 120: 0}),
     (("constant", 0, 4), {0: 0.25, 3: 1, 49: 1, 50: 0.25, 51: 0.5, 99: 1, 100: 0.25, 199: 1, 500: 1}),
@@ -148,7 +166,7 @@ def test_the_learning_rate_begins_afresh_in_every_stage(arguments, table):
 
 def test_a_decay_needs_a_length():
   for stages, decay in (((), "linear"), ((), "cosine"), ((0, 10, 20), "inverse_sqrt")):
-    with pytest.raises(UserError, match="decay_images"):
+    with pytest.raises(UserError, match="decay_steps"):
       learning_rate(1.0, 0, decay, 0, stages)
   with pytest.raises(UserError, match="schedule = lineal: expected 'linear'"):
     learning_rate(1.0, 0, "lineal", 1)
@@ -165,31 +183,41 @@ def optimise(optimizer, params, grads, values):
   return history
 
 
-PARAMS = {"net": {"conv": {"weight": jnp.full((3, 3, 4, 8), 3.0)}, "gain": jnp.array(3.0)}, "weighting": {"weight": jnp.full((4, 2), 3.0)}}
+PARAMS = {
+  "net": {"conv": {"weight": jnp.full((3, 3, 4, 8), 3.0)}, "gain": jnp.array(3.0)},
+  "weighting": {"weight": jnp.full((4, 2), 3.0)},
+}
 
 
 def gradients(count: int, seed: int = 0) -> list:
   rng = np.random.default_rng(seed)
-  return [jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), PARAMS) for _ in range(count)]
+  return [
+    jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), PARAMS) for _ in range(count)
+  ]
 
 
 def project(params):
-  return {**params, "net": PROJECTIONS["edm2"](params["net"])}
+  return {**params, "net": NETWORKS["edm2"].projection(params["net"])}
 
 
 def test_the_projection_holds_after_every_update_and_in_the_averages_only_where_asked():
-  optimizer = Optimizer(learning_rate=0.1, name="adamw", weight_decay=0.1, clip_norm=1.0)({"ema": 0.0, "slow": 0.9}, project)
-  free = Optimizer(learning_rate=0.1, name="adamw", weight_decay=0.1, clip_norm=1.0)({"ema": 0.0})
+  optimizer = Optimizer(learning_rate=0.1, rule=AdamW(), weight_decay=0.1, clip_norm=1.0)(
+    {"ema": 0.0, "slow": 0.9}, project
+  )
+  free = Optimizer(learning_rate=0.1, rule=AdamW(), weight_decay=0.1, clip_norm=1.0)({"ema": 0.0})
   grads = gradients(3)
   first = optimise(optimizer, PARAMS, grads[:1], [1.0])[0][0]
   first_free = optimise(free, PARAMS, grads[:1], [1.0])[0][0]
   chex.assert_trees_all_close(first, project(first_free), rtol=1e-6)
   for params, state in optimise(optimizer, PARAMS, grads, [1.0] * 3):
-    chex.assert_trees_all_close(params, project(params), rtol=2e-4)  # the projection is one up to its 1e-4 in the divisor
+    # the projection is one up to its 1e-4 in the divisor
+    chex.assert_trees_all_close(params, project(params), rtol=2e-4)
     rms = jnp.sqrt(jnp.square(params["net"]["conv"]["weight"]).mean((0, 1, 2)))
     np.testing.assert_allclose(rms, 1.0, atol=2e-4)
-    chex.assert_trees_all_close(read_average(state, "ema"), params, rtol=1e-6)  # mu = 0: the averages see projected params
-    assert float(params["net"]["gain"]) > 2 and float(params["weighting"]["weight"].min()) > 2  # no weights of the network
+    # mu = 0: the averages see projected params
+    chex.assert_trees_all_close(read_average(state, "ema"), params, rtol=1e-6)
+    # no weights of the network
+    assert float(params["net"]["gain"]) > 2 and float(params["weighting"]["weight"].min()) > 2
   for params, _ in optimise(free, PARAMS, grads, [1.0] * 3):
     assert float(jnp.abs(params["net"]["conv"]["weight"]).min()) > 2
 
@@ -197,7 +225,7 @@ def test_the_projection_holds_after_every_update_and_in_the_averages_only_where_
 @pytest.mark.parametrize("with_projection", [False, True])
 @pytest.mark.parametrize("bad", ["gradient", "loss"])
 def test_a_skipped_step_moves_neither_params_nor_averages_nor_moments(bad, with_projection):
-  decays = {"constant": 0.9, "half_life": half_life_decay(5.0), "power": PowerDecay(0.1)}
+  decays = {"constant": 0.9, "half_life": HalfLife(5.0), "power": Power(0.1)}
   optimizer = Optimizer(learning_rate=0.1)(decays, project if with_projection else None)
   grads, values = gradients(3), [1.0, 1.0, 1.0]
   if bad == "gradient":
@@ -208,15 +236,20 @@ def test_a_skipped_step_moves_neither_params_nor_averages_nor_moments(bad, with_
   chex.assert_trees_all_equal(before[0], after[0])
   for name in decays:
     chex.assert_trees_all_equal(read_average(before[1], name), read_average(after[1], name))
-    assert not np.array_equal(read_average(later[1], name)["net"]["gain"], read_average(after[1], name)["net"]["gain"])
+    assert not np.array_equal(
+      read_average(later[1], name)["net"]["gain"], read_average(after[1], name)["net"]["gain"]
+    )
   assert int(optax.tree.get(after[1], "total_notfinite")) == 1
-  # the learning rate and mu(k) went on: the third update is that of step 2, as it is without the step that was skipped
-  mu = float(PowerDecay(0.1)(2))
+  # the learning rate and mu(k) went on: the third update is that of step 2, as it is without the step that
+  # was skipped
+  mu = float(Power(0.1)(2))
   expected = jax.tree.map(lambda e, p: mu * e + (1 - mu) * p, read_average(after[1], "power"), later[0])
   chex.assert_trees_all_close(read_average(later[1], "power"), expected, rtol=1e-5)
 
 
 def test_stages_come_from_the_objective_never_from_the_config():
-  assert call(Optimizer, {"schedule": "linear"}, "config.optimizer", stage_starts=STAGES).rate()(75) == pytest.approx(0.5e-3)
-  with pytest.raises(UserError, match="config.optimizer.stage_starts"):
-    call(Optimizer, {"stage_starts": STAGES}, "config.optimizer", stage_starts=())
+  assert call(Optimizer, {"schedule": "linear"}, "config.optimizer", stages=STAGES).rate()(
+    75
+  ) == pytest.approx(0.5e-3)
+  with pytest.raises(UserError, match="config.optimizer.stages"):
+    call(Optimizer, {"stages": STAGES}, "config.optimizer", stages=())

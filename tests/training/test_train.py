@@ -1,4 +1,5 @@
-"""Training as a whole: same curve on any devices (invariant 4), exact resume (5), no recompilation (6), non-finite steps (7)."""
+"""Training as a whole: same curve on any devices (invariant 4), exact resume (5), no recompilation (6),
+non-finite steps (7)."""
 
 import dataclasses
 import json
@@ -16,22 +17,32 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from cm_jax.build import build
+from cm_jax.assembly import build
+from cm_jax.assembly.resume import reconcile
 from cm_jax.errors import TrainingStopped, UserError
-from cm_jax.training import loop, runfolder, sharding
+from cm_jax.storage import run as run_lib
+from cm_jax.training import loop, sharding
+from cm_jax.training.averages.track import read_average, split_averages
 from cm_jax.training.checkpoint import CheckpointStore
-from cm_jax.training.optim import read_average, split_averages
+from cm_jax.training.program import Program
 from tests import tiny
 
 REPO = Path(__file__).parents[2]
 
 
 def mesh(data: int, fsdp: int) -> jax.sharding.Mesh:
-  return jax.make_mesh((data, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
+  return jax.make_mesh(
+    (data, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp]
+  )
 
 
 def experiment_of(config, **changes):
   return dataclasses.replace(build(config), **changes)
+
+
+def abstract(experiment):
+  program = Program(experiment)
+  return program.shapes, program.shardings
 
 
 def losses(workdir: Path) -> list[float]:
@@ -68,10 +79,14 @@ def test_scanned_accumulation_equals_unrolled():
   from cm_jax.training import step as step_lib
 
   experiment = build(tiny.config(tiny.CT))
-  ready = experiment.prepare({"image": jnp.zeros((16, 8, 8, 1), jnp.uint8)}, jax.random.key(1))
-  draws = experiment.objective.draw(jax.random.key(2), ready, jnp.zeros([], jnp.int32))
+  ready = experiment.method.preprocess({"image": jnp.zeros((16, 8, 8, 1), jnp.uint8)}, jax.random.key(1))
+  draws = experiment.method.objective.draw(jax.random.key(2), ready, jnp.zeros([], jnp.int32))
   parts = step_lib.split_microbatches((ready, draws), 4)
-  total = lambda part: {"x": part[0]["image"].sum(), "t": part[1].t.mean(), "u": jax.random.uniform(part[1].key)}
+  total = lambda part: {
+    "x": part[0]["image"].sum(),
+    "t": part[1].t.mean(),
+    "u": jax.random.uniform(part[1].key),
+  }
   unrolled = step_lib.accumulate(total, parts)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, "default_backend", lambda: "tpu")
@@ -107,13 +122,24 @@ def test_a_finished_run_is_left_alone(tmp_path):
 def run_cli(*arguments: str, **variables: str) -> subprocess.Popen:
   environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
   return subprocess.Popen(
-    [sys.executable, "-m", "cm_jax", *arguments], cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    [sys.executable, "-m", "cm_jax", *arguments],
+    cwd=REPO,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
   )
 
 
 def write_config(path: Path, **run: int) -> str:
   settings = ", ".join(f"{key}={value}" for key, value in run.items())
-  lines = ["import sys", f"sys.path.insert(0, {str(REPO)!r})", "from tests import tiny", "", "def get_config():"]
+  lines = [
+    "import sys",
+    f"sys.path.insert(0, {str(REPO)!r})",
+    "from tests import tiny",
+    "",
+    "def get_config():",
+  ]
   path.write_text("\n".join([*lines, f"  return tiny.config(tiny.CT, {settings})", ""]))
   return f"--config={path}"
 
@@ -139,7 +165,9 @@ def test_kill_during_a_save_then_train_again(tmp_path):
   last = run_cli("train", *flags, f"--workdir={killed}")
   assert last.wait(120) == 0, last.stdout.read()
   experiment = build(tiny.config(tiny.CT, num_steps=12))
-  states = [CheckpointStore(folder).restore(12, *loop.abstract_state(experiment))[0] for folder in (tmp_path / "whole", killed)]
+  states = [
+    CheckpointStore(folder).restore(12, *abstract(experiment))[0] for folder in (tmp_path / "whole", killed)
+  ]
   equal(*states)
   assert losses(killed) == losses(tmp_path / "whole")
 
@@ -151,7 +179,15 @@ def test_two_processes_train_as_one(tmp_path):
   assert one.wait(120) == 0, one.stdout.read()
   job = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:29517", "JAX_NUM_PROCESSES": "2"}
   two = [
-    run_cli("train", config, "--noprogress", f"--workdir={tmp_path / 'two'}", "--config.run.num_samples=4", JAX_PROCESS_ID=str(i), **job)
+    run_cli(
+      "train",
+      config,
+      "--noprogress",
+      f"--workdir={tmp_path / 'two'}",
+      "--config.run.num_samples=4",
+      JAX_PROCESS_ID=str(i),
+      **job,
+    )
     for i in range(2)
   ]
   for process in two:
@@ -163,7 +199,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 def test_the_curriculum_does_not_recompile():
   experiment = build(tiny.config(tiny.CT))
-  step_fn, state, key = loop.compile_step(experiment), loop.create_state(experiment), jax.random.key(0)
+  step_fn, state, key = (program := Program(experiment)).step, program.create(), jax.random.key(0)
   batch = sharding.to_global({"image": np.zeros((16, 8, 8, 1), np.uint8)}, experiment.mesh)
   seen = []
   for _ in range(13):
@@ -176,7 +212,7 @@ def test_the_curriculum_does_not_recompile():
 
 def poisoned_run(experiment, bad_steps, num_steps):
   """Step by hand, with a nan image at `bad_steps`; yield (state, metrics) after each step."""
-  step_fn, state, key = loop.compile_step(experiment), loop.create_state(experiment), jax.random.key(0)
+  step_fn, state, key = (program := Program(experiment)).step, program.create(), jax.random.key(0)
   for step in range(num_steps):
     image = np.full((16, 8, 8, 1), np.nan if step in bad_steps else 0.1, np.float32)
     state, metrics = step_fn(state, sharding.to_global({"image": image}, experiment.mesh), key, None, None)
@@ -195,14 +231,19 @@ def test_a_nonfinite_step_reaches_nothing_and_is_counted():
       equal(read_average(states[1].opt_state, name), read_average(states[skipped].opt_state, name))
   assert [int(state.step) for state in states] == [1, 2, 3, 4, 5]
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[4].params))
-  assert any((a != b).any() for a, b in zip(jax.tree.leaves(states[3].params), jax.tree.leaves(states[4].params), strict=True))
+  assert any(
+    (a != b).any()
+    for a, b in zip(jax.tree.leaves(states[3].params), jax.tree.leaves(states[4].params), strict=True)
+  )
 
 
 def test_gradients_that_overflow_in_the_norm_are_skipped():
   experiment = build(tiny.config())
-  state = loop.create_state(experiment)
+  state = Program(experiment).create()
   huge = jax.tree.map(lambda p: jnp.full(p.shape, 1e30), state.params)
-  updates, opt_state = experiment.optimizer.update(huge, state.opt_state, state.params, step=state.step, value=jnp.ones([]))
+  updates, opt_state = experiment.method.optimizer.update(
+    huge, state.opt_state, state.params, step=state.step, value=jnp.ones([])
+  )
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(updates))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opt_state))
 
@@ -237,7 +278,7 @@ def test_training_stops_after_a_row_of_nonfinite_steps(tmp_path):
   assert "4 steps in a row up to step 7" in str(stopped.value)
   # Step 6 was saved inside the row; its parameters are those of step 3.
   assert str(tmp_path / "checkpoints" / "6") in str(stopped.value)
-  like = jax.eval_shape(build(config).init, jax.random.key(0))
+  like = jax.eval_shape(build(config).method.init, jax.random.key(0))
   equal(*(CheckpointStore(tmp_path).restore_params(step, like, "params") for step in (3, 6)))
 
 
@@ -275,7 +316,7 @@ def test_checkpoints_hold_averages_apart_and_prune_the_oldest(tmp_path):
   like = jax.eval_shape(lambda: state.params)
   equal(store.restore_params(6, like, "ema"), read_average(state.opt_state, "ema"))
   equal(store.restore_params(6, like, "params"), state.params)
-  with pytest.raises(UserError, match=r"--average = emma: expected 'ema' \(did you mean it\?\)"):
+  with pytest.raises(UserError, match=r"average = emma: expected 'ema' \(did you mean it\?\)"):
     store.restore_params(6, like, "emma")
   assert split_averages(state.opt_state)[1].keys() == {"ema", "target"}
 
@@ -284,10 +325,16 @@ def test_checkpoints_hold_averages_apart_and_prune_the_oldest(tmp_path):
 def test_a_corrupt_checkpoint_is_named(tmp_path, item):
   config = tiny.config(num_steps=6)
   loop.train(build(config), tmp_path, progress=False)
-  files = [path for path in (tmp_path / "checkpoints" / "6" / item).rglob("*") if path.is_file() and path.stat().st_size]
+  files = [
+    path
+    for path in (tmp_path / "checkpoints" / "6" / item).rglob("*")
+    if path.is_file() and path.stat().st_size
+  ]
   for path in files:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  with pytest.raises(UserError, match=r"checkpoint = .*checkpoints/6: expected a readable checkpoint .*other steps here: 3"):
+  with pytest.raises(
+    UserError, match=r"checkpoint = .*checkpoints/6: expected a readable checkpoint .*other steps here: 3"
+  ):
     loop.train(build(tiny.config(num_steps=9)), tmp_path, progress=False)
 
 
@@ -298,8 +345,8 @@ def test_a_distilled_run_needs_no_more_than_its_folder(tmp_path):
   experiment = build(config)
   assert experiment.config.teacher.step == 3  # what "the newest" meant when the run began
   whole = loop.train(experiment, tmp_path / "cd", progress=False)
-  stored = runfolder.read_config(tmp_path / "cd")
-  again = loop.train(build(runfolder.reconcile(config, stored)), tmp_path / "cd", progress=False)
+  stored = run_lib.read_config(tmp_path / "cd")
+  again = loop.train(build(reconcile(config, stored)), tmp_path / "cd", progress=False)
   equal(whole, again)
 
 
@@ -307,7 +354,7 @@ def test_students_start_from_the_teacher_or_an_average(tmp_path):
   teacher = loop.train(build(tiny.config(num_steps=3)), tmp_path, progress=False)
   config = tiny.config(tiny.CT)
   config.init.path = str(tmp_path)
-  state = loop.create_state(build(config))
+  state = Program(build(config)).create()
   equal(state.params, read_average(teacher.opt_state, "ema"))
   equal(read_average(state.opt_state, "target"), state.params)
   assert int(state.step) == 0

@@ -1,0 +1,111 @@
+"""Configs made complete: every default of every component written out,
+and the configs of older versions brought to this one.
+
+A run stores its config so, and a later change of a default cannot change an old run.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import ml_collections
+
+from cm_jax import config as config_lib
+from cm_jax.assembly.components import completed, completed_fields
+from cm_jax.data.augment import Augment
+from cm_jax.diffusion.precond import PRECONDS
+from cm_jax.networks import NETWORKS
+from cm_jax.objectives import OBJECTIVES
+from cm_jax.sampling import SAMPLERS
+from cm_jax.storage.run import FORMAT
+from cm_jax.training.averages.decays import DECAYS
+from cm_jax.training.optim import OPTIMIZERS, Optimizer
+from cm_jax.training.schedules import SCHEDULES
+from cm_jax.types import NoiseRange
+
+# Fields of a network that follow from the data. `out_channels` is a field only where a network gives a
+# variance too.
+DERIVED = ("img_resolution", "in_channels", "out_channels", "label_dim")
+Config: TypeAlias = Mapping[str, Any] | ml_collections.ConfigDict
+
+
+def complete(config: Config) -> ml_collections.ConfigDict:
+  """Return a config with the default of every field of every component written out.
+
+  What is wrong with it stays as it is, for `assemble` to say.
+
+  >>> complete(config_lib.default()).sampler.S_churn
+  0.0
+  """
+  whole = config_lib.plain_json(config)
+  named: dict[str, Mapping[str, Any]] = {
+    "network": NETWORKS, "precond": PRECONDS, "objective": OBJECTIVES, "sampler": SAMPLERS,
+  }  # fmt: skip
+  for key, registry in named.items():
+    if key in whole:
+      whole[key] = completed(registry, whole[key], DERIVED)
+  if isinstance(whole.get("averages"), dict):
+    whole["averages"] = {name: completed(DECAYS, section) for name, section in whole["averages"].items()}
+  if isinstance(whole.get("noise"), dict):
+    whole["noise"] = completed_fields(NoiseRange, whole["noise"])
+  optimizer = whole.get("optimizer")
+  if isinstance(optimizer, dict) and optimizer.get("name") in OPTIMIZERS:
+    rule = completed_fields(OPTIMIZERS[optimizer["name"]], optimizer)
+    whole["optimizer"] = completed_fields(Optimizer, rule, ("stages",))
+  data = whole.get("data")
+  if isinstance(data, dict) and isinstance(data.get("augment"), dict) and data["augment"]:
+    data["augment"] = completed_fields(Augment, data["augment"])
+  return ml_collections.ConfigDict(_tupled(config_lib.plain_json(whole)))
+
+
+def current(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """Return a stored config of any age as this version writes it: migrated, complete,
+  without what it says of itself."""
+  config = config_lib.plain_json(stored)
+  for number in range(config.pop("format", 1), FORMAT):
+    config = MIGRATIONS[number](config)
+  config.pop("config_sha256", None)
+  for key, default in config_lib.plain_json(config_lib.default()).items():
+    if key not in config:
+      config[key] = default
+    elif isinstance(default, dict) and "name" not in default and key not in config_lib.FREE_FORM:
+      config[key] = {**default, **config[key]}  # a section without a component: keys newer than the run
+  return complete(config)
+
+
+def _tupled(value: Any) -> Any:
+  """Return a value with tuples for lists: what a config says by hand, and config_flags overrides."""
+  if isinstance(value, dict):
+    return {key: _tupled(item) for key, item in value.items()}
+  return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+
+
+def _with_length(config: dict[str, Any]) -> dict[str, Any]:
+  """Format 1 had no `num_images`: its length is the end of its decay or curriculum, else it had none (0)."""
+  optimizer = config.get("optimizer", {})
+  shape = SCHEDULES.get(optimizer.get("schedule"))
+  if shape is not None and shape.to_zero and optimizer.get("decay_images"):
+    return {**config, "num_images": optimizer["decay_images"]}
+  ends = list(_curriculum_ends(config.get("objective", {})))
+  stop = config.get("run", {}).get("num_steps", 0) * config.get("batch_size", 0)
+  return {**config, "num_images": max(*ends, stop) if ends else 0}
+
+
+def _curriculum_ends(section: Any):
+  if not isinstance(section, dict):
+    return
+  if section.get("total_images"):
+    yield section["total_images"]
+  if section.get("name") == "stages" and section.get("stage_images"):
+    yield section["stage_images"] * section["num_stages"]
+  if section.get("name") == "halving" and section.get("stage_images"):
+    stages = section["first"].bit_length()
+    last = min(stages, 2)
+    yield (stages - last) * section["stage_images"] + last * (
+      section.get("last_stage_images") or section["stage_images"]
+    )
+  for value in section.values():
+    yield from _curriculum_ends(value)
+
+
+# From the format of the number to the next: a renamed or removed field has its line here.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_length}

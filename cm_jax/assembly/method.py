@@ -1,0 +1,149 @@
+"""`assemble(config, image_shape, num_classes) -> Method`: what a config says of the maths.
+No file, no device, no data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import optax
+
+from cm_jax import config as config_lib
+from cm_jax.assembly.checks import check_augment, check_keys, check_length, check_needs, check_run
+from cm_jax.assembly.complete import complete
+from cm_jax.assembly.components import call, construct, options_of, split, steps
+from cm_jax.assembly.models import build_network
+from cm_jax.data.augment import Augment
+from cm_jax.data.preprocess import Preprocess
+from cm_jax.diffusion.precond import PRECONDS
+from cm_jax.errors import UserError, one_of
+from cm_jax.networks import NETWORKS
+from cm_jax.objectives import OBJECTIVES
+from cm_jax.sampling import SAMPLERS
+from cm_jax.training.averages.decays import DECAYS
+from cm_jax.training.optim import OPTIMIZERS, Optimizer
+from cm_jax.training.step import init_state
+from cm_jax.types import Array, Decay, Method, NoiseRange, Objective, Params, Sampler
+
+
+class Parts(NamedTuple):
+  """The components of a config that know nothing of the images."""
+
+  noise: NoiseRange
+  objective: Objective
+  averages: dict[str, Decay]
+  recipe: Optimizer
+  sampler: Sampler
+  augment: Augment | None
+
+
+def assemble(
+  config: ml_collections.ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+) -> Method:
+  """Make the components of a config for images of a shape and check them against each other.
+
+  Every shape of the network and of the optimiser's state is worked out, abstractly.
+
+  Args:
+    config: From `cm_jax.config.default()`, changed.
+    image_shape: (H, W, C).
+    num_classes: Of the data; taken if `config.data.conditional`.
+
+  Raises:
+    UserError: Anything about the config that would not do; names the key.
+  """
+  parts = make_parts(config)
+  whole = complete(config)
+  height, width, channels = image_shape
+  shape = (int(height), int(width), int(channels))
+  whole.data.image_shape, whole.data.num_classes = shape, num_classes if config.data.conditional else 0
+  student, init_net = build_network(
+    config.network, config.precond, parts.noise, shape, whole.data.num_classes
+  )
+  needs = parts.objective.needs
+  check_needs(config, needs, student)
+  if parts.augment is not None:
+    check_augment(config, parts.augment)
+  averages = parts.averages | ({} if needs.target_decay is None else {"target": needs.target_decay})
+  init, optimizer = _with_weighting(init_net, parts.objective), parts.recipe(averages, _projection(config))
+  jax.eval_shape(lambda: init_state(init, optimizer, 0))
+  return Method(
+    config=ml_collections.FrozenConfigDict(whole), noise=parts.noise, image_shape=shape,
+    num_classes=whole.data.num_classes, num_steps=check_length(config), init=init, student=student,
+    objective=parts.objective, optimizer=optimizer, learning_rate=parts.recipe.rate(),
+    preprocess=Preprocess(config.data.flip, config.data.conditional, parts.augment), sampler=parts.sampler,
+  )  # fmt: skip
+
+
+def make_parts(config: ml_collections.ConfigDict) -> Parts:
+  """Make what knows nothing of the images, and check the names of all keys:
+  a typo is told before data is opened.
+
+  Raises:
+    UserError: An unknown name or key, or a value out of range.
+  """
+  check_keys(config, config_lib.default(), "config")
+  check_run(config.run)
+  check_length(config)
+  noise = call(NoiseRange, config.noise, "config.noise")
+  batch_size, length = config.batch_size, length_of(config)
+  given = {"noise": noise, "length": length}
+  objective = construct(OBJECTIVES, config.objective, "config.objective", batch_size, **given)
+  name, fields = split(NETWORKS, config.network, "config.network")
+  for key in fields:
+    if key not in (known := options_of(NETWORKS[name])):
+      raise UserError(f"config.network.{key}", fields[key], one_of(known, key))
+  construct(PRECONDS, config.precond, "config.precond", noise=noise)
+  averages = {
+    name: construct(DECAYS, section, f"config.averages.{name}", batch_size)
+    for name, section in config.averages.items()
+  }
+  if not averages:
+    raise UserError(
+      "config.averages", {}, 'at least one, such as {"ema": {"name": "constant", "mu": 0.9999}}'
+    )
+  if "target" in averages or "params" in averages:
+    expected = "other names: target is the objective's, params the raw parameters'"
+    raise UserError("config.averages", sorted(averages), expected)
+  recipe = make_recipe(config.optimizer, batch_size, objective.needs.stages, length)
+  sampler = construct(SAMPLERS, config.sampler, "config.sampler", **given)
+  augment = call(Augment, config.data.augment, "config.data.augment") if config.data.augment else None
+  return Parts(noise, objective, averages, recipe, sampler, augment)
+
+
+def make_recipe(section: Any, batch_size: int, stages: tuple[int, ...], length: int) -> Optimizer:
+  """Return the recipe of an optimiser: its section's fields are the rule's own,
+  and those that all rules share.
+
+  Raises:
+    UserError: An unknown name or key, or a value out of range.
+  """
+  name, fields = split(OPTIMIZERS, section, "config.optimizer")
+  own = options_of(OPTIMIZERS[name])
+  shared = {key: value for key, value in fields.items() if key not in own}
+  known = {**own, **options_of(Optimizer)}
+  for key in shared:
+    if key not in known:
+      raise UserError(f"config.optimizer.{key}", shared[key], one_of(known, key))
+  mine = {key: value for key, value in fields.items() if key in own}
+  rule = call(OPTIMIZERS[name], mine, "config.optimizer", batch_size)
+  return call(Optimizer, shared, "config.optimizer", batch_size, rule=rule, stages=stages, length=length)
+
+
+def length_of(config: ml_collections.ConfigDict) -> int:
+  """Return the length of a run in steps, 0 for one without an end."""
+  return steps(config.num_images, config.batch_size, "config.num_images")
+
+
+def _with_weighting(init_net: Callable[[Array], Params], objective: Objective) -> Callable[[Array], Params]:
+  """Return init(key) of all that is trained: the network, and the head of the objective's loss if it has
+  one."""
+  weighting = objective.needs.weighting
+  if weighting is None:
+    return init_net
+  return lambda key: {**init_net(key), "weighting": weighting(jax.random.fold_in(key, 1))}
+
+
+def _projection(config: ml_collections.ConfigDict) -> Callable[[optax.Params], optax.Params] | None:
+  project = NETWORKS[config.network.name].projection
+  return None if project is None else lambda params: {**params, "net": project(params["net"])}

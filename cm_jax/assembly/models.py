@@ -1,0 +1,166 @@
+"""Networks with their preconditioning, and the weights of runs and weights folders:
+`load_model(path) -> Model`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from cm_jax import config as config_lib
+from cm_jax.assembly.complete import current
+from cm_jax.assembly.components import call, construct
+from cm_jax.diffusion.denoiser import Preconditioned
+from cm_jax.diffusion.precond import PRECONDS
+from cm_jax.errors import UserError, one_of, within
+from cm_jax.networks import NETWORKS, as_net, init_params
+from cm_jax.objectives import OBJECTIVES
+from cm_jax.storage import run, weights
+from cm_jax.training.checkpoint import CheckpointStore
+from cm_jax.types import KINDS, Array, Model, NoiseRange, Params
+
+
+def build_network(
+  network: Any, precond: Any, noise: NoiseRange, image_shape: tuple[int, int, int], num_classes: int
+) -> tuple[Preconditioned, Callable[[Array], Params]]:
+  """Return a preconditioned network and its init; `init(key)` draws `{"net": ...}`.
+
+  Raises:
+    UserError: An unknown name or field, or an image the network cannot take.
+  """
+  height, width, channels = image_shape
+  if height != width:
+    raise UserError("config.data.image_shape", image_shape, "square images (crop or resize them first)")
+  derived = {"img_resolution": height, "in_channels": channels, "label_dim": num_classes}
+  if isinstance(network, str) or "out_channels" not in network:  # iDDPM's networks give a variance too
+    derived["out_channels"] = channels
+  module = construct(NETWORKS, network, "config.network", **derived)
+  scalings = construct(PRECONDS, precond, "config.precond", noise=noise)
+
+  def init(key: Array) -> Params:
+    with within("config.network"):
+      return {"net": init_params(module, key, image_shape)}
+
+  return Preconditioned(as_net(module), scalings), init
+
+
+def load_model(path: epath.PathLike, step: int = -1, average: str = "ema", kind: str | None = None) -> Model:
+  """Load weights to sample, evaluate or teach with: from a run folder or a weights folder.
+
+  Args:
+    path: A workdir of `train`, or a folder with weights.safetensors and model.json.
+    step: Of a run: -1 for the newest checkpoint.
+    average: Of a run: the name of an average, or "params" for the raw parameters.
+    kind: What the model is, where an old weights folder does not say it.
+
+  Raises:
+    UserError: Neither kind of folder, no such step or average, or weights that do not fit;
+      a kind that is unknown or not the one stored.
+  """
+  if kind is not None and kind not in KINDS:
+    raise UserError("kind", kind, one_of(KINDS, kind))
+  if weights.is_weights_folder(path):
+    return _load_weights_folder(path, step, kind)
+  stored = run.read_config(path)
+  if stored is None:
+    expected = (
+      "a run folder (config.json, checkpoints/) or a weights folder (model.json, weights.safetensors)"
+    )
+    raise UserError("model", str(path), expected)
+  skeleton = model_of(stored, {})
+  _check_kind(kind, skeleton.kind)
+  like = jax.eval_shape(lambda: init_of(skeleton)(jax.random.key(0)))
+  store = CheckpointStore(path)
+  try:
+    step = store.choose(step)
+    params = store.restore_params(step, like, average)
+    extra = store.extra(step)
+  finally:
+    store.close()
+  provenance = {
+    **skeleton.provenance,
+    "path": str(path),
+    "step": step,
+    "average": average,
+    "dataset_fingerprint": extra["fingerprint"],
+  }
+  return model_of(stored, {"net": params["net"]}, provenance, run.read_sigmas(path))
+
+
+def model_of(
+  stored: Mapping[str, Any],
+  params: Params,
+  provenance: Mapping[str, Any] | None = None,
+  sigmas_by_nfe: Mapping[int, tuple[float, ...]] | None = None,
+) -> Model:
+  """Return the model that a run's stored config describes, with params of it.
+
+  Args:
+    stored: config.json, of any age.
+    params: `{"net": ...}`.
+    provenance: What is known of the weights; by default what the config says.
+    sigmas_by_nfe: Tuned noise levels.
+
+  Raises:
+    UserError: A config that does not fit together.
+  """
+  config = current(stored)
+  noise = call(NoiseRange, config.noise, "config.noise")
+  shape, num_classes = tuple(config.data.image_shape), config.data.num_classes
+  network, _ = build_network(config.network, config.precond, noise, shape, num_classes)
+  known = {"path": None, "step": None, "average": None, "dataset_fingerprint": None}
+  about = {"config_sha256": run.identity(stored), "source": config.data.source}
+  name = config.objective.name
+  if name not in OBJECTIVES:
+    raise UserError("config.objective.name", name, one_of(OBJECTIVES, name))
+  return Model(
+    network, params, OBJECTIVES[name].trains, noise, shape, num_classes,
+    config_lib.plain_json(config.network), config_lib.plain_json(config.precond),
+    sigmas_by_nfe or {}, config_lib.plain_json(config.sampler), {**known, **about, **(provenance or {})},
+  )  # fmt: skip
+
+
+def init_of(model: Model) -> Callable[[Array], Params]:
+  """Return the init of a model's network."""
+  return build_network(model.network, model.precond, model.noise, model.image_shape, model.num_classes)[1]
+
+
+def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> Model:
+  if step != -1:
+    raise UserError("step", step, "no step: a weights folder holds one set of weights")
+  params, info = weights.load_weights(path)
+  _check_kind(kind, info["kind"])
+  noise = NoiseRange(
+    **{key: info[key] for key in ("sigma_min", "sigma_max", "sigma_data", "rho") if key in info}
+  )
+  network, init = build_network(
+    info["network"], info["precond"], noise, info["image_shape"], info["num_classes"]
+  )
+  check_shapes(params, jax.eval_shape(lambda: init(jax.random.key(0))), str(path))
+  unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source")
+  return Model(
+    network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
+    info["num_classes"], info["network"], info["precond"],
+    {nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()}, None,
+    {"path": str(path), **dict.fromkeys(unknown)},
+  )  # fmt: skip
+
+
+def _check_kind(given: str | None, stored: str | None) -> None:
+  if given is not None and stored is not None and given != stored:
+    raise UserError("kind", given, f"{stored}, which the model is by its own files")
+
+
+def check_shapes(params: Params, like: Params, where: str) -> None:
+  """Check that params have the names and shapes of `like`.
+
+  Raises:
+    UserError: Names the first parameter that is missing, left over or of another shape.
+  """
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  have = {name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  want = {name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
+  for key in sorted(have.keys() | want.keys()):
+    if have.get(key) != want.get(key):
+      expected = f"shape {want[key]}" if key in want else "no such parameter"
+      raise UserError(f"{where}: {key}", have.get(key, "missing"), expected)

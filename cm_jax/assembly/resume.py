@@ -1,0 +1,114 @@
+"""When a folder's run and a config are one run: both are completed with today's defaults and compared,
+outside run and mesh."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from cm_jax import config as config_lib
+from cm_jax.assembly.complete import Config, complete, current
+from cm_jax.assembly.components import construct
+from cm_jax.assembly.method import length_of, make_recipe
+from cm_jax.errors import UserError
+from cm_jax.objectives import OBJECTIVES
+from cm_jax.training.schedules import SCHEDULES
+from cm_jax.types import NoiseRange, Objective
+
+# Durations that follow the run's length where they are 0: two ways to say the same.
+CLOCK = ("decay_images", "total_images", "stage_images", "last_stage_images", "last_factor")
+
+
+def reconcile(
+  config: ml_collections.ConfigDict, stored: Mapping[str, Any] | None
+) -> ml_collections.ConfigDict:
+  """Return `config` with what it leaves open as the stored run resolved it.
+
+  That is the data's shape, and "the newest" checkpoint of a teacher or start.
+  """
+  resolved = ml_collections.ConfigDict(config)
+  if stored is None:
+    return resolved
+  opened = (
+    ("data", "image_shape", ()),
+    ("data", "num_classes", 0),
+    ("teacher", "step", -1),
+    ("init", "step", -1),
+  )
+  for section, key, open_value in opened:
+    value = stored.get(section, {}).get(key)
+    if value is not None and resolved[section][key] == open_value:
+      resolved[section][key] = tuple(value) if isinstance(value, list) else value
+  return resolved
+
+
+def check_same_run(config: Config, stored: Mapping[str, Any], where: str) -> None:
+  """Check that a config is that of a stored run, outside `run` and `mesh`;
+  its length may grow if nothing ends with it.
+
+  Args:
+    config: Of the run that is to go on.
+    stored: The run's config.json, of any age.
+    where: That file.
+
+  Raises:
+    UserError: Names the first key that differs, and what the run has.
+  """
+  ours, theirs = complete(config), current(stored)
+  flat_ours, flat_theirs = (_flat(config_lib.content(side)) for side in (ours, theirs))
+  differing = [
+    key for key in sorted(flat_ours.keys() | flat_theirs.keys()) if flat_ours.get(key) != flat_theirs.get(key)
+  ]
+  rule = "only config.run and config.mesh may change; or take another --workdir"
+  for key in differing:
+    if key.split(".")[-1] not in ("num_images", *CLOCK):
+      raise UserError(f"config.{key}", flat_ours.get(key), f"{flat_theirs.get(key)!r} as in {where} ({rule})")
+  if "num_images" in differing:
+    _check_growth(ours, theirs, where)
+  clock = [key for key in differing if key != "num_images"]
+  if clock and _clock(ours) != _clock(theirs):
+    key = clock[0]
+    raise UserError(f"config.{key}", flat_ours.get(key), f"{flat_theirs.get(key)!r} as in {where} ({rule})")
+
+
+def followers(config: ml_collections.ConfigDict) -> list[str]:
+  """Return the keys of a complete config whose meaning ends with the run's length."""
+  optimizer = config.optimizer
+  keys = [key for key, value in _flat(config_lib.plain_json(config.objective)).items() if value == 0]
+  following = [
+    f"config.objective.{key}" for key in keys if key.split(".")[-1] in ("total_images", "stage_images")
+  ]
+  if SCHEDULES[optimizer.schedule].has_length and not optimizer.decay_images:
+    following.append("config.optimizer.decay_images")
+  return following
+
+
+def _check_growth(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict, where: str) -> None:
+  before, now = theirs.num_images, ours.num_images
+  if before and not now > before:
+    expected = f"{before} as in {where}, or more (to stop earlier: config.run.num_steps)"
+    raise UserError("config.num_images", now, expected)
+  ends = followers(ours) or followers(theirs)
+  if ends:
+    instead = "a longer run: another --workdir, from the start, or with this one as --init"
+    expected = f"{before} as in {where}: {', '.join(ends)} ends with it ({instead})"
+    raise UserError("config.num_images", now, expected)
+
+
+def _clock(config: ml_collections.ConfigDict) -> tuple[Objective, Any]:
+  """Return what the durations of a config come to: the objective with its curricula,
+  and the optimiser's recipe."""
+  length = length_of(config)
+  noise = NoiseRange(**config.noise)
+  objective = construct(
+    OBJECTIVES, config.objective, "config.objective", config.batch_size, noise=noise, length=length
+  )
+  recipe = make_recipe(config.optimizer, config.batch_size, objective.needs.stages, length)
+  return objective, recipe.decay_steps or recipe.length
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+  return flat

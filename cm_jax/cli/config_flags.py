@@ -1,0 +1,122 @@
+"""--config and --config.KEY=VALUE: a config file or a run's stored config, whose every key, defaults
+included, can be set by a flag."""
+
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from cm_jax.assembly.complete import complete, current
+from cm_jax.errors import UserError, one_of
+from cm_jax.storage import run
+
+
+def read_file(spec: str) -> ml_collections.ConfigDict:
+  """Return what a config file's `get_config()` returns; `FILE.py:ARGUMENT` passes it the argument.
+
+  Files beside it can be imported: `import digits_edm`.
+
+  Raises:
+    UserError: The file is missing, or fails when it is run.
+  """
+  path, _, argument = spec.partition(":")
+  if not Path(path).is_file():
+    raise UserError("--config", spec, "a Python file with get_config()")
+  sys.path.append(os.path.dirname(os.path.abspath(path)))
+  module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+  if module_spec is None or module_spec.loader is None:
+    raise UserError("--config", spec, "a Python file with get_config()")
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+    config = module.get_config(argument) if argument else module.get_config()
+  except UserError:
+    raise
+  except Exception as error:  # whatever the user's own code raises
+    expected = f"a Python file with get_config() ({type(error).__name__}: {error})"
+    raise UserError("--config", spec, expected) from error
+  return ml_collections.ConfigDict(config)
+
+
+def read_stored(workdir: str) -> ml_collections.ConfigDict:
+  """Return the config stored in a run folder, as this version writes it.
+
+  Raises:
+    UserError: The folder holds no run.
+  """
+  stored = run.read_config(workdir)
+  if stored is None:
+    raise UserError("--config", "", f"a config file, since {workdir} holds no run to go on with")
+  return current(stored)
+
+
+def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_collections.ConfigDict:
+  """Return a config with the keys of `--config.KEY=VALUE` arguments set; a VALUE has the type of what it
+  replaces.
+
+  A key need not be in the config itself: any field of a component can be set. Another `name` for a section
+    leaves what the
+  section says beside it.
+
+  Raises:
+    UserError: A key that is not there, naming the nearest one; a value of another type.
+  """
+  whole = complete(config)
+  result = ml_collections.ConfigDict(config)
+  for argument in arguments:
+    path, _, text = argument.lstrip("-").partition("=")
+    keys = path.split(".")[1:]
+    section: Any = whole
+    for key in keys:
+      if not isinstance(section, ml_collections.ConfigDict) or key not in section:
+        known = section if isinstance(section, ml_collections.ConfigDict) else []
+        raise UserError(f"--{path}", text, one_of(known, key))
+      section = section[key]
+    _set(result, keys, _parsed(whole, argument, section, text))
+  return result
+
+
+def _parsed(whole: ml_collections.ConfigDict, argument: str, old: Any, text: str) -> Any:
+  """Return the value that an argument gives a key, read as config_flags reads it."""
+  if isinstance(old, ml_collections.ConfigDict) and "name" in old:
+    return text  # another component, by its name alone
+  if old is None:  # config_flags cannot tell what it is to be
+    try:
+      return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      return text
+  values = flags.FlagValues()
+  try:
+    holder = config_flags.DEFINE_config_dict(
+      "config", whole, flag_values=values, sys_argv=["cm_jax", argument]
+    )
+    values(["cm_jax", argument])
+    value: Any = holder.value
+    for key in argument.lstrip("-").partition("=")[0].split(".")[1:]:
+      value = value[key]
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(argument.partition("=")[0], text, f"a value such as {old!r} ({error})") from None
+  return value
+
+
+def _set(config: ml_collections.ConfigDict, keys: Sequence[str], value: Any) -> None:
+  """Set a key, whose value `_parsed` has found fit: it may be of another type, such as a component's name for
+  its section."""
+  for key in keys[:-1]:
+    if not isinstance(config.get(key), ml_collections.ConfigDict):
+      name = config.get(key)  # a component by its name alone
+      _put(config, key, ml_collections.ConfigDict({} if name is None else {"name": name}))
+    config = config[key]
+  _put(config, keys[-1], value)
+
+
+def _put(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+  with config.unlocked(), config.ignore_type():
+    config[key] = value

@@ -1,0 +1,171 @@
+"""What commands share: starting JAX, the flags that name a model and a sampler, and reading them."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from cm_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from cm_jax.types import Model, Sampler
+
+
+def start() -> None:
+  """Join the job's other processes, and keep compiled programs between runs (a 10 s compile becomes 1 s)."""
+  import jax
+
+  from cm_jax.storage.downloads import cache_folder
+  from cm_jax.training.sharding import maybe_initialize
+
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  maybe_initialize()
+
+
+def is_main() -> bool:
+  """Whether this is the process that writes and prints."""
+  import jax
+
+  return jax.process_index() == 0
+
+
+def read_config(values: flags.FlagValues) -> ml_collections.ConfigDict:
+  """Return the config of --config with its overrides.
+
+  Raises:
+    UserError: The file is missing, or fails when it is run.
+  """
+  try:
+    return ml_collections.ConfigDict(values.config)
+  except OSError as error:  # config_flags keeps what went wrong until the config is used
+    file = config_flags.get_config_filename(values["config"])
+    raise UserError("--config", file, f"a Python file with get_config() ({error})") from None
+
+
+def section(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+  """Return a section of a config.
+
+  Raises:
+    UserError: It has none of that name.
+  """
+  if name not in config:
+    raise UserError(f"config.{name}", "", "set: start from cm_jax.config.default()")
+  return config[name]
+
+
+def define_weights(values: flags.FlagValues) -> None:
+  """Declare the flags that choose weights."""
+  flags.DEFINE_string(
+    "workdir", None, "Run folder; also the model, unless --model is given.", flag_values=values
+  )
+  flags.DEFINE_string("model", None, "Run or weights folder to take the model from.", flag_values=values)
+  flags.DEFINE_integer("step", -1, "Checkpoint of the run; -1 for the newest.", flag_values=values)
+  flags.DEFINE_string(
+    "average", "ema", "Average of the parameters, or params for the raw ones.", flag_values=values
+  )
+  flags.DEFINE_string(
+    "kind",
+    None,
+    "diffusion, consistency or flow_map: asked for where an old weights folder does not say it.",
+    flag_values=values,
+  )
+
+
+def define_model(values: flags.FlagValues) -> None:
+  """Declare the flags that choose weights and a sampler."""
+  define_weights(values)
+  flags.DEFINE_integer(
+    "nfe",
+    None,
+    "Multistep sampling with the tuned noise levels of so many network evaluations.",
+    flag_values=values,
+  )
+  flags.DEFINE_multi_integer(
+    "num_steps",
+    None,
+    "Sample an ODE in so many steps (Heun: 2 n - 1 network evaluations).",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "sampler",
+    "heun",
+    "What --num_steps are steps of: heun, euler, or any other sampler that has a number of steps.",
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    "guidance",
+    None,
+    "Guidance scale, for a conditional model; 1 is none.",
+    lower_bound=0.0,
+    flag_values=values,
+  )
+  define_seed(values)
+  flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1, flag_values=values)
+
+
+def define_seed(values: flags.FlagValues, meaning: str = "Sample i depends on (seed, i) only.") -> None:
+  """Declare the seed of samples."""
+  flags.DEFINE_integer("seed", 0, meaning, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+
+
+def define_features(values: flags.FlagValues) -> None:
+  """Declare the flags that choose what samples are measured by."""
+  flags.DEFINE_string("features", None, "Folder that train-features wrote.", flag_values=values)
+  flags.DEFINE_string(
+    "reference",
+    None,
+    "Source whose images are the reference; by default what goes with the run's data (digits:train: digits).",
+    flag_values=values,
+  )
+
+
+def load(values: flags.FlagValues) -> "Model":
+  """Load the model that the flags name.
+
+  Raises:
+    UserError: Neither --model nor --workdir, or nothing to load there.
+  """
+  from cm_jax.assembly import load_model
+
+  path = values.model or values.workdir
+  if not path:
+    raise UserError("--model", "", "a run or weights folder (or --workdir)")
+  return load_model(path, values.step, values.average, kind=values.kind)
+
+
+def read_samplers(values: flags.FlagValues, model: "Model", sigmas: Sequence[str]) -> "list[Sampler]":
+  """Return the samplers that the flags of `define_model` and noise levels ask for; see `choose_samplers`.
+
+  Raises:
+    UserError: More than one way is given, values are out of range, or no levels are known for --nfe.
+  """
+  from cm_jax.sampling.choose import choose_samplers
+
+  num_steps = values.num_steps or ()
+  if sigmas and num_steps:
+    raise UserError("--num_steps", num_steps[0], "either --sigmas or --num_steps")
+  if values.nfe is not None and (sigmas or num_steps):
+    raise UserError("--nfe", values.nfe, "neither --sigmas nor --num_steps beside it")
+  return choose_samplers(
+    model, [parse_sigmas(text) for text in sigmas], num_steps, values.sampler, values.nfe
+  )
+
+
+def parse_sigmas(text: str) -> tuple[float, ...]:
+  """Read "80,0.8" as noise levels.
+
+  Raises:
+    UserError: Not numbers.
+
+  >>> parse_sigmas("80,0.8")
+  (80.0, 0.8)
+  """
+  try:
+    return tuple(float(part) for part in text.split(","))
+  except ValueError:
+    raise UserError("--sigmas", text, "descending noise levels separated by commas, such as 80,0.8") from None

@@ -1,0 +1,245 @@
+"""A data set out of a download, a folder, a zip, arrays: crop, write, read back, then put in place."""
+
+import contextlib
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cm_jax.data.prepare.cifar import ARCHIVES, Split, find_archive, read_archive
+from cm_jax.data.prepare.conversion import Conversion, Read, Recipe, Where, reader
+from cm_jax.data.prepare.crops import CROPS
+from cm_jax.data.prepare.place import beside, check_out
+from cm_jax.data.prepare.writers import own_info, stock_info, write_array_record, write_zip
+from cm_jax.data.sources import SOURCES, open_source, validate_source
+from cm_jax.data.sources.archives import ZipSource
+from cm_jax.data.sources.encoded import EncodedImages
+from cm_jax.data.sources.fingerprints import fingerprint
+from cm_jax.data.sources.tfds import TfdsSource
+from cm_jax.data.sources.threads import in_order
+from cm_jax.errors import UserError, one_of
+from cm_jax.storage.pictures import save_grid
+from cm_jax.storage.whole import publish
+
+FORMATS = ("array_record", "zip")
+MAX_RESOLUTION = 4096
+_SPLIT = "train"  # of a set that has but one
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """What was written of one split.
+
+  Args:
+    spec: How `open_source` names it.
+    shape: (H, W, C) of every image.
+    labels: int32 [N], -1 if unlabelled.
+    num_classes: 0 if unlabelled.
+    fingerprint: Sha256 as the source that `spec` names will state it.
+    skipped: A line for every image that was left out.
+    enlarged: Number of images that were smaller than the resolution.
+  """
+
+  spec: str
+  shape: tuple[int, ...]
+  labels: np.ndarray
+  num_classes: int
+  fingerprint: str
+  skipped: Sequence[str]
+  enlarged: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+  """Make a data set: `Prepare(source, out)()`.
+
+  Nothing is at `out` until all is written, read back and decoded again.
+
+  Args:
+    source: cifar10, cifar100, or what `open_source` opens, latents excepted; with a crop of images of any
+      sizes.
+    out: What is made: a .zip file, or a folder for ArrayRecord. Beside it lies OUT.png, some of the images.
+    resolution: Side of the square images, 1 to 4096; None: there is no crop and the images keep their size.
+    crop: A key of `CROPS` (grey images become RGB) or none: all images have one size already.
+    format: zip (EDM's form) or array_record (a folder for tfds).
+    split: train or test, where there is a choice: the split of CIFAR, the name that ArrayRecord files get.
+    input: The archive of cifar10 or cifar100, if it need not be downloaded.
+    skip_corrupt: Leave out what cannot be decoded.
+    name: tfds' name of an ArrayRecord set; by default made of the source's.
+
+  Raises:
+    UserError: An argument is unknown, out of range or of no use here; `out` is there already; the source is
+      missing.
+  """
+
+  source: str
+  out: str
+  resolution: int | None = None
+  crop: str = "none"
+  format: str = "zip"
+  split: str | None = None
+  input: str | None = None
+  skip_corrupt: bool = False
+  name: str | None = None
+
+  def __post_init__(self):
+    for field, value, known in (("crop", self.crop, ("none", *CROPS)), ("format", self.format, FORMATS)):
+      if value not in known:
+        raise UserError(field, value, one_of(known, value))
+    if self.resolution is not None and not 1 <= self.resolution <= MAX_RESOLUTION:
+      raise UserError("resolution", self.resolution, f"1 to {MAX_RESOLUTION} pixels")
+    if self.resolution is None and self.crop != "none":
+      raise UserError("resolution", "", f"the side of the squares that the crop {self.crop} makes")
+    self._check_source()
+    self._check_choices()
+    check_out(self.out, self.format)
+    scheme, _, folder = self.source.partition(":")
+    if scheme == "folder" and Path(self.out).resolve().is_relative_to(Path(folder).resolve()):
+      raise UserError("out", self.out, f"a place outside {folder}, whose images it would be among")
+
+  def _check_source(self) -> None:
+    scheme = self.source.partition(":")[0]
+    known = [*ARCHIVES, *(name for name in SOURCES if name != "latents")]
+    if scheme not in known or (scheme in ARCHIVES and scheme != self.source):
+      raise UserError("source", self.source, one_of(known, self.source))
+    if scheme not in ARCHIVES:
+      validate_source(self.source)
+
+  def _check_choices(self) -> None:
+    is_cifar, cifar = self.source in ARCHIVES, f"the source {' or '.join(ARCHIVES)}"
+    if self.split not in (None, "train", "test"):
+      raise UserError("split", self.split, "train or test")
+    if self.input is not None and not is_cifar:
+      raise UserError("input", self.input, f"only with {cifar}")
+    if self.name is not None and (self.format == "zip" or self._stock):
+      expected = "only with the format array_record, and where the set has no name of its own"
+      raise UserError("name", self.name, expected)
+    if self.split is not None and self._stock:
+      raise UserError("split", self.split, "none here: both splits are written")
+    if self.split is not None and self.format == "zip" and not is_cifar:
+      raise UserError("split", self.split, f"only with {cifar}, or the format array_record")
+    if self.format == "array_record" and not self._stock:
+      self._check_name()
+
+  def _check_name(self) -> None:
+    import tensorflow_datasets as tfds
+
+    name = self._set_name
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+      raise UserError("name", name, "a lower-case letter, then such letters, digits, underscores")
+    if name in tfds.list_builders(with_community_datasets=False):
+      raise UserError("name", name, f"a name that tfds does not use itself, such as {name}_images")
+
+  @property
+  def _stock(self) -> bool:
+    """Whether the set is one that tfds itself knows."""
+    return self.format == "array_record" and self.source in ARCHIVES and self.crop == "none"
+
+  @property
+  def _set_name(self) -> str:
+    if self._stock:
+      return self.source
+    if self.name is not None:
+      return self.name
+    if self.source in ARCHIVES:
+      return f"{self.source}_{self.resolution}x{self.resolution}"
+    stem = Path(self.source.partition(":")[2] or self.source).stem
+    return re.sub("[^a-z0-9]+", "_", stem.lower()).strip("_") or "images"
+
+  def __call__(self) -> list[Prepared]:
+    """Read, write, read back, and put the set in its place.
+
+    Returns:
+      The splits written: both of a CIFAR set that tfds knows, else one.
+
+    Raises:
+      UserError: The source, an image of it or the place to write to is not what it should be; nothing is at
+        `out` then.
+    """
+    splits, classes = self._open()
+    out = Path(self.out).absolute()
+    try:
+      with beside(out) as part, contextlib.ExitStack() as opened:
+        for split in splits.values():
+          opened.enter_context(contextlib.closing(split.images))
+        place = part / ("set.zip" if self.format == "zip" else "set")
+        self._write(place, splits, classes)
+        prepared = [self._read_back(place, name, split) for name, split in splits.items()]
+        save_grid(next(iter(splits.values())).samples(), part / "grid.png")
+        publish(part / "grid.png", out.with_name(f"{out.name}.png"))
+        publish(place, out)
+    except OSError as error:
+      expected = f"a place that can be written, with room enough ({error.strerror or error})"
+      raise UserError("out", self.out, expected) from error
+    return prepared
+
+  def _open(self) -> tuple[dict[str, Conversion], dict[str, list[str]]]:
+    recipe = Recipe(self.crop, self.resolution, self.skip_corrupt)
+    if self.source not in ARCHIVES:
+      source = open_source(self.source)
+      read, where = reader(source, self.source, rgb=self.crop == "adm")
+      return {self.split or _SPLIT: Conversion(recipe, read, where, len(source), source.num_classes)}, {}
+    splits, classes = read_archive(self.source, find_archive(self.source, self.input))
+    conversions = {}
+    for name in splits if self._stock else [self.split or _SPLIT]:
+      split = splits[name]
+      read, where = _cifar_reader(split, f"{self.source} {name}")
+      count, num_classes = len(split.pixels), len(classes["label"])
+      conversions[name] = Conversion(recipe, read, where, count, num_classes, split.labels)
+    return conversions, classes
+
+  def _write(
+    self, place: Path, splits: Mapping[str, Conversion], classes: Mapping[str, Sequence[str]]
+  ) -> None:
+    if self.format == "zip":
+      (split,) = splits.values()
+      write_zip(place, ((image.png, image.label) for image in split.images))
+    elif self._stock:
+      info = stock_info(self.source, place, classes)
+      write_array_record(info, {name: stock_examples(name, split) for name, split in splits.items()})
+    else:
+      ((name, split),) = splits.items()
+      first = next(split.images)
+      about = f"{self.source}, crop {self.crop}, prepared by cm_jax."
+      info = own_info(self._set_name, place, first.shape, split.num_classes, about)
+      keys = ("image", "label") if split.num_classes else ("image",)
+      images = itertools.chain([first], split.images)
+      examples = (dict(zip(keys, (image.png, image.label), strict=False)) for image in images)
+      write_array_record(info, {name: examples})
+
+  def _read_back(self, place: Path, name: str, split: Conversion) -> Prepared:
+    written: EncodedImages
+    if self.format == "zip":
+      written, spec = ZipSource(str(place)), f"zip:{self.out}"
+    else:
+      prefix = f"{self._set_name}:{name}"
+      written, spec = TfdsSource(f"{prefix}:{place}"), f"tfds:{prefix}:{self.out}"
+    labels = np.array(split.labels, np.int32)
+    if len(written) != len(labels) or not np.array_equal(written.labels, labels):
+      raise UserError(spec, "other labels than were written", "a disk that keeps what is written to it")
+    blobs = in_order(written.blob, range(len(written)), "reading back")
+    stated, counts = fingerprint(f"uint8 {split.shape}", blobs, labels), (split.skipped, split.enlarged)
+    return Prepared(spec, split.shape, labels, written.num_classes, stated, *counts)
+
+
+def _cifar_reader(split: Split, name: str) -> tuple[Read, Where]:
+  def read(index: int) -> tuple[np.ndarray, int]:
+    return split.pixels[index], int(split.labels["label"][index])
+
+  return read, lambda index: f"{name}, image {index}"
+
+
+def stock_examples(name: str, split: Conversion) -> Iterator[dict[str, Any]]:
+  """Yield the examples of a split of CIFAR with the features that tfds' own sets have.
+
+  Args:
+    name: train or test.
+    split: Its images and every label.
+  """
+  for image in split.images:
+    every = {label: int(classes[image.index]) for label, classes in split.every_label.items()}
+    yield {"id": f"{name}_{image.index:05d}", "image": image.png, **every}

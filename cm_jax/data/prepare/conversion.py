@@ -1,0 +1,170 @@
+"""Images on their way from a source to a writer: read, cropped and encoded by threads, a few at a time."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator, Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from cm_jax.data.prepare.crops import CROPS
+from cm_jax.data.sources.classes import UNLABELLED
+from cm_jax.data.sources.encoded import EncodedImages, check_shape, decode
+from cm_jax.data.sources.threads import in_order
+from cm_jax.errors import UserError
+from cm_jax.storage.pictures import encode_png
+from cm_jax.types import Source
+
+SAMPLES = 64  # images of the grid that shows what was made
+Read: TypeAlias = Callable[[int], tuple[np.ndarray, int]]  # an image's number -> uint8 [H, W, C], its label
+Where: TypeAlias = Callable[[int], str]  # an image's number -> what an error calls it
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What is done to every image.
+
+  Args:
+    crop: A key of `CROPS`, or none.
+    resolution: Side of the square it makes; without a crop what the images must have, None for any that all
+      have.
+    skip_corrupt: Leave out what cannot be decoded.
+  """
+
+  crop: str = "none"
+  resolution: int | None = None
+  skip_corrupt: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+  """An image that is ready to be written.
+
+  Args:
+    index: Its number in the source.
+    png: The file.
+    label: Its class, -1 if unlabelled.
+    shape: (H, W, C).
+    enlarged: Whether it was smaller than the resolution before.
+  """
+
+  index: int
+  png: bytes
+  label: int
+  shape: tuple[int, ...]
+  enlarged: bool
+
+
+class Conversion:
+  """One pass over a source: `images` yields what can be written; the rest is known once it is exhausted.
+
+  Args:
+    recipe: What is done.
+    read: From `reader`.
+    where: From `reader`.
+    count: Number of images.
+    num_classes: 0 if unlabelled.
+    every_label: Of every label that the source has, int32 [N]; for tfds' own features.
+
+  Attributes:
+    labels: Of the images passed.
+    skipped: A line for every image left out.
+    enlarged: Number of images that were smaller than the resolution.
+    shape: (H, W, C) of all images.
+  """
+
+  def __init__(
+    self,
+    recipe: Recipe,
+    read: Read,
+    where: Where,
+    count: int,
+    num_classes: int,
+    every_label: Mapping[str, np.ndarray] | None = None,
+  ):
+    self.num_classes, self.every_label = num_classes, every_label or {}
+    self.labels: list[int] = []
+    self.skipped: list[str] = []
+    self.enlarged = 0
+    self.shape: tuple[int, ...] = ()
+    self._recipe, self._read, self._where, self._count = recipe, read, where, count
+    self._samples: list[bytes] = []
+    self.images = self._pass()
+
+  def _pass(self) -> Generator[Image, None, None]:
+    shown = set(np.linspace(0, self._count - 1, SAMPLES).astype(int).tolist())
+    first, last = None, b""
+    made = in_order(self._make, range(self._count), "preparing")
+    # closed at once when a writer fails: not when the garbage collector finds the threads
+    with contextlib.closing(made):
+      for image in made:
+        if isinstance(image, UserError):
+          self.skipped.append(str(image))
+          continue
+        if first is None:
+          first, self.shape = self._where(image.index), image.shape
+        check_shape(self._where(image.index), image.shape, first, self.shape)
+        self.labels.append(image.label)
+        self.enlarged += image.enlarged
+        if image.index in shown:
+          self._samples.append(image.png)
+        last = image.png
+        yield image
+    if first is None:
+      raise UserError("source", f"{self._count} corrupt images", f"one that is whole ({self.skipped[0]})")
+    self._samples = self._samples or [last]
+
+  def _make(self, index: int) -> Image | UserError:
+    try:
+      pixels, label = self._read(index)
+    except UserError as error:
+      if self._recipe.skip_corrupt:
+        return error
+      raise
+    if not (0 <= label < self.num_classes if self.num_classes else label == UNLABELLED):
+      none = f"{UNLABELLED}, as the source has no classes"
+      expected = f"a class below {self.num_classes}" if self.num_classes else none
+      raise UserError(self._where(index), f"label {label}", expected)
+    wanted, enlarged = self._recipe.resolution, False
+    if self._recipe.crop != "none" and wanted is not None:
+      enlarged = min(pixels.shape[:2]) < wanted
+      pixels = CROPS[self._recipe.crop](pixels, wanted)
+    elif wanted is not None and pixels.shape[:2] != (wanted, wanted):
+      expected = f"{wanted}x{wanted}, or the crop {' or '.join(CROPS)}"
+      raise UserError(self._where(index), f"{pixels.shape[0]}x{pixels.shape[1]}", expected)
+    return Image(index, encode_png(pixels), label, pixels.shape, enlarged)
+
+  def samples(self) -> np.ndarray:
+    """Return images from all over the set, fewer if they are large: uint8 [n, H, W, C]."""
+    count = min(len(self._samples), max(4, (2048 // max(self.shape[:2])) ** 2))
+    chosen = np.linspace(0, len(self._samples) - 1, count).astype(int)
+    return np.stack([decode(self._samples[index], "sample") for index in chosen])
+
+
+def reader(source: Source, spec: str, rgb: bool) -> tuple[Read, Where]:
+  """Return how images of a source are read, files each at its own size, and what they are called.
+
+  Args:
+    source: From `open_source`.
+    spec: What it was opened with.
+    rgb: Read also what has to become RGB first: palettes with alpha, CMYK.
+  """
+  if isinstance(source, EncodedImages):
+    encoded = source
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+      data, label = encoded.record(index)
+      return decode(data, encoded.where(index), rgb), label
+
+    return read, encoded.where
+
+  where = lambda index: f"{spec}, image {index}"
+
+  def read_array(index: int) -> tuple[np.ndarray, int]:
+    item = source[index]
+    image = item["image"]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+      raise UserError(where(index), f"{image.dtype} {list(image.shape)}", "uint8 [H, W, C] with C = 1 or 3")
+    return image, int(item["label"])
+
+  return read_array, where

@@ -1,0 +1,57 @@
+"""Where a data set is put: checked beforehand, filled in a hidden folder beside it, one run at a time."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cm_jax.errors import UserError
+from cm_jax.storage.whole import check_writable
+
+
+def check_out(out: str, format: str) -> None:
+  """Check that a data set can be written there.
+
+  Raises:
+    UserError: Something is there, the name does not go with the format, or the place cannot be written.
+  """
+  if not out:
+    raise UserError("out", "", "what to write: NAME.zip, or a folder with the format array_record")
+  path = Path(out).absolute()
+  if (format == "zip") != (path.suffix == ".zip"):
+    in_a_zip = "a name ending in .zip (or the format array_record)"
+    raise UserError("out", out, in_a_zip if format == "zip" else "a folder, not a .zip")
+  if os.path.lexists(path):
+    raise UserError("out", out, "a path that does not exist yet")
+  check_writable("out", path)
+
+
+@contextlib.contextmanager
+def beside(out: Path) -> Iterator[Path]:
+  """Make a hidden folder beside `out` for the time of a run; clears what a killed run left in it.
+
+  Raises:
+    UserError: Another run is writing there.
+  """
+  new = [parent for parent in out.parents if not parent.exists()]
+  part = out.with_name(f".{out.name}.part")
+  part.mkdir(parents=True, exist_ok=True)
+  lock = os.open(part, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError("out", str(out), "a place where no other run is writing") from None
+    for left in part.iterdir():
+      shutil.rmtree(left) if left.is_dir() else left.unlink()
+    try:
+      yield part
+    finally:
+      shutil.rmtree(part, ignore_errors=True)
+      for parent in new:  # empty unless all went well
+        with contextlib.suppress(OSError):
+          parent.rmdir()
+  finally:
+    os.close(lock)

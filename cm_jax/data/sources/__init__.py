@@ -1,0 +1,94 @@
+"""Data sets by name: a source is `scheme:argument`, such as digits:train or folder:/data/faces.
+
+A new kind of source is one file with a class, and one line in `SOURCES`.
+"""
+
+import sys
+from typing import Protocol
+
+from cm_jax.data.sources.archives import NpzSource, ZipSource
+from cm_jax.data.sources.classes import labels
+from cm_jax.data.sources.digits import DigitsSource
+from cm_jax.data.sources.encoded import EncodedImages, images, without_corrupt
+from cm_jax.data.sources.folder import FolderSource
+from cm_jax.data.sources.latents import LatentSource
+from cm_jax.data.sources.python import PythonSource
+from cm_jax.data.sources.tfds import TfdsSource
+from cm_jax.errors import UserError, one_of
+from cm_jax.types import Source
+
+__all__ = ["SOURCES", "images", "labels", "open_source", "validate_source"]
+
+
+class SourceKind(Protocol):
+  """A kind of source: made from what follows `scheme:`; `check` is the part of that which reads nothing."""
+
+  def __call__(self, argument: str, /) -> Source: ...
+
+  def check(self, argument: str, /) -> None: ...
+
+
+SOURCES: dict[str, SourceKind] = {
+  "digits": DigitsSource,
+  "folder": FolderSource,
+  "latents": LatentSource,
+  "npz": NpzSource,
+  "python": PythonSource(),
+  "tfds": TfdsSource,
+  "zip": ZipSource,
+}
+
+
+def validate_source(spec: str) -> None:
+  """Check a source's scheme and that what it names is there, without reading it.
+
+  Args:
+    spec: `"digits"`, `"digits:train"`, `"digits:test"`, `"folder:/path"`, `"npz:/path"`, `"zip:/path"`,
+      `"tfds:NAME:SPLIT:DATA_DIR"` (the last two may be left out), `"latents:/path"` or
+      `"python:MODULE:FUNCTION"`.
+
+  Raises:
+    UserError: Unknown scheme, missing path, wrong split.
+
+  >>> validate_source("digits:train")
+  >>> validate_source("digit:train")  # doctest: +ELLIPSIS
+  Traceback (most recent call last):
+  cm_jax.errors.UserError: source = digit:train: expected 'digits' (did you mean it?) or one of: digits, ...
+  """
+  scheme, argument = _parse(spec)
+  SOURCES[scheme].check(argument)
+
+
+def open_source(spec: str, skip_corrupt: bool = False) -> Source:
+  """Open a source (`validate_source` states the forms); images are decoded when they are asked for.
+
+  Args:
+    spec: As `validate_source` states.
+    skip_corrupt: Decode every image of a folder, zip or tfds set once and leave out those that cannot be;
+      says so on standard error.
+
+  Raises:
+    UserError: What `validate_source` raises; an empty folder; labels that do not match; a file that is not
+      what its scheme says.
+
+  >>> source = open_source("digits:test")
+  >>> len(source), source.num_classes, source[0]["image"].shape
+  (360, 10, (8, 8, 1))
+  """
+  scheme, argument = _parse(spec)
+  source = SOURCES[scheme](argument)
+  if skip_corrupt and isinstance(source, EncodedImages):
+    count = len(source)
+    source, problems = without_corrupt(source)
+    for said in problems[:10]:
+      print(f"skipped: {said}", file=sys.stderr)
+    if problems:
+      print(f"{spec}: {len(problems)} of {count} images skipped", file=sys.stderr)
+  return source
+
+
+def _parse(spec: str) -> tuple[str, str]:
+  scheme, _, argument = str(spec).partition(":")
+  if scheme not in SOURCES:
+    raise UserError("source", spec, one_of(SOURCES, scheme))
+  return scheme, argument

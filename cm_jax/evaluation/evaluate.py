@@ -1,0 +1,173 @@
+"""Measure the samples of a model: a record a metric and sampler; and what the samples cost."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from cm_jax.errors import UserError
+from cm_jax.evaluation import records
+from cm_jax.evaluation.features import Features, load_features
+from cm_jax.evaluation.metrics import METRICS
+from cm_jax.evaluation.metrics.base import Samples
+from cm_jax.evaluation.real import RealData, choose_sources, data_name
+from cm_jax.evaluation.records import Record
+from cm_jax.sampling.choose import sampler_name
+from cm_jax.sampling.generate import generate, generate_all, local_mesh, make_generator
+from cm_jax.sampling.guidance import check_guidance
+from cm_jax.storage.pictures import save_grid
+from cm_jax.storage.run import RunFolder
+from cm_jax.types import Model, Sampler
+
+QUANTISER = "clip(floor(127.5 x + 128), 0, 255)"
+GRID_IMAGES = 100
+# What must agree, beside the metric, for a measurement to count as made before.
+SAME = (
+  *("n", "nfe", "sigmas", "sampler", "seed", "reference", "features_hash"),
+  *("step", "average", "config_sha256"),
+)
+
+
+def evaluate(
+  model: Model,
+  samplers: Sequence[Sampler],
+  features: Features | epath.PathLike,
+  reference: str | None = None,
+  train_source: str | None = None,
+  test_source: str | None = None,
+  num: int = 5000,
+  seed: int = 0,
+  guidance: float | None = None,
+  batch_size: int = 64,
+  mesh: jax.sharding.Mesh | None = None,
+  out: epath.PathLike | None = None,
+  again: bool = False,
+  progress: bool = True,
+) -> list[Record]:
+  """Measure a model's samples by every metric of `METRICS`; return the records, and append them to a run.
+
+  On several hosts every one calls it and draws its part of the samples; the main one writes.
+
+  Args:
+    model: What is measured.
+    samplers: How it is sampled, such as from `choose_samplers`.
+    features: What measures: of `train_features`, or the folder where they are stored.
+    reference: Source of the images that samples are compared with; by default what goes with the model's own
+      data (`companions`).
+    train_source: Source of the images it may have memorised; by default its own data.
+    test_source: Source of real images it has not seen; by default those held out of its own data, if known.
+    num: Samples of each sampler, at least 2.
+    seed: Sample i depends on (seed, i) only.
+    guidance: Scale, for a conditional model; None for none.
+    batch_size: Images at a time.
+    mesh: Devices of this host to sample on; by default all.
+    out: Run folder: `evaluations.jsonl` and grids of the samples go there.
+    again: Measure also what the records there say was measured in the same way.
+    progress: Show a bar.
+
+  Returns:
+    Of the real images; for each sampler, of every metric; and of the speed, images per second.
+
+  Raises:
+    UserError: Names the argument: a source that is not there or has to be given, features that cannot be
+      read, a guided model without classes.
+  """
+  from tqdm import tqdm
+
+  sources = choose_sources(model, reference, train_source, test_source)
+  if num < 2:
+    raise UserError("num", num, "at least 2")
+  check_guidance(model, guidance)
+  measure = features if isinstance(features, Features) else load_features(features)
+  common = {**records.origin(model), "features_hash": measure.hash}
+  about = {"seed": seed, "quantiser": QUANTISER, "dtype": model.network.get("dtype")}
+  wanted = [(sampler, {**common, **described(sampler, guidance), **about}) for sampler in samplers]
+  run = None if out is None else RunFolder.at(out)
+  if run is not None and not again and run.evaluations.exists():
+    done = {(record.metric, *_key(vars(record))) for record in records.read(run.evaluations)}
+    names = [metric.record.format(data=data_name(sources.reference)) for metric in METRICS.values()]
+    asked = {"n": num, "reference": sources.reference}
+    whole = lambda fields: all((name, *_key({**asked, **fields})) in done for name in names)
+    wanted = [(sampler, fields) for sampler, fields in wanted if not whole(fields)]
+  if not wanted:
+    return []
+  where, real = records.provenance(), RealData.read(sources, measure)
+  mesh, is_main = mesh or local_mesh(), jax.process_index() == 0
+  batch = -(-batch_size // mesh.size) * mesh.size
+  written = real_records(real, {**common, **where})
+  draws = []
+  for sampler, fields in wanted:
+    generator = make_generator(model, sampler, guidance)
+    title = f"{run.path.name}, {sampler.nfe} NFE" if run else f"{sampler.nfe} NFE"
+    mine = -(-num // jax.process_count())
+    with tqdm(total=mine, unit="img", desc=title, disable=not (progress and is_main)) as bar:
+      images = generate_all(generator, model, num, batch_size, mesh, seed, bar.update)
+    written += sample_records(images, real, {**fields, **where})
+    if run is not None and is_main:
+      save_grid(images[:GRID_IMAGES], run.grid_of_nfe(sampler.nfe))
+    one = functools.partial(generate, generator, model.params, range(batch), model.num_classes, batch, mesh)
+    draws.append(lambda one=one: sum(map(len, one(seed=seed))))
+  for rate, (_, fields) in zip(images_per_second(draws), wanted, strict=True):
+    speed: dict[str, Any] = {
+      "metric": "images_per_second",
+      "value": rate,
+      "n": batch,
+      "images_per_second": rate,
+    }
+    written.append(Record(**speed, **fields, **where))
+  if run is not None and is_main:
+    records.append(run.evaluations, written)
+  return written
+
+
+def described(sampler: Sampler, guidance: float | None) -> dict[str, Any]:
+  """Return how records name a sampler, and the guidance if there is some."""
+  about = {"name": sampler_name(sampler), **({} if guidance is None else {"guidance": guidance})}
+  return {"nfe": sampler.nfe, "sigmas": sampler.sigmas, "sampler": about}
+
+
+def real_records(real: RealData, common: Mapping[str, Any]) -> list[Record]:
+  """Measure real images by the metrics that say something of them; `common`: more fields of the records."""
+  found = []
+  for metric in METRICS.values():
+    measured = metric.of_real(real) if metric.baseline else None
+    if measured is not None:
+      name = f"{metric.record.format(data=data_name(real.name))}_{metric.baseline}"
+      found.append(Record(metric=name, value=measured[0], n=measured[1], reference=real.name, **common))
+  return found
+
+
+def sample_records(images: np.ndarray, real: RealData, common: Mapping[str, Any]) -> list[Record]:
+  """Measure samples, uint8 [N,H,W,C], by every metric; `common`: more fields of the records."""
+  samples = Samples(images, *real.features(images))
+  shared = {"n": len(images), "reference": real.name, **common}
+  named = {metric.record.format(data=data_name(real.name)): metric for metric in METRICS.values()}
+  return [Record(metric=name, value=metric.value(samples, real), **shared) for name, metric in named.items()]
+
+
+def images_per_second(
+  draws: Sequence[Callable[[], int]], repeats: int = 7, least_seconds: float = 0.05
+) -> list[float]:
+  """Return the median rate of each of several samplers, timed in turns: a noisy machine is noisy for all.
+
+  Args:
+    draws: Each draws one batch, waits for it, and returns how many images it holds; already compiled.
+    repeats: Timings of each, of which the median counts.
+    least_seconds: A timing repeats its draw until this long has passed.
+  """
+  rates: list[list[float]] = [[] for _ in draws]
+  for _ in range(repeats):
+    for draw, seen in zip(draws, rates, strict=True):
+      count, start = 0, time.perf_counter()
+      while (elapsed := time.perf_counter() - start) < least_seconds:
+        count += draw()
+      seen.append(count / elapsed)
+  return [float(np.median(seen)) for seen in rates]
+
+
+def _key(fields: Mapping[str, Any]) -> tuple[str, ...]:
+  return tuple(str(fields[name]) for name in SAME)

@@ -1,0 +1,124 @@
+"""Find the noise levels of few steps that make the Frechet distance smallest, and store them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from cm_jax.data.sources import images, open_source, validate_source
+from cm_jax.diffusion.noise import per_sample_noise
+from cm_jax.diffusion.pixels import quantize
+from cm_jax.errors import renamed
+from cm_jax.evaluation.features import Features, load_features
+from cm_jax.evaluation.metrics import METRICS
+from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments
+from cm_jax.evaluation.real import data_name, own_reference
+from cm_jax.sampling.choose import listed
+from cm_jax.sampling.generate import generate_all, local_mesh
+from cm_jax.sampling.multistep import multistep
+from cm_jax.sampling.step_search import Evaluation, Metric, StepSearch
+from cm_jax.storage import pictures
+from cm_jax.storage.run import RunFolder, store_sigmas
+from cm_jax.types import Array, Condition, Model, Params
+
+
+def search(
+  model: Model,
+  nfe: int,
+  features: Features | epath.PathLike,
+  reference: str | None = None,
+  method: str = "golden",
+  num: int = 5000,
+  rounds: int = 1,
+  seed: int = 0,
+  batch_size: int = 250,
+  mesh: jax.sharding.Mesh | None = None,
+  out: epath.PathLike | None = None,
+  progress: bool = True,
+) -> tuple[Evaluation, list[Evaluation]]:
+  """Search for the noise levels of `nfe` network evaluations; every candidate has the same noise.
+
+  Args:
+    model: The consistency model.
+    nfe: Number of noise levels, 2 to 8; the first is sigma_max.
+    features: What measures: of `train_features`, or the folder where they are stored.
+    reference: Source of the images that samples are compared with; by default what goes with the model's own
+      data (`companions`).
+    method: "golden" scans first, with fewer samples, and then narrows down; "ternary" is the paper's search.
+    num: Samples per candidate.
+    rounds: How often each level is optimised.
+    seed: Of the samples.
+    batch_size: Images at a time.
+    mesh: Devices of this host to sample on; by default all.
+    out: Run or weights folder of the model: the levels are stored where sampling finds them, the curve beside
+      them.
+    progress: Show a bar.
+
+  Returns:
+    The best candidate, and every one that was tried.
+
+  Raises:
+    UserError: Names the argument: a number of levels or a method that there is not, a source that is not
+      there or has to be given, features that cannot be read.
+  """
+  from tqdm import tqdm
+
+  steps = StepSearch(model.noise, nfe, method, num, rounds)
+  source = reference or own_reference(model)
+  with renamed("source", "reference"):
+    validate_source(source)
+  measure = features if isinstance(features, Features) else load_features(features)
+  metric = frechet_metric(model, measure, source, seed, batch_size, mesh)
+  is_main = jax.process_index() == 0
+  with tqdm(desc=f"{nfe} NFE", unit="candidate", disable=not (progress and is_main)) as bar:
+
+    def show(evaluation: Evaluation) -> None:
+      bar.update()
+      bar.set_postfix(sigmas=listed(evaluation.sigmas), fd=f"{evaluation.value:.4g}")
+
+    best, history = steps(metric, show)
+  if out is not None and is_main:
+    plot(history, best, RunFolder.at(out).search(nfe))
+    name = METRICS["fd"].record.format(data=data_name(source))
+    about = {"metric": name, "value": best.value, "n": best.n, "seed": seed, "method": method}
+    store_sigmas(out, nfe, best.sigmas, about)
+  return best, history
+
+
+def frechet_metric(
+  model: Model, features: Features, reference: str, seed: int, batch_size: int, mesh: jax.sharding.Mesh | None
+) -> Metric:
+  """Return (sigmas, n) -> Frechet distance of n samples, of the same noise; one program for all levels."""
+  moments = Moments.of(features(images(open_source(reference)))[0])
+  mesh = mesh or local_mesh()
+
+  @jax.jit
+  def draw(params: Params, seed: Any, indices: Array, label: Array | None, sigmas: Array) -> Array:
+    noise = per_sample_noise(jax.random.key(seed), indices)
+    f = model.preconditioned(params, Condition(label))
+    return quantize(multistep(f, noise, (len(indices), *model.image_shape), sigmas, model.noise.sigma_min))
+
+  def metric(sigmas: tuple[float, ...], n: int) -> float:
+    levels = jnp.asarray(sigmas, jnp.float32)
+    generator = lambda *arguments: draw(*arguments, levels)
+    samples = generate_all(generator, model, n, batch_size, mesh, seed)
+    return distance_of_moments(Moments.of(features(samples)[0]), moments)
+
+  return metric
+
+
+def plot(history: Sequence[Evaluation], best: Evaluation, path: epath.PathLike) -> None:
+  """Draw the metric against every level that was varied."""
+  figure = pictures.new_figure(4 * (len(best.sigmas) - 1), 3.2)
+  panels = figure.subplots(1, len(best.sigmas) - 1, squeeze=False)[0]
+  for k, panel in enumerate(panels, start=1):
+    for n in sorted({evaluation.n for evaluation in history}):
+      chosen = [evaluation for evaluation in history if evaluation.n == n]
+      panel.plot([e.sigmas[k] for e in chosen], [e.value for e in chosen], ".", label=f"n = {n}")
+    panel.axvline(best.sigmas[k], color="0.5", linestyle=":")
+    title = f"best {best.sigmas[k]:.3g}: {best.value:.3g}"
+    panel.set(xscale="log", yscale="log", xlabel=f"sigma {k + 1}", ylabel="FD", title=title)
+    panel.legend(frameon=False)
+  pictures.save_figure(figure, path, dpi=110)

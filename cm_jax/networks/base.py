@@ -1,0 +1,40 @@
+"""What every architecture is told when it is made: the fields they share."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+
+from cm_jax.types import Params
+
+
+class Network(nn.Module, kw_only=True):
+  """A raw network F(x [B,H,W,C], c_noise [B], condition) -> [B,H,W,out_channels], in at least float32.
+
+  Args:
+    img_resolution: Height and width of the image.
+    in_channels, out_channels: Channels of x and of F.
+    label_dim: Number of classes, 0 for an unconditional network.
+    augment_dim: Width of the augmentation label, 0 for none.
+    guidance_embedding: Condition on a guidance scale too, as sCM does (1 where none is given). Starts without
+      effect.
+    second_time: Condition on a second time too, where a flow map ends: an angle in [0, pi/2), 0 where none is
+      given. Starts without effect: a network of one time becomes one of two, D(x, sigma) for every end.
+    dtype: What the blocks compute in; parameters, embeddings, statistics and the output stay float32.
+    remat: Recompute each block in the backward pass instead of storing its activations.
+
+  Attributes:
+    projection: What is to be applied to the params after every update; None where nothing is.
+  """
+
+  img_resolution: int
+  in_channels: int
+  out_channels: int
+  label_dim: int = 0
+  augment_dim: int = 0
+  guidance_embedding: bool = False
+  second_time: bool = False
+  dtype: str = "float32"
+  remat: bool = False
+
+  projection: ClassVar[Callable[[Params], Params] | None] = None

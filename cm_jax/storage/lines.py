@@ -1,0 +1,97 @@
+"""JSON lines: records appended all or none, read without a line cut in half by a kill, dropped on resume."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from cm_jax.errors import UserError
+from cm_jax.storage import whole
+
+
+def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
+  """Add records to a file, which is made if new: all of them or none, on the disk when it returns.
+
+  A last line that a killed process left unfinished is removed first.
+
+  Raises:
+    ValueError: A value that JSON cannot hold, such as NaN; nothing is written.
+    UserError: The place cannot be written, or the disk is full; the file is as it was.
+  """
+  added = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+  place = whole.place(path)
+  if not whole.is_local(place):
+    before = place.read_bytes() if place.exists() else b""
+    whole.write(place, before[: before.rfind(b"\n") + 1] + added)
+    return
+  with whole.told_as(str(path)):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not place.exists()
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+      end = file.read().rfind(b"\n") + 1
+      file.truncate(end)
+      try:
+        written = file.write(added)
+        if written != len(added):
+          raise OSError(f"{written} of {len(added)} bytes fit")
+        os.fsync(descriptor)
+      except OSError:
+        with contextlib.suppress(OSError):
+          file.truncate(end)
+          if is_new:
+            place.unlink()
+        raise
+
+
+def read(path: epath.PathLike) -> list[dict[str, Any]]:
+  """Return the records of a file, oldest first; an unfinished last line is none, a missing file holds none.
+
+  Raises:
+    UserError: A line that is no JSON object.
+  """
+  place = whole.place(path)
+  if not place.exists():
+    return []
+  found = []
+  for number, line in enumerate(place.read_text().split("\n")[:-1], 1):
+    try:
+      record = json.loads(line)
+    except ValueError as error:
+      raise UserError(f"{path}, line {number}", str(error), "a JSON object a line") from error
+    if not isinstance(record, dict):
+      raise UserError(f"{path}, line {number}", type(record).__name__, "a JSON object a line")
+    found.append(record)
+  return found
+
+
+def drop_after(path: epath.PathLike, step: int) -> None:
+  """Remove the records of steps after `step`, and lines that are no records: a run was cut off there."""
+  place = whole.place(path)
+  if not place.exists():
+    return
+  kept = []
+  for line in place.read_text().splitlines():
+    try:
+      if json.loads(line)["step"] <= step:
+        kept.append(line)
+    except (ValueError, TypeError, KeyError):  # the line a kill cut in half
+      continue
+  whole.write(place, "".join(line + "\n" for line in kept))
+
+
+def finite(value: Any) -> Any:
+  """Return a value with None in place of every number JSON does not have: null says that there was none.
+
+  >>> finite({"loss": float("nan"), "bins": [1.0, float("inf")]})
+  {'loss': None, 'bins': [1.0, None]}
+  """
+  if isinstance(value, Mapping):
+    return {key: finite(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [finite(item) for item in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value

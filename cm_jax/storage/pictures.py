@@ -1,0 +1,82 @@
+"""Pictures for people: one image as PNG, a grid of many, a figure; whole or not there."""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cm_jax.storage import whole
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+  """Encode uint8 [H, W, C], C = 1 or 3, as PNG: lightly compressed, as it is read more often than written.
+
+  >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
+  b'\\x89PNG'
+  """
+  from PIL import Image
+
+  content = io.BytesIO()
+  image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+  image.save(content, format="PNG", compress_level=1)
+  return content.getvalue()
+
+
+def png_name(index: int) -> str:
+  """Return what EDM's data sets call an image by its number: a thousand a folder.
+
+  >>> png_name(12345)
+  '00012/img00012345.png'
+  """
+  return f"{index // 1000:05d}/img{index:08d}.png"
+
+
+def save_grid(
+  images: np.ndarray, path: epath.PathLike, columns: int | None = None, scale: int | None = None
+) -> None:
+  """Write images side by side as one PNG, row by row.
+
+  Args:
+    images: uint8 [N, H, W, C], N >= 1, C = 1 or 3.
+    path: Where to write.
+    columns: Images a row; by default the smallest square that holds them.
+    scale: Pixels a pixel becomes (nearest neighbour); by default enough for images of 48 pixels.
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full.
+  """
+  from PIL import Image
+
+  count, height, width, channels = images.shape
+  columns = columns or math.ceil(math.sqrt(count))
+  rows = math.ceil(count / columns)
+  scale = scale or max(1, math.ceil(48 / max(height, width)))
+  gap = 2 if scale > 1 else 0  # enlarged images run into each other without one
+  cells = np.zeros((rows * columns, height * scale + gap, width * scale + gap, channels), np.uint8)
+  cells[:count, : height * scale, : width * scale] = images.repeat(scale, 1).repeat(scale, 2)
+  by_rows = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+  sheet = by_rows.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
+  with whole.writing(path) as temporary:
+    Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(temporary, format="PNG")
+
+
+def new_figure(width: float, height: float) -> Any:
+  """Return a matplotlib figure that needs no display, laid out without overlaps; sizes in inches."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def save_figure(figure: Any, path: epath.PathLike, dpi: int = 120) -> None:
+  """Write a figure as PNG.
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full.
+  """
+  with whole.writing(path) as temporary:
+    figure.savefig(temporary, format="png", dpi=dpi)

@@ -1,0 +1,141 @@
+"""The run folder, the product's central object: the names of all in it, its config, its tuned levels."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from cm_jax import config as config_lib
+from cm_jax.errors import UserError
+from cm_jax.storage import weights, whole
+
+FORMAT = 2  # of config.json; 1 had no format, no num_images and not every default
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+  """Where things lie in a run; nothing is made or read here.
+
+  Attributes:
+    path: The folder, `--workdir`.
+    config: The complete config the run began with, its format and `config_sha256`.
+    checkpoints: A folder a step, by Orbax.
+    metrics: JSON lines of training: step, seconds, loss, loss by noise level, ...
+    tensorboard: The same for TensorBoard.
+    samples: Grids drawn while training and by `evaluate`.
+    evaluations: JSON lines, a record a measurement.
+    sigmas: The noise levels that search-steps found, by number of network evaluations.
+    snapshots: Averages of power profile, for `cm_jax ema`.
+    diagnostics: JSON lines of self-consistency and gradient noise.
+    self_consistency: Their picture.
+  """
+
+  path: epath.Path
+
+  @classmethod
+  def at(cls, workdir: epath.PathLike) -> "RunFolder":
+    """Return the run folder at a path."""
+    return cls(whole.absolute(workdir))
+
+  config = property(lambda self: self.path / "config.json")
+  checkpoints = property(lambda self: self.path / "checkpoints")
+  metrics = property(lambda self: self.path / "metrics.jsonl")
+  tensorboard = property(lambda self: self.path / "tensorboard")
+  samples = property(lambda self: self.path / "samples")
+  evaluations = property(lambda self: self.path / "evaluations.jsonl")
+  sigmas = property(lambda self: self.path / "sigmas.json")
+  snapshots = property(lambda self: self.path / "snapshots")
+  diagnostics = property(lambda self: self.path / "diagnostics.jsonl")
+  self_consistency = property(lambda self: self.path / "self_consistency.png")
+
+  def grid_of_step(self, step: int) -> epath.Path:
+    """Return where the samples drawn after a training step are."""
+    return self.samples / f"step_{step:08d}.png"
+
+  def grid_of_nfe(self, nfe: int) -> epath.Path:
+    """Return where the samples measured at a number of network evaluations are."""
+    return self.samples / f"nfe_{nfe:03d}.png"
+
+  def search(self, nfe: int) -> epath.Path:
+    """Return the picture of what search-steps saw."""
+    return self.path / f"search_nfe_{nfe:03d}.png"
+
+  def snapshot(self, step: int) -> epath.Path:
+    """Return the snapshot of a step."""
+    return self.snapshots / f"step_{step:08d}.safetensors"
+
+
+def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
+  """Return the stored config as plain JSON types, or None if the folder has none.
+
+  Raises:
+    UserError: The file is not a JSON object, or of a newer format.
+  """
+  path = RunFolder.at(workdir).config
+  if not path.exists():
+    return None
+  try:
+    stored = json.loads(path.read_text())
+  except ValueError as error:
+    raise UserError(str(path), str(error), "the JSON config that training wrote") from None
+  if not isinstance(stored, dict):
+    raise UserError(str(path), type(stored).__name__, "the JSON config that training wrote, an object")
+  number = stored.get("format", 1)
+  if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= FORMAT:
+    expected = f"1 to {FORMAT}, which this version of cm_jax reads (a newer one wrote this run?)"
+    raise UserError(f"{path}: format", number, expected)
+  return stored
+
+
+def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
+  """Write a run's config, or `run` and `mesh` of one that is there: what identifies a run is written once.
+
+  `num_images`, which may grow where nothing ends with it, is written anew too; `config_sha256` stays that of
+  the first writing.
+  """
+  ours = config_lib.plain_json(config)
+  stored = read_config(workdir)
+  if stored is None:
+    stored = {**ours, "format": FORMAT, "config_sha256": config_lib.sha256(ours)}
+  else:
+    changed = {key: ours[key] for key in config_lib.MAY_DIFFER}
+    stored = {**stored, "config_sha256": identity(stored), **changed}
+    if "num_images" in stored:
+      stored["num_images"] = ours["num_images"]
+  whole.write(RunFolder.at(workdir).config, json.dumps(stored, indent=2, sort_keys=True) + "\n")
+
+
+def identity(stored: Mapping[str, Any]) -> str:
+  """Return the `config_sha256` of a stored config: that of its content as it was first written."""
+  return stored.get("config_sha256") or config_lib.sha256(stored)
+
+
+def read_sigmas(workdir: epath.PathLike) -> dict[int, tuple[float, ...]]:
+  """Return the noise levels that search-steps stored in a run, by number of network evaluations.
+
+  Raises:
+    UserError: The file is not what search-steps wrote.
+  """
+  file = RunFolder.at(workdir).sigmas
+  if not file.exists():
+    return {}
+  try:
+    stored = json.loads(file.read_text())
+    return {int(nfe): tuple(float(level) for level in found["sigmas"]) for nfe, found in stored.items()}
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    expected = "what search-steps wrote (delete the file to do without)"
+    raise UserError(str(file), f"{type(error).__name__}: {error}", expected) from None
+
+
+def store_sigmas(path: epath.PathLike, nfe: int, sigmas: Sequence[float], about: Mapping[str, Any]) -> None:
+  """Store the noise levels found for a number of network evaluations: in a run, or in a model.json."""
+  if weights.is_weights_folder(path):
+    tuned = lambda info: {**info["sigmas_by_nfe"], str(nfe): list(sigmas)}
+    weights.update_info(path, lambda info: {**info, "sigmas_by_nfe": tuned(info)})
+    return
+  file = RunFolder.at(path).sigmas
+  content = json.loads(file.read_text()) if file.exists() else {}
+  content[str(nfe)] = {"sigmas": list(sigmas), **about}
+  whole.write(file, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,269 @@
+"""Weights folders: the parameters in `weights.safetensors`, and what is needed to use them in `model.json`.
+
+Parameters are float32, their names joined with "/".
+"""
+
+import dataclasses
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cm_jax.errors import UserError, one_of
+from cm_jax.storage import whole
+from cm_jax.types import KINDS, Model, NoiseRange
+
+FORMAT = 2  # of model.json; 1 had no kind
+NOISE = tuple(field.name for field in dataclasses.fields(NoiseRange))
+INFO_KEYS = (
+  *("kind", "network", "precond", "sigma_min", "sigma_max", "sigma_data"),
+  *("num_classes", "image_shape", "sigmas_by_nfe", "source_sha256", "licence"),
+)
+OPTIONAL_INFO_KEYS = ("format", "rho", "source", "peer")
+WEIGHTS, MODEL = "weights.safetensors", "model.json"
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Flatten nested dicts to one level, names joined with "/".
+
+  >>> flatten({"net": {"enc.0": {"weight": 1}}})
+  {'net/enc.0/weight': 1}
+
+  Raises:
+    UserError: A name that is empty, not a string, or holds a "/".
+  """
+  flat: dict[str, Any] = {}
+  for name, value in params.items():
+    if not isinstance(name, str) or not name or "/" in name:
+      raise UserError(f"parameter name under {prefix or 'the root'!r}", name, 'a string without "/"')
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, f"{prefix}{name}/"))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Undo `flatten`.
+
+  >>> unflatten({"net/enc.0/weight": 1})
+  {'net': {'enc.0': {'weight': 1}}}
+
+  Raises:
+    UserError: A name that is both a leaf and a branch.
+  """
+  tree: dict[str, Any] = {}
+  for name, value in flat.items():
+    *branches, leaf = name.split("/")
+    node = tree
+    for branch in branches:
+      node = node.setdefault(branch, {})
+      if not isinstance(node, dict):
+        raise UserError("parameter name", name, f"no parameter called {branch!r} above it")
+    if leaf in node:
+      raise UserError("parameter name", name, "each name once")
+    node[leaf] = value
+  return tree
+
+
+def is_weights_folder(path: epath.PathLike) -> bool:
+  """Say whether a path is a folder that `save_weights` wrote."""
+  return all((whole.place(path) / name).exists() for name in (WEIGHTS, MODEL))
+
+
+def check_target(folder: epath.PathLike) -> epath.Path:
+  """Return the folder as a path if `save_weights` may write it: new, empty, or itself a weights folder.
+
+  Raises:
+    UserError: It is a file, or holds anything but weights.
+  """
+  target = whole.absolute(folder)
+  is_link = whole.is_local(target) and os.path.islink(target)
+  if target.is_dir() and not is_link:
+    foreign = sorted({entry.name for entry in target.iterdir()} - {WEIGHTS, MODEL})
+    if foreign:
+      expected = "an empty folder, a weights folder to replace, or a path that does not exist"
+      raise UserError(str(target), foreign[0], expected)
+  elif target.exists() or is_link:
+    raise UserError(str(target), "a file or link", "a folder, or a path that does not exist")
+  return target
+
+
+def info_of(model: Model) -> dict[str, Any]:
+  """Return what `model.json` says of a model; who writes it adds `source_sha256` and `licence`."""
+  return {
+    "kind": model.kind,
+    "network": dict(model.network),
+    "precond": dict(model.precond),
+    **dataclasses.asdict(model.noise),
+    "num_classes": model.num_classes,
+    "image_shape": list(model.image_shape),
+    "sigmas_by_nfe": {int(nfe): list(levels) for nfe, levels in model.sigmas_by_nfe.items()},
+  }
+
+
+def noise_of(info: Mapping[str, Any]) -> NoiseRange:
+  """Return the noise range that a model.json states; an old one has no rho.
+
+  >>> noise_of({"sigma_min": 0.01, "sigma_max": 50.0, "sigma_data": 0.5}).rho
+  7.0
+  """
+  return NoiseRange(**{key: info[key] for key in NOISE if key in info})
+
+
+def save_weights(folder: epath.PathLike, params: Mapping[str, Any], info: Mapping[str, Any]) -> epath.Path:
+  """Write a weights folder: all of it or nothing.
+
+  Args:
+    folder: New, empty, or a weights folder to replace.
+    params: `{"net": ...}`, nested dicts of arrays; stored as float32.
+    info: `INFO_KEYS`, and `OPTIONAL_INFO_KEYS` where known; plain JSON types (tuples allowed). `info_of`
+      makes most of it. Whatever its format, the folder is of today's.
+
+  Returns:
+    The folder, as an absolute path.
+
+  Raises:
+    UserError: The folder holds something else, a key of `info` is missing or unknown, a parameter is not a
+      float array, the disk is full.
+  """
+  target = check_target(folder)
+  _check_format(info.get("format", FORMAT), "info")
+  checked = _checked_info({**info, "format": FORMAT}, "info")
+  if "net" not in params:
+    raise UserError("params", sorted(params), 'a dict with the key "net"')
+  arrays = {name: _float32(name, value) for name, value in flatten(params).items()}
+  with whole.folder(target, last=MODEL) as new:
+    save_arrays(new / WEIGHTS, arrays)
+    whole.write(new / MODEL, json.dumps(checked, indent=2, sort_keys=True) + "\n")
+  return target
+
+
+def load_weights(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Read a weights folder.
+
+  Returns:
+    `(params, info)`: nested dicts of float32 numpy arrays, and `model.json` with `image_shape` a tuple,
+    `sigmas_by_nfe` keyed by int, and `kind` None where a folder of format 1 does not say it.
+
+  Raises:
+    UserError: A file is missing, damaged, or of a newer format.
+  """
+  path = whole.place(folder)
+  if not is_weights_folder(path):
+    raise UserError("weights folder", str(path), f"a folder with {WEIGHTS} and {MODEL}")
+  checked = _checked_info(_read_info(path), str(path / MODEL))
+  arrays = load_arrays(path / WEIGHTS, "weights folder")
+  params = unflatten({name: _float32(name, value) for name, value in arrays.items()})
+  if not isinstance(params.setdefault("net", {}), dict):
+    raise UserError(str(path / WEIGHTS), "net", "a tree of parameters")
+  return params, checked
+
+
+def update_info(folder: epath.PathLike, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+  """Replace the model.json of a weights folder by `change` of it; what it says besides stays, its format too.
+
+  Raises:
+    UserError: It is damaged, or would be wrong.
+  """
+  file = whole.place(folder) / MODEL
+  info = change(_read_info(whole.place(folder)))
+  _checked_info(info, str(file))
+  whole.write(file, json.dumps(info, indent=2, sort_keys=True) + "\n")
+
+
+def save_arrays(
+  path: epath.PathLike, arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None
+) -> None:
+  """Write a safetensors file: all of it or nothing.
+
+  Args:
+    path: The file.
+    arrays: By name.
+    about: Its metadata; several keys are written in any order, one always gives the same bytes.
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full.
+  """
+  import safetensors.numpy
+
+  with whole.writing(path) as temporary:
+    try:
+      safetensors.numpy.save_file(dict(arrays), temporary, dict(about) if about else None)
+    except safetensors.SafetensorError as error:  # what it raises for a full disk
+      raise OSError(str(error)) from error
+
+
+def load_arrays(path: epath.PathLike, field: str) -> dict[str, np.ndarray]:
+  """Read a safetensors file.
+
+  Raises:
+    UserError: Names `field`: the file is missing, damaged or no safetensors file.
+  """
+  import safetensors.numpy
+
+  try:
+    with whole.reading(path) as local:
+      return safetensors.numpy.load_file(local)
+  except (OSError, ValueError, KeyError, struct.error, safetensors.SafetensorError) as error:
+    expected = f"a readable safetensors file ({type(error).__name__}: {error})"
+    raise UserError(field, str(path), expected) from None
+
+
+def _read_info(path: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads((path / MODEL).read_text())
+  except (OSError, ValueError) as error:
+    raise UserError("weights folder", str(path), f"readable files ({error})") from None
+
+
+def _float32(name: str, value: Any) -> np.ndarray:
+  array = np.asarray(value)
+  # bfloat16 has numpy kind "V": only its name tells it from a structured type
+  if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+    raise UserError(name, str(array.dtype), "a float array")
+  return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+
+
+def _check_format(number: Any, where: str) -> None:
+  if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= FORMAT:
+    raise UserError(f"{where}: format", number, f"1 to {FORMAT}, which this version of cm_jax reads")
+
+
+def _checked_info(info: Any, where: str) -> dict[str, Any]:
+  if not isinstance(info, Mapping):
+    raise UserError(where, type(info).__name__, "a JSON object")
+  number = info.get("format")
+  _check_format(number, where)
+  checked = {"kind": None, **info} if number == 1 else dict(info)
+  missing = [key for key in INFO_KEYS if key not in checked]
+  unknown = sorted(set(checked) - {*INFO_KEYS, *OPTIONAL_INFO_KEYS})
+  if missing or unknown:
+    raise UserError(where, f"missing {missing}, unknown {unknown}", f"the keys {', '.join(INFO_KEYS)}")
+  if checked["kind"] not in KINDS and (number != 1 or checked["kind"] is not None):
+    raise UserError(f"{where}: kind", checked["kind"], one_of(KINDS, checked["kind"]))
+  for key in NOISE:
+    value = checked.get(key, 1.0)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (math.isfinite(value) and value > 0):
+      raise UserError(f"{where}: {key}", value, "a positive finite number")
+  for key in ("network", "precond"):
+    if not isinstance(checked[key], Mapping) or "name" not in checked[key]:
+      raise UserError(f"{where}: {key}", checked[key], 'a config section with a "name"')
+  try:
+    checked["image_shape"] = tuple(int(size) for size in checked["image_shape"])
+    tuned = checked["sigmas_by_nfe"].items()
+    checked["sigmas_by_nfe"] = {int(nfe): [float(sigma) for sigma in sigmas] for nfe, sigmas in tuned}
+    checked["num_classes"] = int(checked["num_classes"])
+  except (TypeError, ValueError, AttributeError) as error:
+    expected = "image_shape [H, W, C], num_classes an int, sigmas_by_nfe {nfe: [sigma, ...]}"
+    raise UserError(where, str(error), expected) from None
+  if len(checked["image_shape"]) != 3 or min(checked["image_shape"]) < 1 or checked["num_classes"] < 0:
+    shapes = (checked["image_shape"], checked["num_classes"])
+    raise UserError(f"{where}: image_shape, num_classes", shapes, "[H, W, C] and 0 or more")
+  return checked

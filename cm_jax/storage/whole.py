@@ -1,0 +1,215 @@
+"""Files and folders that appear whole or not at all, flushed to the disk: all others write through here.
+
+Paths are those of `etils.epath`: local, `gs://`, `s3://` or any scheme that is registered there. A local file
+is written beside its place, flushed (fsync) and renamed; elsewhere it is written to a local temporary file
+and copied, since an object store shows a file only once it is complete.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from cm_jax.errors import UserError
+
+ROOM = "a place that can be written, with room enough"
+
+
+def place(path: epath.PathLike) -> epath.Path:
+  """Return a path as etils knows it.
+
+  >>> place("gs://bucket/runs").name
+  'runs'
+
+  Raises:
+    UserError: Its scheme is unknown.
+  """
+  try:
+    return epath.Path(path)
+  except KeyError:
+    expected = "a path of this machine, or one whose scheme etils.epath knows, such as gs:// or s3://"
+    raise UserError("path", str(path), expected) from None
+
+
+def is_local(path: epath.PathLike) -> bool:
+  """Say whether a path is one of this machine's file system.
+
+  >>> is_local("runs/edm"), is_local("gs://bucket/runs/edm")
+  (True, False)
+  """
+  known = place(path)
+  return type(known) is type(epath.Path(".")) and "://" not in str(known)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+  """Return a path that no change of the working folder moves; one with a scheme is so already."""
+  return epath.Path(os.path.abspath(path)) if is_local(path) else place(path)
+
+
+@contextlib.contextmanager
+def told_as(field: str, hidden: epath.PathLike | None = None) -> Iterator[None]:
+  """Turn what the system says when a place cannot be written, or is full, into an error about `field`.
+
+  Args:
+    field: A path, or the name of a field.
+    hidden: A place of which the user need not know: errors about what lies in it become errors about `field`.
+
+  >>> with told_as("out"):
+  ...   raise OSError(28, "No space left on device")
+  Traceback (most recent call last):
+  cm_jax.errors.UserError: out = No space left on device: expected a place that can be written, with room
+  enough
+  """
+  try:
+    yield
+  except OSError as error:
+    raise UserError(field, error.strerror or str(error), ROOM) from error
+  except UserError as error:
+    if hidden is None or not error.field.startswith(str(hidden)):
+      raise
+    raise error.named(field) from error
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[Path]:
+  """Give a local file to write; when the block ends it is at `path`, whole. Folders above it are made.
+
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   with writing(f"{folder}/a/b.txt") as temporary:
+  ...     _ = temporary.write_text("content")
+  ...   Path(folder, "a/b.txt").read_text(), os.listdir(f"{folder}/a")
+  ('content', ['b.txt'])
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full; nothing is left there.
+  """
+  target = absolute(path)
+  with told_as(str(path)):
+    if not is_local(target):
+      with tempfile.TemporaryDirectory(prefix="cm_jax-") as scratch:
+        temporary = Path(scratch) / target.name
+        yield temporary
+        publish(temporary, target)
+      return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(target).with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+      yield temporary
+      publish(temporary, target)
+    finally:
+      temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading(path: epath.PathLike) -> Iterator[Path]:
+  """Give a local file with the content of a file: itself, or a copy of what is elsewhere.
+
+  Raises:
+    OSError: It cannot be read.
+  """
+  source = absolute(path)
+  if is_local(source):
+    yield Path(source)
+    return
+  with tempfile.TemporaryDirectory(prefix="cm_jax-") as scratch:
+    copied = Path(scratch) / source.name
+    with source.open("rb") as content, open(copied, "wb") as local:
+      shutil.copyfileobj(content, local, 1 << 20)
+    yield copied
+
+
+def publish(temporary: Path, path: epath.PathLike, last: str = "") -> None:
+  """Put a finished local file or folder in its place: flushed and renamed, or copied to what is not local.
+
+  Args:
+    temporary: On the file system of `path`, if that is local.
+    path: Where nothing is yet, or a file to replace by a file.
+    last: Of a folder that is copied, the file that comes after all others: with it the folder is complete.
+
+  Raises:
+    OSError: The place cannot be written, or the disk is full.
+  """
+  target, is_folder = absolute(path), temporary.is_dir()
+  found = (file for file in temporary.rglob("*") if file.is_file()) if is_folder else [temporary]
+  files = sorted(found, key=lambda file: (file.name == last, file))
+  if not is_local(target):
+    for file in files:
+      _copy(file, target / file.relative_to(temporary).as_posix() if is_folder else target)
+    return
+  for file in files:
+    _flush(file)
+  os.replace(temporary, target)
+  _flush(Path(target).parent)
+
+
+def write(path: epath.PathLike, content: bytes | str) -> None:
+  """Write a file: all of it or nothing.
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full.
+  """
+  with writing(path) as temporary:
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def folder(path: epath.PathLike, last: str = "") -> Iterator[Path]:
+  """Give a local folder to fill; when the block ends it is at `path`, instead of what may have been there.
+
+  Args:
+    path: Where.
+    last: As for `publish`.
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full; what was there is left as it was.
+  """
+  target = absolute(path)
+  local = is_local(target)
+  with told_as(str(path)):
+    if local:
+      target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(target).parent if local else None
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=beside) as scratch:
+      new, old = Path(scratch) / "new", Path(scratch) / "old"
+      new.mkdir()
+      with told_as(str(path), new):
+        yield new
+      if local and target.exists():
+        os.rename(target, old)
+      try:
+        publish(new, target, last)
+      except OSError:
+        if old.exists():
+          os.rename(old, target)
+        raise
+
+
+def check_writable(field: str, path: epath.PathLike) -> None:
+  """Check that something can be made at a path; what is not local is tried when it is written.
+
+  Raises:
+    UserError: The nearest folder above it that exists cannot be written.
+  """
+  if not is_local(path):
+    return
+  parent = next(parent for parent in Path(absolute(path)).parents if parent.exists())
+  if not parent.is_dir() or not os.access(parent, os.W_OK):
+    raise UserError(field, str(path), f"a place that can be written, unlike {parent}")
+
+
+def _flush(path: Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _copy(source: Path, target: epath.Path) -> None:
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with open(source, "rb") as content, target.open("wb") as copied:
+    shutil.copyfileobj(content, copied, 1 << 20)

@@ -1,0 +1,1 @@
+"""What is measured on held-out images while a model trains."""

@@ -1,0 +1,91 @@
+"""A placed train step: what it is compiled from, and where every array it touches lives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cm_jax.training import sharding
+from cm_jax.training.averages.track import read_average
+from cm_jax.training.step import StepFunction, init_state, make_train_step
+from cm_jax.types import Experiment, Params, TrainState
+
+
+class Program:
+  """The train step of an experiment on its devices; nothing is computed or allocated before it is asked for.
+
+  Args:
+    experiment: From `build`.
+
+  Attributes:
+    shapes: Of the TrainState, abstract.
+    shardings: Of its leaves.
+    step: The jitted train step: sharded state in and out, donated.
+  """
+
+  def __init__(self, experiment: Experiment):
+    self._experiment, method = experiment, experiment.method
+    self.shapes: TrainState = jax.eval_shape(lambda: init_state(method.init, method.optimizer, 0))
+    self.shardings: TrainState = sharding.tree_shardings(self.shapes, experiment.mesh)
+    teacher = experiment.teacher
+    frozen = [None if teacher is None else teacher.params, experiment.distance_params]
+    placed = [
+      None if params is None else sharding.tree_shardings(params, experiment.mesh) for params in frozen
+    ]
+    replicated = sharding.replicated(experiment.mesh)
+    accumulation = experiment.config.accumulation
+    self.step: StepFunction = jax.jit(
+      make_train_step(method, None if teacher is None else teacher.preconditioned, accumulation),
+      in_shardings=(self.shardings, sharding.batch_sharding(experiment.mesh), replicated, *placed),
+      out_shardings=(self.shardings, replicated),
+      donate_argnums=0,
+    )
+
+  def place(self, params: Any) -> Any:
+    """Put a tree of arrays on the devices, sharded as parameters are; None stays None."""
+    return (
+      None
+      if params is None
+      else jax.device_put(params, sharding.tree_shardings(params, self._experiment.mesh))
+    )
+
+  def frozen(self) -> tuple[Any, Any]:
+    """Return (teacher_params, distance_params), the frozen arguments of the step, on the devices."""
+    teacher = self._experiment.teacher
+    return self.place(None if teacher is None else teacher.params), self.place(
+      self._experiment.distance_params
+    )
+
+  def create(self) -> TrainState:
+    """Return the state before the first step, made already sharded;
+    from `experiment.initial_params` if it has them."""
+    method, seed = self._experiment.method, self._experiment.config.seed
+    initial = self._experiment.initial_params
+    if initial is None:
+      return jax.jit(lambda: init_state(method.init, method.optimizer, seed), out_shardings=self.shardings)()
+    from_params = lambda params: init_state(lambda _: params, method.optimizer, seed)
+    return jax.jit(from_params, out_shardings=self.shardings)(self.place(initial))
+
+  def check(self, batch: Any) -> None:
+    """Trace the step for a batch: what does not fit is found here, before anything is written.
+
+    Args:
+      batch: The global batch, or its shapes.
+    """
+    teacher = self._experiment.teacher
+    frozen = (None if teacher is None else teacher.params), self._experiment.distance_params
+    jax.eval_shape(self.step, self.shapes, batch, jax.eval_shape(lambda: jax.random.key(0)), *frozen)
+
+  def next_stage(self, state: TrainState) -> tuple[TrainState, Params]:
+    """Return the state and the teacher a stage of progressive distillation begins with:
+    both the student's first average.
+
+    The optimiser and the averages start afresh (Salimans & Ho 2022, Alg. 2).
+    """
+    average = read_average(state.opt_state, next(iter(self._experiment.config.averages)))
+    optimizer = self._experiment.method.optimizer
+    # Copies: the next step donates the state's buffers.
+    begin = lambda params: TrainState(state.step, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    return jax.jit(begin, out_shardings=self.shardings)(average), jax.tree.map(
+      jnp.copy, {"net": average["net"]}
+    )

@@ -1,0 +1,150 @@
+"""One clock: num_images is the length of a run; learning rate, curricula and stages follow it and the batch
+size."""
+
+import json
+
+import ml_collections
+import numpy as np
+import pytest
+
+from cm_jax import cli
+from cm_jax.assembly import assemble, build, complete
+from cm_jax.assembly.resume import check_same_run
+from cm_jax.config import plain_json
+from cm_jax.errors import UserError
+from cm_jax.training import loop
+from tests import tiny
+from tests.assembly.test_build import NAMES, shipped
+
+SHAPE = (8, 8, 1)
+
+
+def ends(name: str, **changes) -> dict[str, float]:
+  """Return where a shipped config's learning rate and curricula stand in its last step."""
+  config = shipped(name)
+  for key, value in changes.items():
+    config[key] = value
+  if config.network.name == "songunet":
+    config.network.update(
+      {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": ()}
+    )
+  else:
+    config.network = {"name": "toy"}
+  config.data.augment = {}
+  if "augment_dim" in config.network:
+    config.network.augment_dim = 0
+  method = assemble(config, SHAPE, 10)
+  last = method.num_steps - 1
+  found = {
+    "steps": method.num_steps,
+    "rate": float(method.learning_rate(last)),
+    "start": float(method.learning_rate(0)),
+  }
+  stages = method.objective.needs.stages
+  return {**found, **{k: float(v) for k, v in method.objective.progress(last).items()}, "end": stages[-1:]}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "lpips" not in name])
+def test_every_shipped_config_ends_where_its_row_ends_whatever_the_batch_and_the_length(name):
+  """F2, audit A1: the last N(k), stage, M(k) and learning rate are those of the row."""
+  config = shipped(name)
+  row = ends(name)
+  assert row["steps"] == pytest.approx(config.num_images / config.batch_size, abs=1)
+  doubled = {"batch_size": config.batch_size * 2}
+  shorter = {"num_images": config.num_images // 2}
+  for changes, factor in ((doubled, 2), (shorter, 2), ({**doubled, **shorter}, 4)):
+    found = ends(name, **changes)
+    assert found["steps"] == pytest.approx(row["steps"] / factor, abs=1)
+    for key in ("num_scales", "stage"):
+      assert found.get(key) == row.get(key)
+    assert not found["end"] or found["end"] == (found["steps"],)
+    if row["rate"] < 0.02 * row["start"]:
+      assert 0 < found["rate"] < 0.1 * found["start"]
+
+
+def config_of(**changes) -> ml_collections.ConfigDict:
+  config = tiny.config(tiny.CT, num_steps=0)
+  config.num_images = 16 * 20
+  config.optimizer.schedule = "cosine"
+  for key, value in changes.items():
+    config[key] = value
+  return config
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (
+      lambda c: c.run.update({"num_steps": 21}),
+      r"config\.run\.num_steps = 21: .*config\.num_images = 320, 20 steps of 16",
+    ),
+    (
+      lambda c: c.optimizer.update({"decay_images": 160}),
+      r"config\.optimizer\.decay_images = 10: expected 0, to follow",
+    ),
+    (
+      lambda c: c.update({"num_images": 0}),
+      r"config\.num_images = 0: expected the length of the run in images",
+    ),
+    (lambda c: c.update({"num_images": True}), r"config\.num_images = True: expected an integer"),
+  ],
+)
+def test_a_length_that_cannot_be_is_refused(change, message):
+  config = config_of()
+  with config.ignore_type():
+    change(config)
+  with pytest.raises(UserError, match=message):
+    assemble(config, SHAPE, 0)
+
+
+def test_a_curriculum_in_images_is_kept_and_one_without_follows():
+  config = config_of()
+  assert assemble(config, SHAPE, 0).objective.pairs.scales.starts[-1] < 12
+  config.objective.pairs.scales = {"name": "progressive", "s0": 2, "s1": 6}
+  following = assemble(config, SHAPE, 0).objective.pairs.scales
+  assert 12 < following.starts[-1] < 20 and following.values[-1] == 7
+
+
+def grown(before: ml_collections.ConfigDict, images: int) -> None:
+  after = ml_collections.ConfigDict(before)
+  after.num_images = images
+  check_same_run(complete(after), plain_json(complete(before)) | {"format": 2}, "config.json")
+
+
+def test_a_run_may_grow_if_nothing_ends_with_it():
+  open_end = config_of()
+  open_end.optimizer.schedule = "constant"
+  grown(open_end, 16 * 40)
+  with pytest.raises(UserError, match=r"config\.num_images = 160: expected 320 as in config\.json, or more"):
+    grown(open_end, 160)
+  with pytest.raises(
+    UserError, match=r"config\.num_images = 640: .*config\.optimizer\.decay_images ends with it"
+  ):
+    grown(config_of(), 640)
+  open_end.objective.pairs.scales = {"name": "progressive", "s0": 2, "s1": 6}
+  with pytest.raises(UserError, match=r"config\.objective\.pairs\.scales\.total_images ends with it"):
+    grown(open_end, 640)
+
+
+def test_the_same_length_said_in_two_ways_is_one_run():
+  said, followed = config_of(), config_of()
+  said.optimizer.decay_images = 320
+  stored = lambda config: plain_json(complete(config)) | {"format": 2}
+  check_same_run(complete(followed), stored(said), "config.json")
+  said.optimizer.decay_images = 640
+  with pytest.raises(UserError, match=r"config\.optimizer\.decay_images = 0: expected 640"):
+    check_same_run(complete(followed), stored(said), "config.json")
+
+
+def test_a_grown_run_goes_on_and_keeps_its_identity(tmp_path):
+  config = config_of()
+  config.optimizer.schedule = "constant"
+  config.num_images = 16 * 4
+  loop.train(build(config), tmp_path, progress=False)
+  first = json.loads((tmp_path / "config.json").read_text())
+  assert first["format"] == 2 and first["optimizer"]["b1"] == 0.9
+  assert cli.run(["train", f"--workdir={tmp_path}", "--noprogress", "--config.num_images=96"]) == 0
+  after = json.loads((tmp_path / "config.json").read_text())
+  assert after["num_images"] == 96 and after["config_sha256"] == first["config_sha256"]
+  steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  np.testing.assert_array_equal(steps, np.arange(1, 7))

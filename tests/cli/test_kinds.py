@@ -1,0 +1,71 @@
+"""What a weights folder is sampled with, and what likelihood takes, follow its kind; old ones are asked."""
+
+import numpy as np
+import pytest
+
+from cm_jax.cli import run
+from cm_jax.sampling.choose import with_num_steps
+from tests.cli.weights import weights_folder
+
+WHY = "its model.json is of an older format and does not say it"
+ASKED = f"--kind = : expected diffusion, consistency or flow_map: {WHY}"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  path = tmp_path_factory.mktemp("kinds")
+  kinds = ("diffusion", "consistency", "flow_map", None)
+  return {kind: weights_folder(path / str(kind), precond="edm", kind=kind) for kind in kinds}
+
+
+def sample(folder, out, *arguments: str) -> int:
+  return run(["sample", f"--model={folder}", f"--out={out}", "--num=2", "--batch_size=2", *arguments])
+
+
+@pytest.mark.parametrize(("kind", "nfe"), [("diffusion", 35), ("consistency", 1), ("flow_map", 1)])
+def test_the_usual_sampler_is_that_of_the_kind_whatever_the_preconditioning(
+  folders, tmp_path, capsys, kind, nfe
+):
+  assert sample(folders[kind], tmp_path / "x.npz") == 0
+  assert f"{nfe} network evaluations each" in capsys.readouterr().out
+  assert sample(folders[None], tmp_path / "y.npz", f"--kind={kind}") == 0
+  assert f"{nfe} network evaluations each" in capsys.readouterr().out
+  np.testing.assert_array_equal(*(np.load(tmp_path / f"{name}.npz")["arr_0"] for name in "xy"))
+
+
+@pytest.mark.parametrize(
+  ("command", "kind", "arguments", "expected"),
+  [
+    ("sample", None, (), ASKED),
+    ("sample", None, ("--kind=difusion",), "--kind = difusion: expected 'diffusion' (did you mean it?)"),
+    ("sample", "consistency", ("--kind=diffusion",), "--kind = diffusion: expected"),
+    ("likelihood", None, (), ASKED),
+    ("likelihood", "consistency", (), "--model = consistency: expected a diffusion model"),
+    ("likelihood", "flow_map", (), "--model = flow_map: expected a diffusion model"),
+    ("likelihood", "diffusion", (), "--source = : expected real images, such as digits:test"),
+    ("evaluate", None, ("--features=x",), ASKED),
+    ("evaluate", "consistency", ("--features=x",), "--reference = : expected the data to compare with"),
+    ("search-steps", "consistency", ("--features=x",), "--reference = : expected the data to compare with"),
+    ("sample", "diffusion", ("--num_steps=0",), "--num_steps = 0: expected an integer >= 1"),
+    ("sample", "diffusion", ("--seed=4294967296",), "--seed=4294967296"),
+  ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+  folders, tmp_path, capsys, command, kind, arguments, expected
+):
+  out = () if command in ("likelihood", "search-steps") else (f"--out={tmp_path / 'x.npz'}",)
+  before = sorted(folders[kind].iterdir())
+  assert run([command, f"--model={folders[kind]}", *out, *arguments]) == 2
+  printed = capsys.readouterr()
+  assert expected in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+  assert not list(tmp_path.iterdir()) and sorted(folders[kind].iterdir()) == before
+
+
+@pytest.mark.parametrize("name", with_num_steps())
+def test_every_sampler_with_steps_is_a_flag_away_and_needs_no_kind(folders, tmp_path, name):
+  assert sample(folders[None], tmp_path / "x.npz", f"--sampler={name}", "--num_steps=2") == 0
+  assert np.load(tmp_path / "x.npz")["arr_0"].shape == (2, 8, 8, 1)
+
+
+def test_noise_levels_need_no_kind(folders, tmp_path):
+  assert sample(folders[None], tmp_path / "x.npz", "--sigmas=80") == 0

@@ -1,0 +1,20 @@
+"""What some tests need and this machine may lack: the only reasons to skip one. tests/conftest.py lists them
+at the end of a run."""
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TORCH = "needs torch, for comparisons: pip install -e '.[torch]'"
+NUMBERS = "needs the reference numbers of the peers' own code: set GOLDEN_DIR to their folder"
+REASONS = (TORCH, NUMBERS)
+GOLDEN = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[2] / "shared" / "golden")
+
+numbers = pytest.mark.skipif(not GOLDEN.is_dir(), reason=NUMBERS)
+
+
+def torch() -> ModuleType:
+  """Return the module torch, or skip."""
+  return pytest.importorskip("torch", reason=TORCH)

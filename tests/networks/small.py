@@ -1,0 +1,76 @@
+"""Every network, small enough to compile in seconds; a new entry of NETWORKS needs a line in TINY."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cm_jax.networks import NETWORKS, as_net, init_params
+from cm_jax.types import Condition
+
+SHAPE, BATCH, CLASSES, AUGMENT = (4, 4, 2), 3, 4, 5
+# one level each: compile time is all these tests cost
+TINY = {
+  "songunet": {"model_channels": 8, "channel_mult": [1], "num_blocks": 1},
+  "adm": {"model_channels": 64, "channel_mult": [1], "num_blocks": 1},
+  "edm2": {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "channels_per_head": 4},
+  # a norm group is one channel here, which removes what is only added to it
+  "openai_unet": {
+    "model_channels": 32,
+    "channel_mult": [1],
+    "num_res_blocks": 1,
+    "use_scale_shift_norm": True,
+  },
+  "jcm_ncsnpp": {"nf": 8, "ch_mult": [1], "num_res_blocks": 1},
+  "dit": {"hidden_size": 16, "depth": 1, "num_heads": 2},
+  "toy": {},
+}
+LEVELS = {"jcm_ncsnpp": "ch_mult", "dit": None, "toy": None}
+UNLABELLED, UNAUGMENTED = {"jcm_ncsnpp"}, {"edm2", "openai_unet", "dit", "jcm_ncsnpp"}
+
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def make(name, **fields):
+  structure = {"img_resolution": SHAPE[0], "in_channels": SHAPE[2], "out_channels": SHAPE[2]}
+  structure["label_dim"] = 0 if name in UNLABELLED else CLASSES
+  structure["augment_dim"] = 0 if name in UNAUGMENTED else AUGMENT
+  return NETWORKS[name](**{**structure, "dropout": 0.5, **TINY[name], **fields})
+
+
+def random_params(module):
+  """Draw every parameter at random: initial ones are zero where it hides mistakes."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda: init_params(module, jax.random.key(0), SHAPE))
+  return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, leaf.dtype), shapes)
+
+
+def inputs(name):
+  rng = np.random.default_rng(1)
+  label = None if name in UNLABELLED else jnp.array([0, -1, 3])
+  augment_label = None if name in UNAUGMENTED else jnp.asarray(rng.normal(size=(BATCH, AUGMENT)), jnp.float32)
+  x = jnp.asarray(rng.normal(size=(BATCH, *SHAPE)), jnp.float32)
+  return x, jnp.array([-1.5, 0.3, 1.0]), Condition(label, augment_label)
+
+
+def far(a, b):
+  return float(jnp.abs(a - b).max())
+
+
+@functools.cache
+def evaluation(name):
+  """Return the jitted evaluate(x, c_noise, condition) with random params."""
+  module = make(name)
+  return jit(functools.partial(as_net(module), random_params(module)))
+
+
+# The parameters that a second time adds
+SECOND_TIME = {"map_until", "emb_until", "until_gain"}
+
+
+def split(params):
+  """Return (what a network of one time has, what the second time adds), both by name."""
+  return tuple({k: v for k, v in params.items() if (k in SECOND_TIME) == added} for added in (False, True))
