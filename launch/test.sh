@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
-# Everything that must hold: lint, types, the whole test suite. Arguments go to pytest: bash launch/test.sh -m "not slow"
+# What must hold. Without an argument: lint, types and the quick tests, what to run before a commit. With --all: the slow tests too, as
+# CI does. Further arguments go to pytest. Both end with a list of what did not run here, and why.
+#   bash launch/test.sh                    bash launch/test.sh --all                   bash launch/test.sh tests/sampling -x
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+which=(-m "not slow")
+if [ "${1:-}" = --all ]; then
+  which=()
+  shift
+fi
 
 source launch/environment.sh
 environment test
@@ -9,4 +17,4 @@ environment test
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-"$PYTHON" -m pytest "$@"
+"$PYTHON" -m pytest --numprocesses="$(getconf _NPROCESSORS_ONLN)" --dist=worksteal "${which[@]}" "$@"

@@ -28,7 +28,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     mesh = call(sharding.make_mesh, config.mesh, "config.mesh")
   with within("config"):
     sharding.check_batch_size(config.batch_size, config.accumulation, mesh)
-  with within("config.data"):
+  with renamed("source", "config.data.source"):
     validate_source(config.data.source)
     source = open_source(config.data.source, config.data.skip_corrupt)
   config = resolve(config, source)

@@ -130,9 +130,7 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
     raise UserError("step", step, "no step: a weights folder holds one set of weights")
   params, info = weights.load_weights(path)
   _check_kind(kind, info["kind"])
-  noise = NoiseRange(
-    **{key: info[key] for key in ("sigma_min", "sigma_max", "sigma_data", "rho") if key in info}
-  )
+  noise = weights.noise_of(info)
   network, init = build_network(
     info["network"], info["precond"], noise, info["image_shape"], info["num_classes"]
   )

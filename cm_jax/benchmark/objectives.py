@@ -12,7 +12,8 @@ import numpy as np
 from cm_jax.assembly import assemble
 from cm_jax.benchmark.cases import BASE, CASES, Case, Workload, case_of, config_of
 from cm_jax.benchmark.records import Column, text
-from cm_jax.benchmark.timing import excess, in_turns, ratio
+from cm_jax.benchmark.timing import excess, ratio
+from cm_jax.evaluation.timing import in_turns
 from cm_jax.training.step import init_state, make_train_step
 from cm_jax.types import Array, Batch, Method
 

@@ -14,7 +14,8 @@ from cm_jax.assembly import assemble, model_of
 from cm_jax.benchmark.cases import CASES, Workload, config_of
 from cm_jax.benchmark.objectives import flops
 from cm_jax.benchmark.records import Column, text
-from cm_jax.benchmark.timing import in_turns, ratio
+from cm_jax.benchmark.timing import ratio
+from cm_jax.evaluation.timing import in_turns
 from cm_jax.sampling.generate import generate, make_generator
 from cm_jax.sampling.multistep import Multistep
 from cm_jax.storage.samples import SampleStore, shard_size

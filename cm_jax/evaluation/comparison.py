@@ -10,9 +10,10 @@ from etils import epath
 
 from cm_jax.errors import UserError
 from cm_jax.evaluation.metrics import METRICS
-from cm_jax.evaluation.report import data_sets, evaluated, headings, markdown_table, run_entries
+from cm_jax.evaluation.report import data_sets, evaluated, headings, run_entries
 from cm_jax.storage import pictures, whole
 from cm_jax.storage.run import RunFolder
+from cm_jax.storage.tables import markdown_table
 
 KEY = next(iter(METRICS))  # what methods are compared by
 _ABOUT = """{what}, mean and standard deviation over the training seeds (one number: one seed): samples

@@ -1,8 +1,8 @@
 """Measure the samples of a model: a record a metric and sampler; and what the samples cost."""
 
+import collections
 import functools
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.base import Samples
 from cm_jax.evaluation.real import RealData, choose_sources, data_name
 from cm_jax.evaluation.records import Record
+from cm_jax.evaluation.timing import in_turns
 from cm_jax.sampling.choose import sampler_name
 from cm_jax.sampling.generate import generate, generate_all, local_mesh, make_generator
 from cm_jax.sampling.guidance import check_guidance
@@ -99,8 +100,8 @@ def evaluate(
   mesh, is_main = mesh or local_mesh(), jax.process_index() == 0
   batch = -(-batch_size // mesh.size) * mesh.size
   written = real_records(real, {**common, **where})
-  draws = []
-  for sampler, fields in wanted:
+  draws: dict[str, Callable[[], None]] = {}
+  for number, (sampler, fields) in enumerate(wanted):
     generator = make_generator(model, sampler, guidance)
     title = f"{run.path.name}, {sampler.nfe} NFE" if run else f"{sampler.nfe} NFE"
     mine = -(-num // jax.process_count())
@@ -110,15 +111,12 @@ def evaluate(
     if run is not None and is_main:
       save_grid(images[:GRID_IMAGES], run.grid_of_nfe(sampler.nfe))
     one = functools.partial(generate, generator, model.params, range(batch), model.num_classes, batch, mesh)
-    draws.append(lambda one=one: sum(map(len, one(seed=seed))))
-  for rate, (_, fields) in zip(images_per_second(draws), wanted, strict=True):
-    speed: dict[str, Any] = {
-      "metric": "images_per_second",
-      "value": rate,
-      "n": batch,
-      "images_per_second": rate,
-    }
-    written.append(Record(**speed, **fields, **where))
+    draws[str(number)] = functools.partial(_draw, one, seed)
+  seconds = in_turns(draws, rounds=7, least_seconds=0.05)
+  for number, (_, fields) in enumerate(wanted):
+    rate = float(batch / np.median(seconds[str(number)]))
+    speed = {"metric": "images_per_second", "value": rate, "n": batch, "images_per_second": rate}
+    written.append(Record(**{**fields, **where, **speed}))
   if run is not None and is_main:
     records.append(run.evaluations, written)
   return written
@@ -149,24 +147,8 @@ def sample_records(images: np.ndarray, real: RealData, common: Mapping[str, Any]
   return [Record(metric=name, value=metric.value(samples, real), **shared) for name, metric in named.items()]
 
 
-def images_per_second(
-  draws: Sequence[Callable[[], int]], repeats: int = 7, least_seconds: float = 0.05
-) -> list[float]:
-  """Return the median rate of each of several samplers, timed in turns: a noisy machine is noisy for all.
-
-  Args:
-    draws: Each draws one batch, waits for it, and returns how many images it holds; already compiled.
-    repeats: Timings of each, of which the median counts.
-    least_seconds: A timing repeats its draw until this long has passed.
-  """
-  rates: list[list[float]] = [[] for _ in draws]
-  for _ in range(repeats):
-    for draw, seen in zip(draws, rates, strict=True):
-      count, start = 0, time.perf_counter()
-      while (elapsed := time.perf_counter() - start) < least_seconds:
-        count += draw()
-      seen.append(count / elapsed)
-  return [float(np.median(seen)) for seen in rates]
+def _draw(batches: Callable[..., Iterator[np.ndarray]], seed: int) -> None:
+  collections.deque(batches(seed=seed), maxlen=0)
 
 
 def _key(fields: Mapping[str, Any]) -> tuple[str, ...]:

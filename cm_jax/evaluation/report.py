@@ -16,6 +16,7 @@ from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, read
 from cm_jax.storage import lines, pictures, whole
 from cm_jax.storage.run import RunFolder, identity, read_config
+from cm_jax.storage.tables import markdown_table
 
 FIRST = ("edm", "cd", "ict", "ect")  # the runs of launch/demo.sh, in the order of what they build on
 
@@ -186,23 +187,6 @@ class _Dashes(string.Formatter):
 
 
 _DASHES = _Dashes()
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-  """Return rows of cells, the first the head, as a Markdown table with aligned columns.
-
-  >>> print(markdown_table([["a", "b"], ["long", "1"]]))
-  | a    | b |
-  |------|---|
-  | long | 1 |
-  """
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  aligned = [
-    "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-    for row in rows
-  ]
-  aligned.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-  return "\n".join(aligned)
 
 
 def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:

@@ -57,39 +57,21 @@ class Adam:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
+class AdamW(Adam):
   """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
 
   Args: as for `Adam`.
   """
 
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
   decays_weights: ClassVar[bool] = True
-
-  def __post_init__(self):
-    check_numbers(self, b1=1, b2=1, eps=1)
-
-  def __call__(self) -> optax.GradientTransformation:
-    """Return the transformation."""
-    return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
 
 
 @dataclasses.dataclass(frozen=True)
-class RAdam:
+class RAdam(Adam):
   """Rectified Adam (Liu et al. 2020).
 
   Args: as for `Adam`.
   """
-
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
-  decays_weights: ClassVar[bool] = False
-
-  def __post_init__(self):
-    check_numbers(self, b1=1, b2=1, eps=1)
 
   def __call__(self) -> optax.GradientTransformation:
     """Return the transformation."""

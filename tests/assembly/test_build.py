@@ -17,7 +17,7 @@ from cm_jax.assembly.resume import reconcile
 from cm_jax.diffusion.curriculum import CURRICULA
 from cm_jax.errors import UserError
 from cm_jax.networks import lpips
-from cm_jax.storage.weights import save_weights
+from cm_jax.storage.weights import info_of, save_weights
 from cm_jax.training import loop, sharding
 from cm_jax.training.program import Program
 from tests import tiny
@@ -38,12 +38,8 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> str:
-  """One step of the digits teacher, for the configs that need one."""
-  workdir = tmp_path_factory.mktemp("teacher")
-  config = shipped("digits_edm")
-  config.run.num_steps = 1
-  loop.train(build(config), workdir, progress=False)
-  return str(workdir)
+  """Weights of the digits teacher's network, for the configs that need one."""
+  return str(diffusion_weights(tmp_path_factory.mktemp("teacher") / "edm", shipped("digits_edm")))
 
 
 QUICK = ("digits_edm", "digits_cd")
@@ -124,19 +120,8 @@ def diffusion_weights(path: Path, config: ml_collections.ConfigDict) -> Path:
     params = jax.tree.map(
       lambda leaf: np.zeros(leaf.shape, np.float32), jax.eval_shape(experiment.method.init, jax.random.key(0))
     )
-    about = {key: config.noise[key] for key in ("sigma_min", "sigma_max", "sigma_data")}
-    about |= {
-      "network": config_lib.plain_json(config.network),
-      "precond": config_lib.plain_json(config.precond),
-      "sigmas_by_nfe": {},
-    }
-    about |= {
-      "num_classes": experiment.method.num_classes,
-      "image_shape": experiment.method.image_shape,
-      "source_sha256": "",
-      "licence": "",
-    }
-    save_weights(path, {"net": params["net"]}, about)
+    info = {**info_of(experiment.model(params)), "source_sha256": "", "licence": ""}
+    save_weights(path, {"net": params["net"]}, info)
   return path
 
 
