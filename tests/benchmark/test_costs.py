@@ -69,6 +69,7 @@ def test_an_objective_of_no_paper_is_measured_by_its_name(monkeypatch):
   assert counted(train_step(case, TOY, 4)) == counted(train_step(CASES["denoising"], TOY, 4))
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_its_record_and_nothing_else(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(WORKLOADS, "small", TOY)
   # leave the tests' own

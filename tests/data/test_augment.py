@@ -263,6 +263,7 @@ def test_a_transform_is_applied_as_often_as_asked(name):
   assert label.shape == (count, WIDTHS[name])
 
 
+@pytest.mark.slow
 def test_what_is_drawn_has_edms_distributions():
   drawn = Augment(p=1.0).draw(jax.random.key(3), (4000, 32, 32, 3))
   for normal in (drawn.scale, drawn.aniso[:, 0], drawn.translate_frac[:, 0], drawn.translate_frac[:, 1]):
@@ -283,6 +284,7 @@ def test_what_is_drawn_has_edms_distributions():
   assert abs(float(flips.xflip.mean()) - 0.5) < 0.04 and abs(float(flips.yflip.mean()) - 0.06) < 0.02
 
 
+@pytest.mark.slow
 def test_augmentation_is_the_same_whatever_the_batch_and_the_sharding():
   x, key, augment = images(64), jax.random.key(1), Augment(p=0.6, rotate_int=1, translate_int=1)
   moved, label = jax.jit(augment)(x, key)

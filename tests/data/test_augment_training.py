@@ -105,6 +105,7 @@ def test_a_teacher_is_told_what_the_student_is(kind, teachers):
   np.testing.assert_array_equal(loss(teacher.params, plain), loss(other, plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cd", "scd"])
 def test_a_teacher_without_the_label_will_do(kind, teachers):
   config = config_of(kind, teachers)
@@ -115,6 +116,7 @@ def test_a_teacher_without_the_label_will_do(kind, teachers):
   assert np.isfinite(float(metrics["loss"]))
 
 
+@pytest.mark.slow
 def test_micro_batches_take_their_own_labels():
   losses = []
   for parts in (1, 2):
@@ -128,6 +130,7 @@ def test_micro_batches_take_their_own_labels():
   assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_preprocess_gives():
   """Without augmentation the bits of old; with it images and labels of the same draws."""
   key, image = jax.random.key(5), normalize(BATCH["image"])

@@ -94,6 +94,7 @@ def test_bad_latents(tmp_path, parts, words):
     open_source(write_latents(tmp_path, **parts))
 
 
+@pytest.mark.slow
 def test_a_latent_is_drawn_anew_every_step_with_the_posteriors_mean_and_deviation(tmp_path):
   config = tiny.config(tiny.CT, num_steps=2)
   config.data.source = write_latents(tmp_path / "set", mean=MEAN[..., :4], std=STD[..., :4], stats=None)
@@ -246,6 +247,7 @@ def test_in_order_passes_an_error_on_and_stops():
   assert len(seen) < 50_000
 
 
+@pytest.mark.slow
 def test_a_set_too_large_for_ram_trains_the_same(tmp_path):
   """Streamed by worker processes or held in RAM: the same parameters, bit for bit."""
   spec = write_folder(

@@ -219,6 +219,7 @@ def diffusion():
   return dataclasses.replace(model(), preconditioned=GaussianPreconditioned(), kind="diffusion")
 
 
+@pytest.mark.slow
 def test_bits_are_those_of_the_density(tmp_path):
   record, found = bits(diffusion(), num=10, batch_size=4, seed=1, out=tmp_path, progress=False)
   data = images(open_source("digits:test"))[:10].reshape(10, -1)

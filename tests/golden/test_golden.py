@@ -19,6 +19,7 @@ SLOW = (
     "E_openai_cd_ct_losses",
   ),
   *("A_edm_units", "C_openai_unet_imagenet64like_cond", "B_edm2_uncond"),
+  *("H_ckpt_openai_pt", "H_ckpt_edm_pkl", "G_jcm_checkpoint_state", "D_openai_editing", "E_ect_loss"),
 )
 
 

@@ -18,6 +18,7 @@ from tests.networks.small import (
   UNLABELLED,
   evaluation,
   every_network,
+  every_network_in_turn,
   far,
   inputs,
   jit,
@@ -105,7 +106,7 @@ def test_label_minus_one_is_no_label(name):
   assert far(none[1], evaluate(x, c_noise, condition)[1]) < 1e-5
 
 
-@every_network
+@every_network_in_turn
 def test_dropout_follows_the_key(name):
   x, c_noise, condition = inputs(name)
   first, again, other = (trained(name, seed)[0] for seed in (0, 0, 1))
@@ -165,7 +166,7 @@ def test_initial_params_are_float32_and_finite_and_follow_the_key(name):
   assert all(jax.tree.leaves(jax.tree.map(same, first, split(both)[0])))
 
 
-@every_network
+@every_network_in_turn
 def test_remat_keeps_the_params(name):
   plain, recomputed = (make(name, remat=remat) for remat in (False, True))
   shapes = [jax.eval_shape(lambda m=m: init_params(m, jax.random.key(0), SHAPE)) for m in (plain, recomputed)]

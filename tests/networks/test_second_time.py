@@ -14,6 +14,7 @@ from tests.networks.small import (
   SHAPE,
   evaluation,
   every_network,
+  every_network_in_turn,
   far,
   inputs,
   jit,
@@ -80,7 +81,7 @@ def test_without_a_second_time_one_is_refused(name):
       jax.eval_shape(as_net(module), random_params(module), x, c_noise, until)
 
 
-@every_network
+@every_network_in_turn
 def test_a_network_of_one_time_is_one_of_two_for_which_the_second_does_not_matter(name):
   params, y = upgraded(name), evaluation(name)(*inputs(name))
   for until in (jnp.zeros(BATCH), jnp.array([0.01, 0.8, 1.57])):

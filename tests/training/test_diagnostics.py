@@ -230,6 +230,7 @@ def test_the_train_command_diagnoses_where_the_config_says_so(tmp_path, monkeypa
   assert [line["step"] for line in json_lines.read(RunFolder.at(tmp_path / "run").diagnostics)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_measure_alike(tmp_path):
   experiment = build(tiny.config(tiny.CT))
   records = []
@@ -246,6 +247,7 @@ def test_one_and_eight_devices_measure_alike(tmp_path):
     assert a == b if isinstance(a, str) else a == pytest.approx(b, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_distilled_student_is_measured_on_its_teachers_trajectories(tmp_path):
   loop.train(build(tiny.config(num_steps=2, checkpoint_every=2)), tmp_path / "teacher", progress=False)
   config = tiny.config(tiny.CD, num_steps=1)

@@ -53,6 +53,7 @@ def equal(a, b) -> None:
   jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_and_fsdp_train_alike(tmp_path, monkeypatch):
   monkeypatch.setattr(sharding, "LARGE_LEAF", 64)  # so that even the toy's leaves are split
   curves = {}
@@ -67,6 +68,7 @@ def test_one_and_eight_devices_and_fsdp_train_alike(tmp_path, monkeypatch):
     np.testing.assert_allclose(curve, curves[1, 1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_change_the_curve(tmp_path):
   for parts in (1, 2):
     config = tiny.config(tiny.CT)
