@@ -17,4 +17,4 @@ environment test
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-"$PYTHON" -m pytest --numprocesses="$(getconf _NPROCESSORS_ONLN)" --dist=worksteal "${which[@]}" "$@"
+"$PYTHON" -m pytest --numprocesses="$(getconf _NPROCESSORS_ONLN)" --dist=loadgroup "${which[@]}" "$@"

@@ -12,7 +12,8 @@ import pytest
 
 REPO = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
-pytestmark = pytest.mark.slow
+# one worker: all tests are of the same runs
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
 
 def start(*arguments: str) -> subprocess.Popen:

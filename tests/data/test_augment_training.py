@@ -106,6 +106,7 @@ def test_a_teacher_is_told_what_the_student_is(kind, teachers):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("teachers")
 @pytest.mark.parametrize("kind", ["cd", "scd"])
 def test_a_teacher_without_the_label_will_do(kind, teachers):
   config = config_of(kind, teachers)
