@@ -1,7 +1,5 @@
 """Reference numbers of the peers for pytest: the cases of `tests/golden`, and how to compare."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import needs
 from tests.golden.runner import Case, relative_error
 
 # Runs a test once in each float type: `with jax.enable_x64(double): ...`; the tolerances are the case's own
@@ -18,12 +17,9 @@ BOTH_PRECISIONS = pytest.mark.parametrize("double", [False, True], ids=["float32
 
 def golden_case(name: str) -> Case:
   """Return a case, or skip the test where there is no folder of fixtures."""
-  folder = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[2] / "shared" / "golden"))
-  if not folder.is_dir():
-    pytest.skip(f"no reference numbers: there is no folder {folder} (GOLDEN_DIR)")
-  if not (folder / name).is_dir():
-    pytest.skip(f"{folder} has no case {name}")
-  return Case(folder / name)
+  if not needs.GOLDEN.is_dir():
+    pytest.skip(needs.NUMBERS)
+  return Case(needs.GOLDEN / name)
 
 
 def channels_last(array: np.ndarray) -> jax.Array:

@@ -228,7 +228,12 @@ TOYS = {
 }
 
 
-@pytest.mark.parametrize("kind", TOYS)
+QUICK = ("objective", "network", "sampler")
+
+
+@pytest.mark.parametrize(
+  "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in TOYS]
+)
 def test_a_toy_is_trained_stored_resumed_and_sampled(kind, tmp_path, monkeypatch, capsys):
   registry, toy, choose = TOYS[kind]
   monkeypatch.setitem(registry, "toy_kind" if kind == "network" else "toy", toy)

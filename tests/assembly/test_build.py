@@ -225,6 +225,7 @@ def test_stored_config_fills_what_the_given_one_leaves_open():
   assert merged.teacher.step == 40
 
 
+@pytest.mark.slow
 def test_conditional_training(tmp_path):
   config = tiny.config(tiny.CT, num_steps=2)
   config.data.conditional = True

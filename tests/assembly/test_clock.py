@@ -136,6 +136,7 @@ def test_the_same_length_said_in_two_ways_is_one_run():
     check_same_run(complete(followed), stored(said), "config.json")
 
 
+@pytest.mark.slow
 def test_a_grown_run_goes_on_and_keeps_its_identity(tmp_path):
   config = config_of()
   config.optimizer.schedule = "constant"

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import pytest
 
 from cm_jax import cli
 from cm_jax.benchmark import sampling
@@ -12,6 +13,7 @@ from cm_jax.storage.samples import SampleStore
 TOY = Workload({"name": "toy"}, image_shape=(4, 4, 1), batch_size=8)
 
 
+@pytest.mark.slow
 def test_every_format_is_written_whole_in_every_round(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(WORKLOADS, "small", TOY)
   # leave the tests' own

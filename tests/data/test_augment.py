@@ -118,6 +118,7 @@ def test_quarter_turns_are_exact_and_told_in_two_bits():
     augment(jnp.zeros((1, 4, 8, 1)), jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_whole_pixel_shifts_are_exact_reflect_and_are_told():
   x, augment = images(), only("translate_int", translate_int_max=0.25)
   shifts = [(0, 0), (2, 0), (0, 1), (-1, -2)]  # right, up
@@ -252,6 +253,7 @@ def test_where_nothing_is_drawn_the_image_comes_back_bit_for_bit():
   assert same(moved) == untouched and 100 < sum(untouched) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WIDTHS)
 def test_a_transform_is_applied_as_often_as_asked(name):
   p, count = 0.4, 3000

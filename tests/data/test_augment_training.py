@@ -154,6 +154,7 @@ def test_what_preprocess_gives():
   assert flipped != told.tolist()
 
 
+@pytest.mark.slow
 def test_latents_are_drawn_from_keys_of_their_own():
   """Pinned: a resumed run must draw the same latents."""
   rng, key = np.random.default_rng(1), jax.random.key(7)
@@ -165,6 +166,7 @@ def test_latents_are_drawn_from_keys_of_their_own():
   np.testing.assert_array_equal(label, Augment()(mean, jax.random.fold_in(key, 2**32 - 1))[1])
 
 
+@pytest.mark.slow
 def test_no_label_is_the_label_of_a_plain_image(teachers):
   experiment = build(config_of("edm", teachers))
   params = experiment.method.init(jax.random.key(0))
@@ -206,6 +208,7 @@ def test_what_does_not_fit_is_refused(change, message):
     build(config)
 
 
+@pytest.mark.slow
 def test_a_teacher_with_another_label_is_refused(teachers):
   config = config_of("cd", teachers)
   config.teacher.path, config.init.path = teachers["seven"], ""
@@ -216,6 +219,7 @@ def test_a_teacher_with_another_label_is_refused(teachers):
     build(config)
 
 
+@pytest.mark.slow
 def test_mirrored_data_may_be_augmented_without_xflip():
   config = augmented(xflip=0.0)
   config.data.flip, config.network.augment_dim = True, 8

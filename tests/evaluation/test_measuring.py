@@ -144,6 +144,7 @@ def test_the_reference_goes_through_the_features_once(features, monkeypatch):
   assert sorted(calls) == [40, 40, 1797]
 
 
+@pytest.mark.slow
 def test_only_the_main_process_writes(features, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   assert len(measure(features, out=tmp_path / "run")) == 10

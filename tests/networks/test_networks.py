@@ -115,7 +115,7 @@ def test_dropout_follows_the_key(name):
   assert far(first, evaluation(name)(x, c_noise, condition)) > 1e-3
 
 
-@every_network
+@every_network_in_turn
 def test_forward_and_reverse_derivatives_agree(name):
   # <v, J u> = <J' v, u> for a direction u in the parameters, x and c_noise: sCM takes the left side, training
   # the right
@@ -176,6 +176,7 @@ def test_remat_keeps_the_params(name):
   assert "remat" in str(jax.make_jaxpr(jax.grad(loss))(random_params(recomputed)))
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
   x, c_noise, condition = inputs("dit")
   params = random_params(make("dit"))

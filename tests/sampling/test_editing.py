@@ -53,7 +53,9 @@ def test_merging_is_a_projection_that_keeps_the_measurement(name):
   assert float(jnp.abs(merged - y).max()) > 0.1
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=() if name == "mask" else pytest.mark.slow) for name in OPERATORS]
+)
 def test_editing_keeps_what_is_measured_and_fills_in_what_is_not(name):
   operator, y = OPERATORS[name], reference()
   result = jax.jit(lambda y: fill_in(f, noise_of(6), y, operator, SIGMAS, NOISE.sigma_min))(y)

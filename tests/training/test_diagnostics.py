@@ -206,6 +206,7 @@ def test_nothing_compiles_twice(whole_run):
     assert function._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path, whole_run):
   diagnosed(tiny.config(tiny.CT, num_steps=3), tmp_path, every=1)
   json_lines.append(RunFolder.at(tmp_path).diagnostics, [{"step": 4, "from": "a run that was cut off"}])

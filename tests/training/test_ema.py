@@ -144,6 +144,7 @@ def test_the_snapshots_of_a_resumed_run_are_the_same_bytes(trained, tmp_path):
   assert contents(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_averages_split_over_devices_are_stored_whole(tmp_path, monkeypatch):
   monkeypatch.setattr(sharding, "LARGE_LEAF", 64)
   _, state = run(tmp_path, num_steps=2, mesh=sharding.make_mesh(2, 4))
@@ -187,6 +188,7 @@ def test_averages_split_over_processes_are_stored_whole_by_the_first(tmp_path):
     np.testing.assert_array_equal(arrays[f"ema_05/{name}"], value)
 
 
+@pytest.mark.slow
 def test_the_head_of_a_loss_stays_out(tmp_path):
   _, state = run(tmp_path, num_steps=2, objective=tiny.EDM)
   assert "weighting" in state.params

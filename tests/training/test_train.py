@@ -239,6 +239,7 @@ def test_a_nonfinite_step_reaches_nothing_and_is_counted():
   )
 
 
+@pytest.mark.slow
 def test_gradients_that_overflow_in_the_norm_are_skipped():
   experiment = build(tiny.config())
   state = Program(experiment).create()
@@ -272,6 +273,7 @@ class PoisonedSource:
     return {"image": np.full((8, 8, 1), 0.1 if index < self.good else np.nan, np.float32), "label": -1}
 
 
+@pytest.mark.slow
 def test_training_stops_after_a_row_of_nonfinite_steps(tmp_path):
   loop.train(experiment_of(tiny.config(num_steps=3), source=PoisonedSource(64)), tmp_path, progress=False)
   config = tiny.config(num_steps=30, max_nonfinite=4)
