@@ -1,11 +1,9 @@
 """`data prepare`: what is written is what was read; accidents leave nothing that could be taken for a set."""
 
-import contextlib
 import io
 import itertools
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from cm_jax.data.sources.archives import NpzSource
 from cm_jax.errors import UserError
 from tests.data.test_cifar import pin, records, write_archive
 from tests.data.test_sources import CLASSES, PIXELS, png, write_folder, write_npz, write_zip
+from tests.storage.places import disk_of
 
 REPO = Path(__file__).parents[2]
 
@@ -372,19 +371,6 @@ def test_help(capsys):
   for arguments in (["data", "prepare", "--help"], ["data", "--help"]):
     assert cli.run(arguments) == 0
     assert "python -m cm_jax data prepare --source=cifar10" in capsys.readouterr().out
-
-
-@contextlib.contextmanager
-def disk_of(size):
-  """Let no file grow beyond a size: writing fails as it does on a full disk."""
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("form", ["zip", "array_record"])
