@@ -30,8 +30,7 @@ class UserError(Exception):
 
   def __str__(self) -> str:
     value = str(self.value) if isinstance(self.value, (int, float, str, bool)) else repr(self.value)
-    line = f"{self.field} = {value}: expected {self.expected}"
-    return " ".join(line.split())
+    return f"{shown(self.field, 400)} = {shown(value, 400)}: expected {shown(self.expected, 1000)}"
 
   def named(self, field: str) -> "UserError":
     """Return the same error about a field of another name."""
@@ -42,6 +41,19 @@ class TrainingStopped(UserError):
   """Training ended before its last step, through no bad input: exit status 1."""
 
   status = 1
+
+
+def shown(text: str, limit: int = 400) -> str:
+  """Return text of anybody's as one line for a terminal: its control characters escaped, its middle left out.
+
+  >>> shown("a\\x1b[2J name"), shown("0123456789" * 100, 20)
+  ('a\\\\x1b[2J name', '0123456 ... 23456789')
+  """
+  if len(text) > limit:
+    half = (limit - 5) // 2
+    text = f"{text[:half]} ... {text[len(text) - limit + half + 5 :]}"
+  line = " ".join(text.split())
+  return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 @contextlib.contextmanager
@@ -85,6 +97,6 @@ def one_of(names: Iterable[str], given: object) -> str:
   "'consistency' (did you mean it?) or one of: consistency, denoising"
   """
   known = sorted(map(str, names))
-  near = difflib.get_close_matches(str(given), known, n=1)
+  near = difflib.get_close_matches(str(given)[:100], known, n=1)
   listed = "one of: " + ", ".join(known)
   return f"{near[0]!r} (did you mean it?) or {listed}" if near else listed

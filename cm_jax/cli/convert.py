@@ -15,7 +15,6 @@ and torch is not needed.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +111,6 @@ def _section(name: str | None) -> dict[str, Any] | None:
 
 
 def _json(text: str) -> dict[str, Any]:
-  try:
-    fields = json.loads(text)
-  except ValueError:
-    fields = None
-  if not isinstance(fields, dict):
-    raise UserError("--network", text, 'a JSON object such as {"num_head_channels": 64}')
-  return fields
+  from cm_jax.storage import bounded
+
+  return bounded.parse_object(text, "--network", 'a JSON object such as {"num_head_channels": 64}')

@@ -17,7 +17,7 @@ from cm_jax.data.pipeline import InMemory, Pipeline, epoch_order
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.errors import UserError
 from cm_jax.networks.classifier import SmallClassifier
-from cm_jax.storage import whole
+from cm_jax.storage import bounded, whole
 from cm_jax.storage.weights import flatten, unflatten
 from cm_jax.types import Array, Params
 
@@ -177,8 +177,8 @@ def load_features(folder: epath.PathLike) -> Features:
   import safetensors.numpy
 
   described = epath.Path(folder) / "features.json"
+  info = bounded.read_object(described, "features written by cm_jax")
   try:
-    info = json.loads(described.read_text())
     weights = (epath.Path(folder) / "features.safetensors").read_bytes()
     if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
       raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")

@@ -4,13 +4,13 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from cm_jax.errors import UserError
-from cm_jax.storage import whole
+from cm_jax.storage import bounded, whole
 
 
 def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
@@ -52,20 +52,16 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
   """Return the records of a file, oldest first; an unfinished last line is none, a missing file holds none.
 
   Raises:
-    UserError: A line that is no JSON object.
+    UserError: A line that is no JSON object, or a file that cannot be read.
   """
   place = whole.place(path)
   if not place.exists():
     return []
-  found = []
-  for number, line in enumerate(place.read_text().split("\n")[:-1], 1):
-    try:
-      record = json.loads(line)
-    except ValueError as error:
-      raise UserError(f"{path}, line {number}", str(error), "a JSON object a line") from error
-    if not isinstance(record, dict):
-      raise UserError(f"{path}, line {number}", type(record).__name__, "a JSON object a line")
-    found.append(record)
+  found: list[dict[str, Any]] = []
+  left = bounded.LARGE
+  for number, line in enumerate(_whole_lines(place), 1):
+    left -= bounded.memory_of(line)
+    found.append(bounded.parse_object(line, f"{path}, line {number}", "a JSON object a line", left))
   return found
 
 
@@ -75,13 +71,26 @@ def drop_after(path: epath.PathLike, step: int) -> None:
   if not place.exists():
     return
   kept = []
-  for line in place.read_text().splitlines():
+  for line in _whole_lines(place):
     try:
-      if json.loads(line)["step"] <= step:
+      if bounded.parse_object(line, str(path), "a record")["step"] <= step:
         kept.append(line)
-    except (ValueError, TypeError, KeyError):  # the line a kill cut in half
+    except (UserError, TypeError, KeyError):
       continue
-  whole.write(place, "".join(line + "\n" for line in kept))
+  whole.write(place, b"".join(kept))
+
+
+def _whole_lines(path: epath.Path) -> Iterator[bytes]:
+  """Yield the lines of a file with their ends; not the one that a kill cut in half."""
+  try:
+    whole.check_regular(path)
+    with path.open("rb") as file:
+      while (line := file.readline(bounded.SMALL)).endswith(b"\n"):
+        yield line
+      if len(line) == bounded.SMALL:
+        raise OSError(f"a line of more than {bounded.SMALL} bytes")
+  except OSError as error:
+    raise UserError(str(path), f"unreadable: {error.strerror or error}", "a file of JSON lines") from None
 
 
 def finite(value: Any) -> Any:

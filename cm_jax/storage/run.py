@@ -9,7 +9,7 @@ from etils import epath
 
 from cm_jax import config as config_lib
 from cm_jax.errors import UserError
-from cm_jax.storage import weights, whole
+from cm_jax.storage import bounded, weights, whole
 
 FORMAT = 2  # of config.json; 1 had no format, no num_images and not every default
 
@@ -76,12 +76,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
   path = RunFolder.at(workdir).config
   if not path.exists():
     return None
-  try:
-    stored = json.loads(path.read_text())
-  except ValueError as error:
-    raise UserError(str(path), str(error), "the JSON config that training wrote") from None
-  if not isinstance(stored, dict):
-    raise UserError(str(path), type(stored).__name__, "the JSON config that training wrote, an object")
+  stored = bounded.read_object(path, "the JSON config that training wrote, an object")
   number = stored.get("format", 1)
   if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= FORMAT:
     expected = f"1 to {FORMAT}, which this version of cm_jax reads (a newer one wrote this run?)"
@@ -121,11 +116,11 @@ def read_sigmas(workdir: epath.PathLike) -> dict[int, tuple[float, ...]]:
   file = RunFolder.at(workdir).sigmas
   if not file.exists():
     return {}
+  expected = "what search-steps wrote (delete the file to do without)"
+  stored = bounded.read_object(file, expected)
   try:
-    stored = json.loads(file.read_text())
     return {int(nfe): tuple(float(level) for level in found["sigmas"]) for nfe, found in stored.items()}
   except (ValueError, TypeError, KeyError, AttributeError) as error:
-    expected = "what search-steps wrote (delete the file to do without)"
     raise UserError(str(file), f"{type(error).__name__}: {error}", expected) from None
 
 
@@ -136,6 +131,6 @@ def store_sigmas(path: epath.PathLike, nfe: int, sigmas: Sequence[float], about:
     weights.update_info(path, lambda info: {**info, "sigmas_by_nfe": tuned(info)})
     return
   file = RunFolder.at(path).sigmas
-  content = json.loads(file.read_text()) if file.exists() else {}
+  content = bounded.read_object(file, "what search-steps wrote") if file.exists() else {}
   content[str(nfe)] = {"sigmas": list(sigmas), **about}
   whole.write(file, json.dumps(content, indent=2, sort_keys=True) + "\n")

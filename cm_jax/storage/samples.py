@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from cm_jax.errors import UserError
-from cm_jax.storage import whole
+from cm_jax.storage import bounded, whole
 from cm_jax.storage.pictures import encode_png, png_name
 
 FORMATS = (".npz", ".zip")  # anything else is a folder
@@ -83,7 +83,8 @@ class SampleStore:
       UserError: The interrupted run was of something else; names the first field that differs.
     """
     if self._part_request.exists():
-      stored = json.loads(self._part_request.read_text())
+      rule = f"the request of an interrupted run (delete {self._part} to start over)"
+      stored = bounded.read_object(self._part_request, rule)
       for field in sorted(stored.keys() | self._request.keys()):
         if stored.get(field) != self._request.get(field):
           rule = f"as the interrupted run in {self._part} (delete it to start over)"

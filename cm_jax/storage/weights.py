@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.storage import whole
+from cm_jax.storage import bounded, whole
 from cm_jax.types import KINDS, Model, NoiseRange
 
 FORMAT = 2  # of model.json; 1 had no kind
@@ -216,10 +216,7 @@ def load_arrays(path: epath.PathLike, field: str) -> dict[str, np.ndarray]:
 
 
 def _read_info(path: epath.Path) -> dict[str, Any]:
-  try:
-    return json.loads((path / MODEL).read_text())
-  except (OSError, ValueError) as error:
-    raise UserError("weights folder", str(path), f"readable files ({error})") from None
+  return bounded.read_object(path / MODEL, "a JSON object, as it was written with the weights")
 
 
 def _float32(name: str, value: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ and copied, since an object store shows a file only once it is complete.
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,10 +110,11 @@ def reading(path: epath.PathLike) -> Iterator[Path]:
   """Give a local file with the content of a file: itself, or a copy of what is elsewhere.
 
   Raises:
-    OSError: It cannot be read.
+    OSError: It cannot be read, or is no regular file.
   """
   source = absolute(path)
   if is_local(source):
+    check_regular(source)
     yield Path(source)
     return
   with tempfile.TemporaryDirectory(prefix="cm_jax-") as scratch:
@@ -120,6 +122,16 @@ def reading(path: epath.PathLike) -> Iterator[Path]:
     with source.open("rb") as content, open(copied, "wb") as local:
       shutil.copyfileobj(content, local, 1 << 20)
     yield copied
+
+
+def check_regular(path: epath.PathLike) -> None:
+  """Check that a local path is a regular file, or a link to one.
+
+  Raises:
+    OSError: It is not there, or is something else: to open a pipe waits, to read a device never ends.
+  """
+  if is_local(path) and not stat.S_ISREG(os.stat(path).st_mode):
+    raise OSError(f"no regular file: {path}")
 
 
 def publish(temporary: Path, path: epath.PathLike, last: str = "") -> None:

@@ -267,7 +267,7 @@ BAD_LABELS = {
   "negative": ({"labels": [["0.png", 0], ["1.png", -1]]}, "label -1 of 1.png"),
   "float": ({"labels": [["0.png", 0], ["1.png", 0.5]]}, "label 0.5 of 1.png"),
   "no labels": ({"classes": []}, "KeyError"),
-  "a list": ([1, 2], "TypeError"),
+  "a list": ([1, 2], "list"),
 }
 
 

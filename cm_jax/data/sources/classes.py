@@ -1,15 +1,16 @@
 """Labels of a data set: what none is, EDM's `dataset.json`, all of them without decoding an image."""
 
-import json
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from cm_jax.errors import UserError
+from cm_jax.storage import bounded
 from cm_jax.types import Source
 
 UNLABELLED = -1
+MAX_CLASSES = 1 << 16  # three times ImageNet's 21,841: counts and embeddings of all of them are made
 
 
 @runtime_checkable
@@ -50,7 +51,7 @@ def class_numbers(classes: np.ndarray | None, count: int, where: str, given: str
     item: What each of them is of: "image".
 
   Raises:
-    UserError: Not N integers from 0.
+    UserError: Not N integers from 0, or one that no set of images has.
 
   >>> class_numbers(np.array([2, 0], np.int64), 2, "a.npz", "labels ", "image").tolist()
   [2, 0]
@@ -58,9 +59,11 @@ def class_numbers(classes: np.ndarray | None, count: int, where: str, given: str
   if classes is None:
     return np.full(count, UNLABELLED, np.int32)
   is_right = classes.shape == (count,) and classes.dtype.kind in "iu"
-  if not is_right or classes.min() < 0 or classes.max() >= 2**31:
+  if not is_right or classes.min() < 0:
     expected = f"{count} class numbers from 0, one for every {item}"
     raise UserError(where, f"{given}{classes.dtype} {list(classes.shape)}", expected)
+  if (largest := int(classes.max())) >= MAX_CLASSES:
+    raise UserError(where, f"{given}up to {largest}", f"class numbers below {MAX_CLASSES}")
   return np.asarray(classes, np.int32)
 
 
@@ -81,19 +84,20 @@ def edm_labels(data: bytes, names: Sequence[str], where: str) -> np.ndarray:
   >>> edm_labels(b'{"labels": [["b.png", 1], ["a.png", 0]]}', ["a.png", "b.png"], "dataset.json").tolist()
   [0, 1]
   """
+  expected = 'JSON {"labels": [[NAME, CLASS], ...]} or {"labels": null}'
+  described = bounded.parse_object(data, where, expected, bounded.LARGE)
   try:
-    pairs = json.loads(data)["labels"]
+    pairs = described["labels"]
     known = {} if pairs is None else {str(name): label for name, label in pairs}
   except (ValueError, TypeError, KeyError) as error:
-    expected = 'JSON {"labels": [[NAME, CLASS], ...]} or {"labels": null}'
     raise UserError(where, f"{type(error).__name__}: {error}", expected) from error
   if pairs is None:
     return np.full(len(names), UNLABELLED, np.int32)
   if len(known) != len(pairs):
     raise UserError(where, f"{len(pairs) - len(known)} image(s) labelled twice", "one label for every image")
   for name, label in known.items():
-    if type(label) is not int or not 0 <= label < 2**31:
-      raise UserError(where, f"label {label!r} of {name}", "a class number from 0")
+    if type(label) is not int or not 0 <= label < MAX_CLASSES:
+      raise UserError(where, f"label {label!r} of {name}", f"a class number from 0, below {MAX_CLASSES}")
   without, odd = set(names) - set(known), set(known) - set(names)
   for missing, problem in ((without, "no label for"), (odd, "a label for the missing image")):
     if missing:

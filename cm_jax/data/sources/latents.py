@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from cm_jax.data.sources.files import check_path, file_stamp
 from cm_jax.data.sources.fingerprints import fingerprint, remembered
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
+from cm_jax.storage import bounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,8 @@ class LatentSource:
     if not path.is_file():
       return np.zeros(channels, np.float32), np.ones(channels, np.float32)
     expected = f'{{"shift": [...], "scale": [...]}} of {channels} finite numbers each, scale > 0'
+    stored = bounded.read_object(path, expected)
     try:
-      stored = json.loads(path.read_text())
       shift, scale = (np.array(stored[key], np.float32) for key in ("shift", "scale"))
     except (OSError, ValueError, TypeError, KeyError) as error:
       raise UserError(str(path), f"{type(error).__name__}: {error}", expected) from error

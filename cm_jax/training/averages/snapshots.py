@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cm_jax.errors import UserError, within
-from cm_jax.storage import whole
+from cm_jax.storage import bounded, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.weights import flatten, save_arrays, unflatten
 from cm_jax.training.averages import posthoc
@@ -109,11 +109,11 @@ def _header(path: epath.Path) -> Snapshot:
   with _opened(path) as file:
     text = (file.metadata() or {}).get(_METADATA, "{}")
   try:
-    about = json.loads(text)
+    about = bounded.parse_object(text, str(path), "what a snapshot says of itself")
     widths = {str(name): float(width) for name, width in about["sigma_rels"].items()}
     snapshot = Snapshot(path, about["step"], widths)
     fits = about["format"] == FORMAT and type(snapshot.step) is int and len(snapshot.sigma_rels) > 0
-  except (AttributeError, KeyError, TypeError, ValueError):
+  except (UserError, AttributeError, KeyError, TypeError, ValueError):
     fits = False
   if not fits:
     raise UserError("snapshot", str(path), f"format {FORMAT} of snapshots, which this version reads")
