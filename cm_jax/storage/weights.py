@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.storage import bounded, whole
+from cm_jax.storage import bounded, digests, whole
 from cm_jax.types import KINDS, Model, NoiseRange
 
 FORMAT = 2  # of model.json; 1 had no kind
@@ -24,7 +25,7 @@ INFO_KEYS = (
   *("kind", "network", "precond", "sigma_min", "sigma_max", "sigma_data"),
   *("num_classes", "image_shape", "sigmas_by_nfe", "source_sha256", "licence"),
 )
-OPTIONAL_INFO_KEYS = ("format", "rho", "source", "peer")
+OPTIONAL_INFO_KEYS = ("format", "rho", "source", "peer", "weights_sha256")
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
 
@@ -123,7 +124,8 @@ def save_weights(folder: epath.PathLike, params: Mapping[str, Any], info: Mappin
     folder: New, empty, or a weights folder to replace.
     params: `{"net": ...}`, nested dicts of arrays; stored as float32.
     info: `INFO_KEYS`, and `OPTIONAL_INFO_KEYS` where known; plain JSON types (tuples allowed). `info_of`
-      makes most of it. Whatever its format, the folder is of today's.
+      makes most of it. Whatever its format, the folder is of today's; `weights_sha256` is that of what is
+      written.
 
   Returns:
     The folder, as an absolute path.
@@ -140,7 +142,8 @@ def save_weights(folder: epath.PathLike, params: Mapping[str, Any], info: Mappin
   arrays = {name: _float32(name, value) for name, value in flatten(params).items()}
   with whole.folder(target, last=MODEL) as new:
     save_arrays(new / WEIGHTS, arrays)
-    whole.write(new / MODEL, json.dumps(checked, indent=2, sort_keys=True) + "\n")
+    written = {**checked, "weights_sha256": digests.of_file(new / WEIGHTS)}
+    whole.write(new / MODEL, json.dumps(written, indent=2, sort_keys=True) + "\n")
   return target
 
 
@@ -152,13 +155,13 @@ def load_weights(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     `sigmas_by_nfe` keyed by int, and `kind` None where a folder of format 1 does not say it.
 
   Raises:
-    UserError: A file is missing, damaged, or of a newer format.
+    UserError: A file is missing, damaged (`weights_sha256` is not that of the weights), or of a newer format.
   """
   path = whole.place(folder)
   if not is_weights_folder(path):
     raise UserError("weights folder", str(path), f"a folder with {WEIGHTS} and {MODEL}")
   checked = _checked_info(_read_info(path), str(path / MODEL))
-  arrays = load_arrays(path / WEIGHTS, "weights folder")
+  arrays = load_arrays(path / WEIGHTS, "weights folder", checked.get("weights_sha256"))
   params = unflatten({name: _float32(name, value) for name, value in arrays.items()})
   if not isinstance(params.setdefault("net", {}), dict):
     raise UserError(str(path / WEIGHTS), "net", "a tree of parameters")
@@ -199,8 +202,8 @@ def save_arrays(
       raise OSError(str(error)) from error
 
 
-def load_arrays(path: epath.PathLike, field: str) -> dict[str, np.ndarray]:
-  """Read a safetensors file.
+def load_arrays(path: epath.PathLike, field: str, sha256: str | None = None) -> dict[str, np.ndarray]:
+  """Read a safetensors file; `sha256` is that of the file as it was written, where known.
 
   Raises:
     UserError: Names `field`: the file is missing, damaged or no safetensors file.
@@ -209,6 +212,8 @@ def load_arrays(path: epath.PathLike, field: str) -> dict[str, np.ndarray]:
 
   try:
     with whole.reading(path) as local:
+      if sha256 is not None and digests.of_file(local) != sha256:
+        raise ValueError(f"it is not what was written, whose sha256 is {sha256[:12]}...")
       return safetensors.numpy.load_file(local)
   except (OSError, ValueError, KeyError, struct.error, safetensors.SafetensorError) as error:
     expected = f"a readable safetensors file ({type(error).__name__}: {error})"
@@ -249,6 +254,9 @@ def _checked_info(info: Any, where: str) -> dict[str, Any]:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not (math.isfinite(value) and value > 0):
       raise UserError(f"{where}: {key}", value, "a positive finite number")
+  digest = checked.get("weights_sha256")
+  if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+    raise UserError(f"{where}: weights_sha256", digest, f"the sha256 of {WEIGHTS} in 64 hex digits")
   for key in ("network", "precond"):
     if not isinstance(checked[key], Mapping) or "name" not in checked[key]:
       raise UserError(f"{where}: {key}", checked[key], 'a config section with a "name"')

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from cm_jax.errors import UserError
-from cm_jax.storage import weights
+from cm_jax.storage import digests, weights
 from cm_jax.types import Model, NoiseRange
 from tests.storage.places import WRITES, disk_of, names
 
@@ -44,7 +44,8 @@ def test_round_trip(place):
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, np.asarray(weights.flatten(PARAMS)[name], np.float32))
   assert params["net"]["enc.8x8_conv"]["scale"].shape == ()
-  assert info == {"format": weights.FORMAT, **INFO, "sigmas_by_nfe": {2: [80.0, 0.8]}}
+  written = {"weights_sha256": digests.of_file(folder / "weights.safetensors")}
+  assert info == {"format": weights.FORMAT, **INFO, "sigmas_by_nfe": {2: [80.0, 0.8]}, **written}
   assert names(place) == ["w/model.json", "w/weights.safetensors"]
 
 
@@ -150,6 +151,23 @@ def test_damaged_folder(place):
     weights.load_weights(folder)
   with pytest.raises(UserError, match="weights folder"):
     weights.load_weights(place / "absent")
+
+
+@pytest.mark.parametrize("at", [-1, -17, -30])
+def test_a_bit_of_the_weights_that_flips_is_noticed_unless_the_folder_is_older_than_its_sha256(place, at):
+  folder = weights.save_weights(place / "w", {"net": {"a": np.arange(8.0)}}, INFO)
+  file = folder / "weights.safetensors"
+  content = bytearray(file.read_bytes())
+  content[at] ^= 2
+  file.write_bytes(bytes(content))
+  with pytest.raises(UserError, match="weights folder = .*not what was written"):
+    weights.load_weights(folder)
+  with pytest.raises(UserError, match="weights_sha256 = 12: expected the sha256"):
+    weights.load_weights(rewritten(folder, weights_sha256="12"))
+  params = weights.load_weights(rewritten(folder, weights_sha256=None))[0]  # as before there was one
+  assert (params["net"]["a"] != np.arange(8.0)).sum() == 1
+  again = weights.save_weights(place / "again", params, {**INFO, "weights_sha256": "0" * 64})
+  np.testing.assert_array_equal(weights.load_weights(again)[0]["net"]["a"], params["net"]["a"])
 
 
 def rewritten(folder, **change):
