@@ -4,12 +4,13 @@ Keys of the papers that docstrings cite:
   CM    Song, Dhariwal, Chen, Sutskever 2023, Consistency Models (arXiv 2303.01469)
   iCT   Song, Dhariwal 2023, Improved Techniques for Training Consistency Models (arXiv 2310.14189)
   ECT   Geng, Pokle, Luo, Lin, Kolter 2024, Consistency Models Made Easy (arXiv 2406.14548)
-  sCM   Lu, Song 2024, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models (arXiv
-  2410.11081) EDM   Karras, Aittala, Aila, Laine 2022, Elucidating the Design Space of Diffusion-Based
-  Generative Models
+  sCM   Lu, Song 2024, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models
+        (arXiv 2410.11081)
+  EDM   Karras, Aittala, Aila, Laine 2022, Elucidating the Design Space of Diffusion-Based Generative Models
         (arXiv 2206.00364)
-  EDM2  Karras et al. 2023, Analyzing and Improving the Training Dynamics of Diffusion Models (arXiv
-  2312.02696) ADM   Dhariwal, Nichol 2021, Diffusion Models Beat GANs on Image Synthesis (arXiv 2105.05233)
+  EDM2  Karras et al. 2023, Analyzing and Improving the Training Dynamics of Diffusion Models
+        (arXiv 2312.02696)
+  ADM   Dhariwal, Nichol 2021, Diffusion Models Beat GANs on Image Synthesis (arXiv 2105.05233)
 Code that is named: jcm = openai/consistency_models_cifar10, OpenAI = openai/consistency_models.
 """
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from flax.errors import FlaxError
 
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import current
@@ -38,8 +39,15 @@ def build_network(
   scalings = construct(PRECONDS, precond, "config.precond", noise=noise)
 
   def init(key: Array) -> Params:
-    with within("config.network"):
-      return {"net": init_params(module, key, image_shape)}
+    try:
+      with within("config.network"):
+        return {"net": init_params(module, key, image_shape)}
+    except (ArithmeticError, AssertionError, FlaxError, IndexError, TypeError, ValueError) as error:
+      # Each network says what it can of its fields by itself; the rest shows only when shapes are worked out.
+      sizes = {key: value for key, value in dict(network).items() if not isinstance(value, (str, bool))}
+      said = str(error).partition("\n")[0][:120]
+      expected = f"sizes that fit together, and images of {image_shape} ({type(error).__name__}: {said})"
+      raise UserError("config.network", sizes, expected) from error
 
   return Preconditioned(as_net(module), scalings), init
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from absl import flags as absl_flags  # a plain `flags` would become the submodule of that name
 
+from cm_jax.cli.arguments import at_home, is_override, joined
 from cm_jax.errors import UserError, one_of
+from cm_jax.version import __version__
 
 COMMANDS = {
   "train": "train a model, or go on with a run",
@@ -22,17 +24,34 @@ COMMANDS = {
   "train-features": "train the small classifier whose features the digits are measured in",
   "report": "derive tables and pictures from the records of several runs",
   "compare": "put several methods with several seeds side by side",
-  "benchmark": "measure what a train step of every objective costs",
+  "benchmark": "measure train steps, sampling and data on this machine",
   "ema": "make an average of any width from a run's snapshots",
   "convert": "turn a published checkpoint, or a run, into a weights folder",
 }
 
 
+HELP = ("--help", "-help", "-h", "--helpfull")
+MODULE = "python -m cm_jax"  # how docstrings call the program
+
+
+def program() -> str:
+  """Return how the program was called, for what it says to be copied."""
+  return "cm_jax" if os.path.basename(sys.argv[0]) == "cm_jax" else MODULE
+
+
 def usage() -> str:
   """Return the overview of commands."""
   lines = [f"  {name:15} {what}" for name, what in COMMANDS.items()]
-  explained = "python -m cm_jax COMMAND --help explains a command."
-  return "\n".join(["usage: python -m cm_jax COMMAND [--flags]", "", *lines, "", explained])
+  explained = f"{program()} COMMAND --help explains a command, {program()} --version says which this is."
+  return "\n".join([f"usage: {program()} COMMAND [--flags]", "", *lines, "", explained])
+
+
+def version() -> str:
+  """Return the versions of this package and of what its numbers depend on."""
+  from importlib import metadata
+
+  found = [f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "optax")]
+  return f"cm_jax {__version__} ({', '.join(found)}, Python {sys.version.split()[0]})"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -43,6 +62,9 @@ def run(argv: Sequence[str]) -> int:
   if not argv or argv[0] in ("--help", "-h", "help"):
     print(usage())
     return 0 if argv else 2
+  if argv[0] in ("--version", "version"):
+    print(version())
+    return 0
   name, rest = argv[0], list(argv[1:])
   values = absl_flags.FlagValues()
   try:
@@ -51,11 +73,13 @@ def run(argv: Sequence[str]) -> int:
     command = importlib.import_module(f"cm_jax.cli.{name.replace('-', '_')}")
     command.define(values)
     rest = _without_subcommand(name, command, rest)
-    if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in rest):
-      usage_line = f"usage: python -m cm_jax {name} [--flags]"
-      print(f"{usage_line}\n\n{command.__doc__}\n{values.get_help(include_special_flags=False)}")
+    if any(argument in HELP for argument in rest):
+      usage_line = f"usage: {program()} {name} [--flags]"
+      explained = (command.__doc__ or "").replace(MODULE, program())
+      print(f"{usage_line}\n\n{explained}\n{values.get_help(include_special_flags=False)}")
       return 0
-    overrides = [argument for argument in rest if argument.lstrip("-").startswith("config.")]
+    rest = [at_home(argument) for argument in joined(rest)]
+    overrides = [argument for argument in rest if is_override(argument)]
     if overrides and "config" not in values:
       raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
     _parse(values, name, [argument for argument in rest if argument not in overrides])
@@ -78,7 +102,7 @@ def _as_flag(error: UserError, values: absl_flags.FlagValues) -> UserError:
 
 def _without_subcommand(name: str, command: Any, rest: list[str]) -> list[str]:
   known = SUBCOMMANDS.get(name, ())
-  if not known or (rest and rest[0] in ("--help", "-help", "-h", "--helpfull")):
+  if not known or (rest and rest[0] in HELP):
     return rest
   given = rest[0] if rest else ""
   if given not in known:

@@ -102,7 +102,8 @@ def _parsed(whole: ml_collections.ConfigDict, argument: str, old: Any, text: str
     for key in argument.lstrip("-").partition("=")[0].split(".")[1:]:
       value = value[key]
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(argument.partition("=")[0], text, f"a value such as {old!r} ({error})") from None
+    reason = str(error).partition(f"{argument}: ")[2] or str(error)  # absl repeats the flag
+    raise UserError(argument.partition("=")[0], text, f"a value such as {old!r} ({reason})") from None
   return value
 
 

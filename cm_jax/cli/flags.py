@@ -1,6 +1,5 @@
 """What commands share: starting JAX, the flags that name a model and a sampler, and reading them."""
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,18 @@ if TYPE_CHECKING:
 
 
 def start() -> None:
-  """Join the job's other processes, and keep compiled programs between runs (a 10 s compile becomes 1 s)."""
-  import jax
+  """Start JAX: its settings, the job's other processes, the devices.
 
-  from cm_jax.storage.downloads import cache_folder
+  Raises:
+    UserError: What the environment says of processes or of a platform cannot be.
+  """
+  from cm_jax.cli import environment
   from cm_jax.training.sharding import maybe_initialize
 
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  environment.keep_ours()
+  environment.keep_programs()
   maybe_initialize()
+  environment.check_platform()
 
 
 def is_main() -> bool:

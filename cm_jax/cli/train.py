@@ -1,11 +1,10 @@
 """Train a model from a config, or go on with the run in --workdir.
 
   python -m cm_jax train --config=configs/digits_edm.py --workdir=runs/edm
-  python -m cm_jax train --config=configs/digits_cd.py --teacher=runs/edm --workdir=runs/cd
-  --config.batch_size=128 python -m cm_jax train --workdir=runs/edm                    # resumes with the
-  stored config python -m cm_jax train --config=configs/digits_edm.py --config.num_images=153600
-  --workdir=runs/longer python -m cm_jax train --workdir=runs/edm --config.run.num_steps=600        # stops
-  there; without it, at the end
+  python -m cm_jax train --config=configs/digits_cd.py --teacher=runs/edm --workdir=runs/cd --config.seed=1
+  python -m cm_jax train --config=configs/digits_edm.py --config.num_images=153600 --workdir=runs/longer
+  python -m cm_jax train --workdir=runs/edm                             # goes on with the stored config
+  python -m cm_jax train --workdir=runs/edm --config.run.num_steps=600  # stops there; without it, at the end
 
 config.num_images is the length of a run: learning rate, curricula and stages follow it and the batch size.
 The same command runs on one CPU, on all devices of a machine, and on every host of a pod.

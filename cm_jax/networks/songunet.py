@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cm_jax.diffusion.denoiser import NOTHING
+from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.blocks import UNetBlock
@@ -77,6 +78,8 @@ class SongUNet(Network):
     fields.check_choice("encoder_type", self.encoder_type, ("standard", "skip", "residual"))
     fields.check_choice("decoder_type", self.decoder_type, ("standard", "skip"))
     fields.check_taps(self)
+    if self.model_channels * self.channel_mult_noise % 2:  # the embedding has as many sines as cosines
+      raise UserError("model_channels", self.model_channels, "an even number (or an even channel_mult_noise)")
     super().__post_init__()
 
   @nn.compact

@@ -21,7 +21,7 @@ ROOM = "a place that can be written, with room enough"
 
 
 def place(path: epath.PathLike) -> epath.Path:
-  """Return a path as etils knows it.
+  """Return a path as etils knows it; one that begins with `~` is of the home folder.
 
   >>> place("gs://bucket/runs").name
   'runs'
@@ -30,7 +30,7 @@ def place(path: epath.PathLike) -> epath.Path:
     UserError: Its scheme is unknown.
   """
   try:
-    return epath.Path(path)
+    return epath.Path(os.path.expanduser(path))
   except KeyError:
     expected = "a path of this machine, or one whose scheme etils.epath knows, such as gs:// or s3://"
     raise UserError("path", str(path), expected) from None
@@ -48,7 +48,8 @@ def is_local(path: epath.PathLike) -> bool:
 
 def absolute(path: epath.PathLike) -> epath.Path:
   """Return a path that no change of the working folder moves; one with a scheme is so already."""
-  return epath.Path(os.path.abspath(path)) if is_local(path) else place(path)
+  known = place(path)
+  return epath.Path(os.path.abspath(known)) if is_local(known) else known
 
 
 @contextlib.contextmanager

@@ -64,6 +64,11 @@ TRAIN = [
     "config.network.name = songnet: expected 'songunet' (did you mean it?)",
   ),
   ([EDM, "--config.network.dropout=1.5"], "config.network.dropout = 1.5"),
+  (
+    [EDM, "--config.network.model_channels=33"],
+    "config.network.model_channels = 33: expected an even number",
+  ),
+  ([EDM, "--config.network.augment_dim=-3"], "'augment_dim': -3"),
   ([EDM, "--config.precond.name=emd"], "config.precond.name = emd: expected 'edm' (did you mean it?)"),
   ([EDM, "--config.optimizer.name=adm"], "config.optimizer.name = adm"),
   ([EDM, "--config.optimizer.schedule=cosin"], "config.optimizer.schedule = cosin: expected 'cosine'"),

@@ -1,0 +1,51 @@
+"""The words of a command line before flags are read: values after a space, and `~` for the home folder."""
+
+import os
+import re
+from collections.abc import Sequence
+
+from cm_jax.errors import UserError
+
+
+def is_override(argument: str) -> bool:
+  """Say whether an argument sets a key of the config.
+
+  >>> is_override("--config.seed=1"), is_override("--config"), is_override("config.py")
+  (True, False, False)
+  """
+  return argument.startswith(("--config.", "-config."))
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+  """Return arguments with the value of `--config.KEY VALUE` as one word, `--config.KEY=VALUE`.
+
+  Raises:
+    UserError: A key without a value.
+
+  >>> joined(["--config.seed", "1", "--config", "config.py", "--config.noise.rho=7"])
+  ['--config.seed=1', '--config', 'config.py', '--config.noise.rho=7']
+  """
+  found: list[str] = []
+  rest = list(arguments)
+  while rest:
+    argument = rest.pop(0)
+    if is_override(argument) and "=" not in argument:
+      if not rest or re.match(r"--?[A-Za-z]", rest[0]):
+        raise UserError(argument, "", f"a value: {argument}=VALUE")
+      argument = f"{argument}={rest.pop(0)}"
+    found.append(argument)
+  return found
+
+
+def at_home(argument: str) -> str:
+  """Return an argument with `~` where a path begins as the home folder: shells expand it only at the start of
+  a word.
+
+  >>> at_home("--out=~/x.npz") == "--out=" + os.path.expanduser("~/x.npz")
+  True
+  >>> at_home("--config.data.source=folder:~/photos").endswith("folder:" + os.path.expanduser("~/photos"))
+  True
+  >>> at_home("--out=a~b")
+  '--out=a~b'
+  """
+  return re.sub(r"(?:(?<=[=:])|^)~[A-Za-z0-9_.-]*(?=/|$)", lambda home: os.path.expanduser(home[0]), argument)

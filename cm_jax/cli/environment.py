@@ -1,0 +1,69 @@
+"""What the shell's environment may say to JAX, and what of it counts here."""
+
+import os
+import sys
+
+from cm_jax.errors import UserError
+
+# Settings of JAX that change the random numbers or the types of a run, which nothing but its config may do.
+OURS = {
+  "jax_enable_x64": False,
+  "jax_default_prng_impl": "threefry2x32",
+  "jax_threefry_partitionable": True,
+  "jax_numpy_dtype_promotion": "standard",
+}
+
+
+def keep_ours() -> None:
+  """Put back the settings that the environment has changed, with a line on standard error for each."""
+  import jax
+
+  for name, value in OURS.items():
+    given = os.environ.get(name.upper())
+    if getattr(jax.config, name) != value and given is not None:
+      told = f"{name.upper()} = {given} is set aside: with it a run or a sample would be another one"
+      print(f"cm_jax: {told}", file=sys.stderr)
+      jax.config.update(name, value)
+
+
+def keep_programs() -> None:
+  """Keep compiled programs between runs (a 10 s compile becomes 1 s), where there is a place for them.
+
+  Raises:
+    UserError: CM_JAX_CACHE names a folder that cannot be used.
+  """
+  import jax
+
+  from cm_jax.storage.downloads import cache_folder
+
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  try:
+    folder = cache_folder() / "xla"
+  except UserError:
+    if "CM_JAX_CACHE" in os.environ:
+      raise
+    return  # a home folder that cannot be written, as on compute nodes: everything is compiled anew
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def check_platform() -> None:
+  """Start the devices.
+
+  Raises:
+    UserError: JAX_PLATFORMS names a platform that is not there.
+  """
+  import jax
+
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # JAX asserts where a plugin fails with a warning
+    given = os.environ.get("JAX_PLATFORMS")
+    reason = str(error).split(" (set JAX_PLATFORMS", maxsplit=1)[0] or "no device was found"
+    if given is None:
+      raise UserError("devices", "", f"at least one that JAX can use ({reason})") from None
+    expected = (
+      f'cpu, or a platform of this machine that is installed, as by pip install "jax[cuda]" ({reason})'
+    )
+    raise UserError("JAX_PLATFORMS", given, expected) from None

@@ -1,0 +1,112 @@
+"""What a person types in other ways than --flag=value, and what their shell says to JAX."""
+
+import jax
+import pytest
+
+from cm_jax import cli, errors
+from cm_jax.cli import environment
+from cm_jax.training import sharding
+from cm_jax.version import __version__
+
+
+def said(capsys, *arguments: str, status: int = 2) -> str:
+  capsys.readouterr()
+  assert cli.run(arguments) == status
+  captured = capsys.readouterr()
+  assert "Traceback" not in captured.err
+  return captured.err if status else captured.out
+
+
+def test_version(capsys):
+  shown = said(capsys, "--version", status=0)
+  assert shown.startswith(f"cm_jax {__version__} (jax {jax.__version__}")
+
+
+@pytest.mark.parametrize(
+  "called, shown", [("/opt/bin/cm_jax", "cm_jax sample "), ("m.py", "python -m cm_jax s")]
+)
+def test_help_names_the_program_as_it_was_called(capsys, monkeypatch, called, shown):
+  monkeypatch.setattr("sys.argv", [called])
+  for arguments in (("sample", "--help"), ("--help",)):
+    text = said(capsys, *arguments, status=0)
+    assert f"usage: {shown.split(' s')[0]} " in text
+    assert ("python -m" in text) == ("python -m" in shown)
+  assert f"  {shown}" in said(capsys, "sample", "--help", status=0)
+
+
+@pytest.mark.parametrize("key", ["batch_size", "noise.rho"])
+def test_values_after_a_space(capsys, tmp_path, key):
+  config = tmp_path / "config.py"
+  config.write_text("from cm_jax.config import default as get_config\n")
+  spaced = ("train", "--config", str(config), "--workdir", str(tmp_path / "run"), f"--config.{key}")
+  for value in ("-1", "-0.5", "many"):
+    error = said(capsys, *spaced, value)
+    assert f"config.{key} = {value}" in error and error.count("\n") == 1
+  assert f"--config.{key} = : expected a value: --config.{key}=VALUE" in said(capsys, *spaced)
+  assert f"--config.{key} = : expected a value" in said(capsys, *spaced, "--noprogress")
+  assert not (tmp_path / "run").exists()
+
+
+def test_home(capsys, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "out.zip").mkdir()
+  assert f"--out = {tmp_path}/out.zip: expected a .zip file" in said(
+    capsys, "sample", "--workdir=~/run", "--out", "~/out.zip"
+  )
+  assert f"model = {tmp_path}/none" in said(capsys, "sample", "--model=~/none", "--out=x.npz")
+
+
+def test_settings_that_would_change_a_run_are_set_aside(capsys, monkeypatch):
+  before = jax.config.jax_default_prng_impl
+  try:
+    jax.config.update("jax_default_prng_impl", "rbg")
+    monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
+    environment.keep_ours()
+    assert jax.config.jax_default_prng_impl == "threefry2x32"
+  finally:
+    jax.config.update("jax_default_prng_impl", before)
+  assert "JAX_DEFAULT_PRNG_IMPL = rbg is set aside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["Unable to initialize backend 'mps': none", ""])
+def test_a_platform_that_is_not_there(monkeypatch, reason):
+  def no_devices():
+    raise RuntimeError(reason) if reason else AssertionError
+
+  monkeypatch.setattr(jax, "devices", no_devices)
+  monkeypatch.setenv("JAX_PLATFORMS", "mps")
+  with pytest.raises(errors.UserError, match="JAX_PLATFORMS = mps: expected cpu"):
+    environment.check_platform()
+
+
+@pytest.mark.parametrize(
+  "name, value",
+  [
+    ("JAX_NUM_PROCESSES", "2.5"),
+    ("JAX_NUM_PROCESSES", "0"),
+    ("JAX_PROCESS_ID", "4"),
+    ("JAX_PROCESS_ID", "-1"),
+    ("JAX_COORDINATOR_ADDRESS", "localhost"),
+  ],
+)
+def test_several_processes_that_cannot_be(monkeypatch, name, value):
+  given = {
+    "JAX_COORDINATOR_ADDRESS": "localhost:9",
+    "JAX_NUM_PROCESSES": "4",
+    "JAX_PROCESS_ID": "3",
+    name: value,
+  }
+  for key, text in given.items():
+    monkeypatch.setenv(key, text)
+  with pytest.raises(errors.UserError, match=f"{name} = {value}: expected"):
+    sharding.maybe_initialize()
+
+
+def test_a_home_folder_that_cannot_be_written_has_no_cache(monkeypatch):
+  monkeypatch.setenv("HOME", "/proc/none")
+  for name in ("CM_JAX_CACHE", "JAX_COMPILATION_CACHE_DIR"):
+    monkeypatch.delenv(name, raising=False)
+  environment.keep_programs()
+  monkeypatch.setenv("CM_JAX_CACHE", "/proc/none")
+  with pytest.raises(errors.UserError, match="CM_JAX_CACHE"):
+    environment.keep_programs()
