@@ -354,7 +354,7 @@ class Model:
     sigmas_by_nfe: Tuned noise levels by number of network evaluations, as far as known.
     sampler: The run's own `config.sampler`; None for a weights folder.
     provenance: path, step, average, config_sha256, dataset_fingerprint, source:
-      what a record states about it; None where unknown.
+      what a record states about it; None where unknown. A source that is code (python:) is left out.
   """
 
   preconditioned: Preconditioned

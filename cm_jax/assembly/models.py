@@ -11,6 +11,7 @@ from flax.errors import FlaxError
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import current
 from cm_jax.assembly.components import call, construct
+from cm_jax.data.sources import is_code
 from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of, within
@@ -117,7 +118,9 @@ def model_of(
   shape, num_classes = tuple(config.data.image_shape), config.data.num_classes
   network, _ = build_network(config.network, config.precond, noise, shape, num_classes)
   known = {"path": None, "step": None, "average": None, "dataset_fingerprint": None}
-  about = {"config_sha256": run.identity(stored), "source": config.data.source}
+  # a source that is code counts only where the user names it: nothing that a stored run says is run
+  source = None if is_code(config.data.source) else config.data.source
+  about = {"config_sha256": run.identity(stored), "source": source}
   name = config.objective.name
   if name not in OBJECTIVES:
     raise UserError("config.objective.name", name, one_of(OBJECTIVES, name))

@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cm_jax.assembly.complete import complete, current
+from cm_jax.data.sources import is_code
 from cm_jax.errors import UserError, one_of
 from cm_jax.storage import run
 
@@ -55,6 +56,23 @@ def read_stored(workdir: str) -> ml_collections.ConfigDict:
   if stored is None:
     raise UserError("--config", "", f"a config file, since {workdir} holds no run to go on with")
   return current(stored)
+
+
+def check_source_is_given(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
+  """Check that a data source that is code is named by one of the arguments: a run may be somebody else's.
+
+  Args:
+    config: Of a stored run, with the arguments' overrides.
+    arguments: `--config.KEY=VALUE`.
+
+  Raises:
+    UserError: Only the stored config names it.
+  """
+  keys = [argument.lstrip("-").partition("=")[0] for argument in arguments]
+  source = config.get("data", {}).get("source", "")
+  if is_code(source) and "config.data.source" not in keys:
+    expected = f"to be given again, as --config.data.source={source}: it runs code, as no stored run may"
+    raise UserError("config.data.source", source, expected)
 
 
 def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_collections.ConfigDict:

@@ -111,7 +111,8 @@ def bits(
 def _own_source(model: Model) -> str:
   own = model.provenance.get("source")
   if own is None:
-    raise UserError("source", "", "real images, such as digits:test: the model does not say its own")
+    expected = "real images, such as digits:test: the model does not say its own, or it is code"
+    raise UserError("source", "", expected)
   return companions(own).held_out or own
 
 

@@ -55,7 +55,9 @@ def own_reference(model: Model) -> str:
   own = model.provenance.get("source")
   if own is None:
     raise UserError(
-      "reference", "", "the data to compare with, such as digits: the model does not say its own"
+      "reference",
+      "",
+      "the data to compare with, such as digits: the model does not say its own, or it is code",
     )
   return companions(own).reference
 

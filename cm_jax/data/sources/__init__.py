@@ -17,7 +17,7 @@ from cm_jax.data.sources.tfds import TfdsSource
 from cm_jax.errors import UserError, one_of
 from cm_jax.types import Source
 
-__all__ = ["SOURCES", "images", "labels", "open_source", "validate_source"]
+__all__ = ["SOURCES", "images", "is_code", "labels", "open_source", "validate_source"]
 
 
 class SourceKind(Protocol):
@@ -37,6 +37,18 @@ SOURCES: dict[str, SourceKind] = {
   "tfds": TfdsSource,
   "zip": ZipSource,
 }
+
+
+CODE = ("python",)  # schemes whose sources are code that runs when it is named
+
+
+def is_code(spec: str) -> bool:
+  """Say whether opening a source runs code that it names: then only the user may name it, and no stored file.
+
+  >>> is_code("python:my.module:images"), is_code("zip:images.zip")
+  (True, False)
+  """
+  return str(spec).partition(":")[0] in CODE
 
 
 def validate_source(spec: str) -> None:

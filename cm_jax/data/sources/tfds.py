@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from cm_jax.data.sources.classes import UNLABELLED
+from cm_jax.data.sources.classes import MAX_CLASSES, UNLABELLED
 from cm_jax.data.sources.encoded import EncodedImages
 from cm_jax.data.sources.files import file_stamp
+from cm_jax.data.sources.tfds_classes import check_classes
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
 
@@ -55,14 +56,14 @@ class TfdsSource(EncodedImages):
 
   @functools.cached_property
   def _builder(self) -> Any:
-    import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
     name, _, folder = parse(self.spec)
+    check_classes(folder / name)
     try:
       return read_only_builder.builder_from_files(name, data_dir=folder)
-    except (tfds.core.registered.DatasetNotFoundError, OSError, ValueError) as error:
-      expected = f"a whole prepared set in {folder / name} ({str(error).strip().splitlines()[0]})"
+    except Exception as error:  # tfds raises what it likes for damaged files
+      expected = f"a whole prepared set in {folder / name} ({type(error).__name__}: {str(error)[:200]})"
       raise UserError("source", f"tfds:{self.spec}", expected) from error
 
   @functools.cached_property
@@ -106,7 +107,10 @@ class TfdsSource(EncodedImages):
   def num_classes(self) -> int:
     """As the set's description says; 0 if unlabelled."""
     key = self._features[1]
-    return 0 if key is None else int(self._builder.info.features[key].num_classes)
+    number = 0 if key is None else int(self._builder.info.features[key].num_classes or 0)
+    if number > MAX_CLASSES:
+      raise UserError(f"tfds:{self.spec}", f"{number} classes", f"at most {MAX_CLASSES} classes")
+    return number
 
   def record(self, index: int) -> tuple[bytes, int]:
     """Return (the image's file, its label)."""
