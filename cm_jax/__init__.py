@@ -37,10 +37,12 @@ _PUBLIC = {
   "cm_jax.sampling.editing": ("edit",),
   "cm_jax.sampling.generate": ("generate", "make_generator"),
   "cm_jax.sampling.guidance": ("guided",),
+  "cm_jax.sampling.images": ("sample",),
   "cm_jax.sampling.likelihood": ("Likelihood",),
   "cm_jax.sampling.multistep": ("Multistep",),
   "cm_jax.sampling.ode": ("Ancestral", "Dpm2", "Euler", "Heun"),
   "cm_jax.sampling.step_search": ("StepSearch",),
+  "cm_jax.storage.pictures": ("save_grid", "to_pil"),
   "cm_jax.storage.weights": ("save_weights",),
   "cm_jax.training.loop": ("train",),
   "cm_jax.types": (

@@ -12,7 +12,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from cm_jax.errors import UserError
@@ -338,6 +340,27 @@ class TrainState:
   params: Params
   opt_state: Any
 
+  def __repr__(self) -> str:
+    return f"TrainState(step={self.step}, {parameter_count(self.params):,} parameters)"
+
+
+def parameter_count(params: Params) -> int:
+  """Return how many numbers a tree of arrays, or of their shapes, holds.
+
+  >>> parameter_count({"net": {"w": jnp.zeros((3, 4)), "b": jax.ShapeDtypeStruct((4,), float)}})
+  16
+  """
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def described_images(shape: tuple[int, ...], num_classes: int) -> str:
+  """Say of what images a model is.
+
+  >>> described_images((32, 32, 3), 10), described_images((8, 8, 1), 0)
+  ('32x32x3 images of 10 classes', '8x8x1 images without classes')
+  """
+  return f"{'x'.join(map(str, shape))} images {f'of {num_classes}' if num_classes else 'without'} classes"
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -355,6 +378,7 @@ class Model:
     sampler: The run's own `config.sampler`; None for a weights folder.
     provenance: path, step, average, config_sha256, dataset_fingerprint, source:
       what a record states about it; None where unknown. A source that is code (python:) is left out.
+    draw: What `sample` calls: `cm_jax.sample`, given by who makes the model, since sampling is a layer above.
   """
 
   preconditioned: Preconditioned
@@ -368,10 +392,60 @@ class Model:
   sigmas_by_nfe: Mapping[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   sampler: Mapping[str, Any] | None = None
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  draw: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
 
-  def denoiser(self, label: Array | None = None) -> Denoiser:
-    """Bind the stored weights in evaluation mode."""
-    return self.preconditioned(self.params, Condition(label))
+  def denoiser(self, label: Array | int | None = None) -> Denoiser:
+    """Bind the stored weights in evaluation mode: D(x [B,H,W,C], sigma), sigma and label one for all or [B].
+
+    Raises:
+      UserError: Called with images of another shape or type, or as many noise levels as there are not images.
+    """
+
+    def denoise(x: Array, sigma: Array | float) -> Array:
+      x = jnp.asarray(x)
+      if x.ndim != 4 or x.shape[1:] != self.image_shape:
+        raise UserError("x", x.shape, f"images (B, {', '.join(map(str, self.image_shape))})")
+      if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError("x", str(x.dtype), "floats: images in [-1, 1], and noise of their level sigma")
+      condition = Condition(None if label is None else _each("label", label, len(x), jnp.int32))
+      return self.preconditioned(self.params, condition)(x, _each("sigma", sigma, len(x), x.dtype))
+
+    return denoise
+
+  def sample(self, num: int = 16, **how: Any) -> np.ndarray:
+    """Return uint8 images [num,H,W,C] (latents: float32); see `cm_jax.sample`, which takes the same."""
+    if self.draw is None:
+      raise UserError(
+        "draw", "None", "cm_jax.sample, as load_model gives it: dataclasses.replace(model, draw=...)"
+      )
+    return self.draw(self, num, **how)
+
+  def __repr__(self) -> str:
+    noise, about = self.noise, self.provenance
+    known = [f"{key} {about[key]}" for key in ("step", "average") if about.get(key) is not None]
+    levels = [f"{n}: {', '.join(f'{s:g}' for s in sigmas)}" for n, sigmas in self.sigmas_by_nfe.items()]
+    return "\n".join(
+      [
+        f"Model: {self.kind or 'of unknown kind'}, {described_images(self.image_shape, self.num_classes)}",
+        f"  network: {_named(self.network)}, {parameter_count(self.params):,} parameters",
+        f"  precond: {_named(self.precond)}, sigma {noise.sigma_min:g} to {noise.sigma_max:g}",
+        f"  sampler: {'usual for its kind' if self.sampler is None else _named(self.sampler)}"
+        + (f"; tuned levels by NFE {{{'; '.join(levels)}}}" if levels else ""),
+        f"  from: {', '.join([str(about.get('path') or 'no file'), *known])}",
+      ]
+    )
+
+
+def _each(field: str, value: Any, count: int, dtype: Any) -> Array:
+  """Return a value [B] of one number for all, or of one each, in any shape."""
+  given = jnp.asarray(value, dtype)
+  if given.size not in (1, count):
+    raise UserError(field, given.shape, f"one number, or one for each of the {count} images")
+  return jnp.broadcast_to(given.ravel(), (count,))
+
+
+def _named(section: Mapping[str, Any] | str) -> str:
+  return section if isinstance(section, str) else str(section.get("name"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,6 +472,22 @@ class Method:
   preprocess: Callable[[Batch, Array], dict[str, Array]]
   sampler: Sampler
 
+  def parameters(self) -> int:
+    """Return how many parameters are trained, those of the loss's own head among them."""
+    return parameter_count(jax.eval_shape(lambda: self.init(jax.random.key(0))))
+
+  def __repr__(self) -> str:
+    config = self.config
+    return "\n".join(
+      [
+        f"Method: {config.objective.name}, {described_images(self.image_shape, self.num_classes)}",
+        f"  trains: {self.objective.trains}, {_named(config.network)}, {self.parameters():,} parameters",
+        f"  precond: {_named(config.precond)}, sigma {self.noise.sigma_min:g} to {self.noise.sigma_max:g}",
+        f"  optimizer: {_named(config.optimizer)}, learning rate {config.optimizer.learning_rate:g}",
+        f"  length: {self.num_steps:,} steps of {config.batch_size:,} images",
+      ]
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -408,6 +498,7 @@ class Experiment:
 
   Attributes:
     check_resume: Given a stored config and where it lies, raises a UserError unless it is this run's.
+    draw: As of `Model`.
   """
 
   config: ml_collections.FrozenConfigDict
@@ -418,6 +509,7 @@ class Experiment:
   initial_params: Params | None = None
   distance_params: Params | None = None
   check_resume: Callable[[Mapping[str, Any], str], None] = lambda stored, where: None
+  draw: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
 
   def model(self, params: Params) -> Model:
     """Return params of this run as a model: what is sampled while it trains."""
@@ -432,4 +524,9 @@ class Experiment:
       network=config.network.to_dict(),
       precond=config.precond.to_dict(),
       sampler=config.sampler.to_dict(),
+      draw=self.draw,
     )
+
+  def __repr__(self) -> str:
+    data = f"  data: {self.config.data.source}, {len(self.source):,} images, on {self.mesh.size} device(s)"
+    return "\n".join([repr(self.method).replace("Method", "Experiment", 1), data])

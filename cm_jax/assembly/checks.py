@@ -9,6 +9,7 @@ from cm_jax.assembly.complete import complete
 from cm_jax.assembly.components import steps
 from cm_jax.config import FREE_FORM
 from cm_jax.data.augment import Augment
+from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of
 from cm_jax.types import Model, Needs, Preconditioned
@@ -39,7 +40,9 @@ def check_keys(config: ml_collections.ConfigDict, defaults: ml_collections.Confi
       )
     if is_section and "name" not in defaults[key] and key not in FREE_FORM:
       check_keys(config[key], defaults[key], f"{path}.{key}")
-  for key in ("seed", "batch_size", "accumulation", "num_images"):
+  if path == "config":
+    check_seed(config.seed, "config.seed")
+  for key in ("batch_size", "accumulation", "num_images"):
     wrong = path == "config" and (isinstance(config[key], bool) or not isinstance(config[key], int))
     if wrong or (path == "config" and config[key] < 0):
       raise UserError(f"config.{key}", config[key], "an integer, 0 or more")

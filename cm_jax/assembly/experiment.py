@@ -10,6 +10,7 @@ from cm_jax.assembly.models import build_network, check_shapes, load_model
 from cm_jax.assembly.resume import check_same_run
 from cm_jax.data.sources import open_source, validate_source
 from cm_jax.errors import UserError, renamed, within
+from cm_jax.sampling.images import sample
 from cm_jax.storage import weights
 from cm_jax.training import sharding
 from cm_jax.types import Experiment, Method, Model, Params, Source
@@ -52,6 +53,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     initial_params=initial_params,
     distance_params=distance_params,
     check_resume=lambda stored, where: check_same_run(whole, stored, where),
+    draw=sample,
   )
 
 

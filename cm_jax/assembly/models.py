@@ -17,6 +17,7 @@ from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of, within
 from cm_jax.networks import NETWORKS, as_net, init_params
 from cm_jax.objectives import OBJECTIVES
+from cm_jax.sampling.images import sample
 from cm_jax.storage import run, weights
 from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.types import KINDS, Array, Model, NoiseRange, Params
@@ -75,6 +76,8 @@ def load_model(path: epath.PathLike, step: int = -1, average: str = "ema", kind:
     expected = (
       "a run folder (config.json, checkpoints/) or a weights folder (model.json, weights.safetensors)"
     )
+    if epath.Path(path).is_file():
+      expected += ": `convert` makes a weights folder of a published checkpoint"
     raise UserError("model", str(path), expected)
   skeleton = model_of(stored, {})
   _check_kind(kind, skeleton.kind)
@@ -128,6 +131,7 @@ def model_of(
     network, params, OBJECTIVES[name].trains, noise, shape, num_classes,
     config_lib.plain_json(config.network), config_lib.plain_json(config.precond),
     sigmas_by_nfe or {}, config_lib.plain_json(config.sampler), {**known, **about, **(provenance or {})},
+    draw=sample,
   )  # fmt: skip
 
 
@@ -151,7 +155,7 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
     network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
     info["num_classes"], info["network"], info["precond"],
     {nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()}, None,
-    {"path": str(path), **dict.fromkeys(unknown)},
+    {"path": str(path), **dict.fromkeys(unknown)}, draw=sample,
   )  # fmt: skip
 
 

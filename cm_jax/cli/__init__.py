@@ -97,6 +97,8 @@ def _as_flag(error: UserError, values: absl_flags.FlagValues) -> UserError:
   """Return an error about an argument of the library as one about the flag that set it."""
   known = {flag.replace("-", "_"): flag for flag in values}
   flag = known.get(error.field.replace("-", "_"))
+  if flag == "model" and not values.model and "workdir" in values:
+    flag = "workdir"  # which is the model, where no other is given
   return error if flag is None else error.named(f"--{flag}")
 
 

@@ -50,6 +50,7 @@ def main(values: flags.FlagValues) -> None:
 
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.generate import generate, local_mesh, make_generator, replicate
+  from cm_jax.sampling.images import check_label
   from cm_jax.storage.pictures import save_grid
 
   if values.state == "float64":
@@ -63,9 +64,7 @@ def main(values: flags.FlagValues) -> None:
     expected = f"a .npz file: the model makes latents {list(model.image_shape)}, not images"
     raise UserError("--out", values.out, expected)
   generator = make_generator(model, sampler, values.guidance, values.state)
-  if values.label is not None and not 0 <= values.label < model.num_classes:
-    expected = f"0 to {model.num_classes - 1}" if model.num_classes else "none: the model has no classes"
-    raise UserError("--label", values.label, expected)
+  check_label(model, values.label)
   # Every host draws shards of its own on its own devices; the weights are placed once, not for every shard.
   mesh = local_mesh()
   draw = functools.partial(

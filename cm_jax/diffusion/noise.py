@@ -4,8 +4,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cm_jax.errors import UserError
 from cm_jax.types import Array, Noise
+
+
+def check_seed(seed: int, field: str = "seed") -> None:
+  """Check that a seed is one of JAX's: a larger one would in silence be the same as a smaller one.
+
+  Raises:
+    UserError: It is not.
+  """
+  if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+    raise UserError(field, seed, "an integer, 0 to 4294967295 (2^32 - 1)")
 
 
 def append_dims(v: Array, x: Array) -> Array:

@@ -9,6 +9,7 @@ from etils import epath
 
 from cm_jax.data.companions import companions
 from cm_jax.data.sources import images, labels, open_source, validate_source
+from cm_jax.diffusion.noise import check_seed
 from cm_jax.errors import UserError
 from cm_jax.evaluation import records
 from cm_jax.evaluation.records import Record
@@ -61,6 +62,7 @@ def bits(
 
   if known_kind(model) != "diffusion":
     raise UserError("model", model.kind, "a diffusion model: the f of another kind is not a denoiser")
+  check_seed(seed)
   likelihood = Likelihood(model.noise, rtol, atol, trace, probes)
   source = source or _own_source(model)
   validate_source(source)

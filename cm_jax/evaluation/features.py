@@ -14,6 +14,7 @@ import optax
 from etils import epath
 
 from cm_jax.data.pipeline import InMemory, Pipeline, epoch_order
+from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.errors import UserError
 from cm_jax.networks.classifier import SmallClassifier
@@ -82,7 +83,7 @@ class Features:
     seed: Of the training.
   """
 
-  params: Params
+  params: Params = dataclasses.field(repr=False)
   num_classes: int
   scale: float
   accuracy: float
@@ -136,6 +137,7 @@ def train_features(
   """
   import tqdm
 
+  check_seed(seed)
   if labels.min() < 0:
     raise UserError("labels", int(labels.min()), "a class number from 0 for every image")
   num_classes = int(labels.max()) + 1

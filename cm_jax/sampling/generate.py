@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cm_jax.diffusion.noise import per_sample_noise
+from cm_jax.diffusion.noise import check_seed, per_sample_noise
 from cm_jax.diffusion.pixels import is_latent, quantize
 from cm_jax.errors import UserError, one_of
 from cm_jax.sampling.guidance import check_guidance, guided
@@ -121,8 +121,7 @@ def generate(
   """
   if batch_size < 1:
     raise UserError("batch_size", batch_size, "at least 1")
-  if isinstance(seed, bool) or not 0 <= seed < 2**32:
-    raise UserError("seed", seed, "an integer, 0 to 2^32 - 1")
+  check_seed(seed)
   numbers = np.asarray(indices, np.int32)
   sharding = None
   if mesh is not None:

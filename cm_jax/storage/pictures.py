@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from cm_jax.errors import UserError
 from cm_jax.storage import whole
 
 
@@ -16,12 +17,31 @@ def encode_png(pixels: np.ndarray) -> bytes:
   >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
   b'\\x89PNG'
   """
+  content = io.BytesIO()
+  to_pil(pixels).save(content, format="PNG", compress_level=1)
+  return content.getvalue()
+
+
+def to_pil(images: np.ndarray) -> Any:
+  """Return uint8 [H,W,C] as a Pillow image, [N,H,W,C] as a list of them; C = 1 or 3.
+
+  Raises:
+    UserError: Not such an array.
+
+  >>> to_pil(np.zeros((2, 8, 16, 3), np.uint8))[0].size
+  (16, 8)
+  """
   from PIL import Image
 
-  content = io.BytesIO()
-  image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-  image.save(content, format="PNG", compress_level=1)
-  return content.getvalue()
+  images = np.asarray(images)
+  if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] not in (1, 3):
+    given = f"{images.dtype} {list(images.shape)}"
+    raise UserError(
+      "images", given, "uint8 [N, H, W, C] or [H, W, C] with 1 or 3 channels, as sample returns"
+    )
+  if images.ndim == 4:
+    return [to_pil(image) for image in images]
+  return Image.fromarray(images[..., 0] if images.shape[-1] == 1 else images)
 
 
 def png_name(index: int) -> str:
@@ -47,8 +67,6 @@ def save_grid(
   Raises:
     UserError: The place cannot be written, or the disk is full.
   """
-  from PIL import Image
-
   count, height, width, channels = images.shape
   columns = columns or math.ceil(math.sqrt(count))
   rows = math.ceil(count / columns)
@@ -59,7 +77,7 @@ def save_grid(
   by_rows = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
   sheet = by_rows.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
   with whole.writing(path) as temporary:
-    Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(temporary, format="PNG")
+    to_pil(sheet).save(temporary, format="PNG")
 
 
 def new_figure(width: float, height: float) -> Any:
