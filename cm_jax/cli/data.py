@@ -7,11 +7,16 @@
 
 --source: cifar10 or cifar100, fetched from mirrors with a pinned sha256 unless --input is their binary
 archive; or what config.data.source may be: folder:PATH, zip:PATH, npz:PATH, tfds:..., digits, python:...
-LSUN's lmdb files are not read: export their images to a folder. Labels: EDM's dataset.json, class folders, or
-what the source says.
+Labels: EDM's dataset.json, class folders, or what the source says; the classes' names are kept.
 
---crop: none, the images have one size already; adm, what OpenAI's models were trained on (halve, bicubic,
-centre); edm, EDM's (centre square, Lanczos). Both make grey images RGB, and go by all the pixels of a JPEG.
+--crop: none, the images have one size already; center, the largest square in the centre (Lanczos; a JPEG is
+decoded no larger than needed); adm, what OpenAI's models were trained on (halve, bicubic, centre); edm, EDM's
+(centre square, Lanczos). adm and edm make grey images RGB, and go by all the pixels of a JPEG.
+
+PNG, JPEG, WebP, GIF (the first frame), BMP and TIFF are read; palettes and CMYK become RGB, of 16 bits the
+upper 8 are kept, photos are turned as their EXIF data asks (--noexif: as ADM's and EDM's own scripts leave
+them); --alpha=white or black is what lies behind transparent parts. What is done to how many is printed, and
+what was left out.
 
 --format: zip, as EDM's dataset_tool writes them; array_record, a folder for tfds: of cifar10 and cifar100 as
 tfds.data_source("cifar10", data_dir=OUT) finds it, both splits; of anything else under the name --name.
@@ -43,7 +48,10 @@ def define(values: flags.FlagValues) -> None:
   text("out", None, "What to write: NAME.zip, or a folder with --format=array_record.")
   about = "Side of the images in pixels, 1 to 4096; by default as they are."
   flags.DEFINE_integer("resolution", None, about, flag_values=values)
-  text("crop", "none", "adm, edm or none.")
+  text("crop", "none", "center, adm, edm or none.")
+  text("alpha", "", "Behind transparent parts: white or black; by default they are refused (adm drops them).")
+  about = "Turn images as their EXIF data asks."
+  flags.DEFINE_bool("exif", True, about, flag_values=values)
   text("format", "zip", "zip or array_record.")
   text(
     "split", None, "Of cifar10, cifar100: train (by default) or test. Of other sets: its name in ArrayRecord."
@@ -66,6 +74,8 @@ def main(values: flags.FlagValues) -> None:
     out=values.out or "",
     resolution=values.resolution,
     crop=values.crop,
+    alpha=values.alpha,
+    exif=values.exif,
     format=values.format,
     split=values.split,
     input=values.input,
@@ -90,7 +100,8 @@ def described(split: "Prepared") -> list[str]:
   enlarged = f", {split.enlarged} of them smaller before" if split.enlarged else ""
   shape = "x".join(map(str, split.shape))
   images = f"{len(split.labels)} images of {shape}{enlarged}; {len(split.skipped)} skipped"
-  return [f"{split.spec}: {images}", f"  {classes}", f"  fingerprint {split.fingerprint}"]
+  about = [f"  {line}" for line in split.told]
+  return [f"{split.spec}: {images}", f"  {classes}", *about, f"  fingerprint {split.fingerprint}"]
 
 
 def size(path: Path) -> int:

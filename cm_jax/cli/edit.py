@@ -117,7 +117,7 @@ def read_inputs(path: str | None, shape: tuple[int, int, int], resize: bool, rep
   Raises:
     UserError: Nothing there, or images of another size or number of channels.
   """
-  from cm_jax.data.sources.encoded import EXTENSIONS
+  from cm_jax.data.sources.names import EXTENSIONS
 
   place = epath.Path(path or "")
   if not path or not place.exists():
@@ -136,8 +136,8 @@ def read_image(path: epath.Path, shape: tuple[int, int, int], resize: bool, repe
   Raises:
     UserError: Not an image, or one of another size or number of channels.
   """
-  from cm_jax.data.prepare.crops import crop_edm
-  from cm_jax.data.sources.encoded import decode
+  from cm_jax.data.sources.crops import crop_edm
+  from cm_jax.data.sources.decoding import decode
   from cm_jax.data.sources.files import read_file
 
   image = decode(read_file(str(path)), str(path))
@@ -175,7 +175,7 @@ def read_mask(path: str | None, size: tuple[int, ...]) -> np.ndarray:
   Raises:
     UserError: None given, of another size, or with other values than black and white.
   """
-  from cm_jax.data.sources.encoded import decode
+  from cm_jax.data.sources.decoding import decode
 
   if not path or not epath.Path(path).exists() or epath.Path(path).is_dir():
     raise UserError("--mask", path or "", "an image, white where the input is kept")

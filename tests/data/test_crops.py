@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from cm_jax.data.prepare.crops import CROPS, crop_adm, crop_edm
+from cm_jax.data.sources.crops import CROPS, crop_adm, crop_edm
 
 
 def picture(height, width, channels):
@@ -35,7 +35,7 @@ def test_the_pixels_of_the_originals(shape):
 def test_shape_and_grey(name):
   for height, width, resolution in ((5, 9, 1), (9, 5, 3), (64, 65, 64), (31, 500, 17)):
     made = CROPS[name](picture(height, width, 1), resolution)
-    assert made.shape == (resolution, resolution, 3) and made.dtype == np.uint8
+    assert made.shape == (resolution, resolution, 1 if name == "center" else 3) and made.dtype == np.uint8
     assert (made == made[..., :1]).all()
 
 

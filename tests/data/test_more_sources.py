@@ -12,8 +12,8 @@ from PIL import Image
 from cm_jax.assembly import build
 from cm_jax.data.pipeline import FromSource, InMemory, Pipeline, rows_of
 from cm_jax.data.sources import images, labels, open_source
-from cm_jax.data.sources.encoded import Subset
 from cm_jax.data.sources.threads import in_order
+from cm_jax.data.sources.views import Subset
 from cm_jax.errors import UserError
 from cm_jax.training import loop
 from tests import tiny

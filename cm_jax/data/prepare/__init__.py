@@ -12,13 +12,13 @@ import numpy as np
 
 from cm_jax.data.prepare.cifar import ARCHIVES, Split, find_archive, read_archive
 from cm_jax.data.prepare.conversion import Conversion, Read, Recipe, Where, reader
-from cm_jax.data.prepare.crops import CROPS
 from cm_jax.data.prepare.place import beside, check_out
 from cm_jax.data.prepare.writers import own_info, stock_info, write_array_record, write_zip
-from cm_jax.data.sources import SOURCES, open_source, validate_source
+from cm_jax.data.sources import SOURCES, class_names, open_source, told, validate_source
 from cm_jax.data.sources.archives import ZipSource
 from cm_jax.data.sources.encoded import EncodedImages
 from cm_jax.data.sources.fingerprints import fingerprint
+from cm_jax.data.sources.framing import MAX_RESOLUTION, Framing
 from cm_jax.data.sources.tfds import TfdsSource
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError, one_of
@@ -26,7 +26,6 @@ from cm_jax.storage.pictures import save_grid
 from cm_jax.storage.whole import publish
 
 FORMATS = ("array_record", "zip")
-MAX_RESOLUTION = 4096
 _SPLIT = "train"  # of a set that has but one
 
 
@@ -42,6 +41,7 @@ class Prepared:
     fingerprint: Sha256 as the source that `spec` names will state it.
     skipped: A line for every image that was left out.
     enlarged: Number of images that were smaller than the resolution.
+    told: What else a person should know, a line each: the classes' names, what kinds of files were read.
   """
 
   spec: str
@@ -51,6 +51,7 @@ class Prepared:
   fingerprint: str
   skipped: Sequence[str]
   enlarged: int
+  told: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Prepare:
       sizes.
     out: What is made: a .zip file, or a folder for ArrayRecord. Beside it lies OUT.png, some of the images.
     resolution: Side of the square images, 1 to 4096; None: there is no crop and the images keep their size.
-    crop: A key of `CROPS` (grey images become RGB) or none: all images have one size already.
+    crop, alpha, exif: Of `Framing`: how an image of any kind and size is read and cropped.
     format: zip (EDM's form) or array_record (a folder for tfds).
     split: train or test, where there is a choice: the split of CIFAR, the name that ArrayRecord files get.
     input: The archive of cifar10 or cifar100, if it need not be downloaded.
@@ -80,6 +81,8 @@ class Prepare:
   out: str
   resolution: int | None = None
   crop: str = "none"
+  alpha: str = ""
+  exif: bool = True
   format: str = "zip"
   split: str | None = None
   input: str | None = None
@@ -87,19 +90,21 @@ class Prepare:
   name: str | None = None
 
   def __post_init__(self):
-    for field, value, known in (("crop", self.crop, ("none", *CROPS)), ("format", self.format, FORMATS)):
-      if value not in known:
-        raise UserError(field, value, one_of(known, value))
-    if self.resolution is not None and not 1 <= self.resolution <= MAX_RESOLUTION:
-      raise UserError("resolution", self.resolution, f"1 to {MAX_RESOLUTION} pixels")
-    if self.resolution is None and self.crop != "none":
-      raise UserError("resolution", "", f"the side of the squares that the crop {self.crop} makes")
+    if self.format not in FORMATS:
+      raise UserError("format", self.format, one_of(FORMATS, self.format))
+    if self.resolution == 0:
+      raise UserError("resolution", 0, f"1 to {MAX_RESOLUTION} pixels")
+    _ = self._framing
     self._check_source()
     self._check_choices()
     check_out(self.out, self.format)
     scheme, _, folder = self.source.partition(":")
     if scheme == "folder" and Path(self.out).resolve().is_relative_to(Path(folder).resolve()):
       raise UserError("out", self.out, f"a place outside {folder}, whose images it would be among")
+
+  @property
+  def _framing(self) -> Framing:
+    return Framing(self.crop, self.resolution or 0, self.alpha, self.exif)
 
   def _check_source(self) -> None:
     scheme = self.source.partition(":")[0]
@@ -160,7 +165,7 @@ class Prepare:
       UserError: The source, an image of it or the place to write to is not what it should be; nothing is at
         `out` then.
     """
-    splits, classes = self._open()
+    splits, classes, about = self._open()
     out = Path(self.out).absolute()
     try:
       with beside(out) as part, contextlib.ExitStack() as opened:
@@ -168,7 +173,7 @@ class Prepare:
           opened.enter_context(contextlib.closing(split.images))
         place = part / ("set.zip" if self.format == "zip" else "set")
         self._write(place, splits, classes)
-        prepared = [self._read_back(place, name, split) for name, split in splits.items()]
+        prepared = [self._read_back(place, name, split, about) for name, split in splits.items()]
         save_grid(next(iter(splits.values())).samples(), part / "grid.png")
         publish(part / "grid.png", out.with_name(f"{out.name}.png"))
         publish(place, out)
@@ -177,27 +182,36 @@ class Prepare:
       raise UserError("out", self.out, expected) from error
     return prepared
 
-  def _open(self) -> tuple[dict[str, Conversion], dict[str, list[str]]]:
-    recipe = Recipe(self.crop, self.resolution, self.skip_corrupt)
+  def _open(self) -> tuple[dict[str, Conversion], dict[str, list[str]], list[str]]:
+    """Return the splits, the names of the classes of every label, and what is to be told."""
+    framing, skip = self._framing, self.skip_corrupt
     if self.source not in ARCHIVES:
-      source = open_source(self.source)
-      read, where = reader(source, self.source, rgb=self.crop == "adm")
-      return {self.split or _SPLIT: Conversion(recipe, read, where, len(source), source.num_classes)}, {}
+      source = open_source(self.source, framing=framing)
+      if isinstance(source, EncodedImages):
+        channels = source.shape[2] if framing.crops else 0
+      else:
+        channels = np.asarray(source[0]["image"]).shape[-1]
+      # what is cropped here is read as it is
+      whole = source if isinstance(source, EncodedImages) else open_source(self.source)
+      read, where = reader(whole, self.source)
+      recipe = Recipe(framing, channels, skip)
+      conversion = Conversion(recipe, read, where, len(source), source.num_classes)
+      return {self.split or _SPLIT: conversion}, {"label": list(class_names(source))}, told(source)
     splits, classes = read_archive(self.source, find_archive(self.source, self.input))
     conversions = {}
     for name in splits if self._stock else [self.split or _SPLIT]:
       split = splits[name]
       read, where = _cifar_reader(split, f"{self.source} {name}")
-      count, num_classes = len(split.pixels), len(classes["label"])
-      conversions[name] = Conversion(recipe, read, where, count, num_classes, split.labels)
-    return conversions, classes
+      count, recipe = len(split.pixels), Recipe(framing, 3, skip)
+      conversions[name] = Conversion(recipe, read, where, count, len(classes["label"]), split.labels)
+    return conversions, classes, []
 
   def _write(
     self, place: Path, splits: Mapping[str, Conversion], classes: Mapping[str, Sequence[str]]
   ) -> None:
     if self.format == "zip":
       (split,) = splits.values()
-      write_zip(place, ((image.png, image.label) for image in split.images))
+      write_zip(place, ((image.png, image.label) for image in split.images), classes["label"])
     elif self._stock:
       info = stock_info(self.source, place, classes)
       write_array_record(info, {name: stock_examples(name, split) for name, split in splits.items()})
@@ -205,13 +219,14 @@ class Prepare:
       ((name, split),) = splits.items()
       first = next(split.images)
       about = f"{self.source}, crop {self.crop}, prepared by cm_jax."
-      info = own_info(self._set_name, place, first.shape, split.num_classes, about)
+      names = classes["label"]
+      info = own_info(self._set_name, place, first.shape, split.num_classes, about, names)
       keys = ("image", "label") if split.num_classes else ("image",)
       images = itertools.chain([first], split.images)
       examples = (dict(zip(keys, (image.png, image.label), strict=False)) for image in images)
       write_array_record(info, {name: examples})
 
-  def _read_back(self, place: Path, name: str, split: Conversion) -> Prepared:
+  def _read_back(self, place: Path, name: str, split: Conversion, about: Sequence[str]) -> Prepared:
     written: EncodedImages
     if self.format == "zip":
       written, spec = ZipSource(str(place)), f"zip:{self.out}"
@@ -223,7 +238,7 @@ class Prepare:
       raise UserError(spec, "other labels than were written", "a disk that keeps what is written to it")
     blobs = in_order(written.blob, range(len(written)), "reading back")
     stated, counts = fingerprint(f"uint8 {split.shape}", blobs, labels), (split.skipped, split.enlarged)
-    return Prepared(spec, split.shape, labels, written.num_classes, stated, *counts)
+    return Prepared(spec, split.shape, labels, written.num_classes, stated, *counts, about)
 
 
 def _cifar_reader(split: Split, name: str) -> tuple[Read, Where]:

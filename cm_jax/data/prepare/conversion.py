@@ -7,9 +7,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from cm_jax.data.prepare.crops import CROPS
 from cm_jax.data.sources.classes import UNLABELLED
-from cm_jax.data.sources.encoded import EncodedImages, check_shape, decode
+from cm_jax.data.sources.decoding import decode
+from cm_jax.data.sources.encoded import EncodedImages, check_shape
+from cm_jax.data.sources.framing import AS_THEY_ARE, Framing
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
 from cm_jax.storage.pictures import encode_png
@@ -25,14 +26,13 @@ class Recipe:
   """What is done to every image.
 
   Args:
-    crop: A key of `CROPS`, or none.
-    resolution: Side of the square it makes; without a crop what the images must have, None for any that all
-      have.
+    framing: How an image is cropped.
+    channels: Of the images that a crop makes.
     skip_corrupt: Leave out what cannot be decoded.
   """
 
-  crop: str = "none"
-  resolution: int | None = None
+  framing: Framing = AS_THEY_ARE
+  channels: int = 3
   skip_corrupt: bool = False
 
 
@@ -125,13 +125,9 @@ class Conversion:
       none = f"{UNLABELLED}, as the source has no classes"
       expected = f"a class below {self.num_classes}" if self.num_classes else none
       raise UserError(self._where(index), f"label {label}", expected)
-    wanted, enlarged = self._recipe.resolution, False
-    if self._recipe.crop != "none" and wanted is not None:
-      enlarged = min(pixels.shape[:2]) < wanted
-      pixels = CROPS[self._recipe.crop](pixels, wanted)
-    elif wanted is not None and pixels.shape[:2] != (wanted, wanted):
-      expected = f"{wanted}x{wanted}, or the crop {' or '.join(CROPS)}"
-      raise UserError(self._where(index), f"{pixels.shape[0]}x{pixels.shape[1]}", expected)
+    framing = self._recipe.framing
+    enlarged = framing.crops and min(pixels.shape[:2]) < framing.resolution
+    pixels = framing(pixels, self._where(index), self._recipe.channels)
     return Image(index, encode_png(pixels), label, pixels.shape, enlarged)
 
   def samples(self) -> np.ndarray:
@@ -141,20 +137,22 @@ class Conversion:
     return np.stack([decode(self._samples[index], "sample") for index in chosen])
 
 
-def reader(source: Source, spec: str, rgb: bool) -> tuple[Read, Where]:
+def reader(source: Source, spec: str) -> tuple[Read, Where]:
   """Return how images of a source are read, files each at its own size, and what they are called.
 
   Args:
     source: From `open_source`.
     spec: What it was opened with.
-    rgb: Read also what has to become RGB first: palettes with alpha, CMYK.
+
+  Raises:
+    UserError: When one is read: it is not uint8 with 1 or 3 channels.
   """
   if isinstance(source, EncodedImages):
     encoded = source
 
     def read(index: int) -> tuple[np.ndarray, int]:
       data, label = encoded.record(index)
-      return decode(data, encoded.where(index), rgb), label
+      return encoded.pixels(data, index), label
 
     return read, encoded.where
 

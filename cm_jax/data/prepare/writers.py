@@ -18,14 +18,15 @@ IMAGES_PER_SHARD = 1 << 16
 _AT_A_TIME = 256  # every addition writes the set's description anew
 
 
-def write_zip(path: Path, images: Iterable[tuple[bytes, int]]) -> None:
-  """Write EDM's form: PNG files called by `png_name`, and their labels in `dataset.json`.
+def write_zip(path: Path, images: Iterable[tuple[bytes, int]], class_names: Sequence[str] = ()) -> None:
+  """Write EDM's form: PNG files called by `png_name`, labels and classes' names in `dataset.json`.
 
   Files are stored, not compressed again. The same images give the same bytes: no times are stored.
 
   Args:
     path: The file.
     images: Of every image the PNG file and the class, -1 for all if unlabelled.
+    class_names: In the order of the classes' numbers, if they have names; EDM's own reader passes over them.
   """
   labels = []
   with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -34,7 +35,9 @@ def write_zip(path: Path, images: Iterable[tuple[bytes, int]]) -> None:
       archive.writestr(_entry(name), png)
       labels.append([name, label])
     unlabelled = any(label == UNLABELLED for _, label in labels)
-    archive.writestr(_entry("dataset.json"), json.dumps({"labels": None if unlabelled else labels}))
+    named = {"class_names": list(class_names)} if class_names and not unlabelled else {}
+    described = {"labels": None if unlabelled else labels, **named}
+    archive.writestr(_entry("dataset.json"), json.dumps(described))
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -96,7 +99,12 @@ def stock_info(name: str, folder: Path, classes: Mapping[str, Sequence[str]]) ->
 
 
 def own_info(
-  name: str, folder: Path, shape: Sequence[int], num_classes: int, description: str
+  name: str,
+  folder: Path,
+  shape: Sequence[int],
+  num_classes: int,
+  description: str,
+  class_names: Sequence[str] = (),
 ) -> "tfds.core.DatasetInfo":
   """Describe a set of features `image` and, if there are classes, `label`.
 
@@ -106,6 +114,7 @@ def own_info(
     shape: (H, W, C) of every image.
     num_classes: 0 if unlabelled.
     description: A sentence for readers.
+    class_names: In the order of the classes' numbers; () where they have none.
   """
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core.dataset_info import DatasetIdentity
@@ -115,7 +124,8 @@ def own_info(
   identity = DatasetIdentity(name=name, version=version, data_dir=place, module_name="cm_jax")
   features: dict[str, Any] = {"image": tfds.features.Image(shape=tuple(shape), encoding_format="png")}
   if num_classes:
-    features["label"] = tfds.features.ClassLabel(num_classes=num_classes)
+    named = {"names": list(class_names)} if class_names else {"num_classes": num_classes}
+    features["label"] = tfds.features.ClassLabel(**named)
   keys = ("image", "label") if num_classes else None
   return tfds.core.DatasetInfo(
     builder=identity,

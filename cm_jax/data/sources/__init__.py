@@ -7,17 +7,29 @@ import sys
 from typing import Protocol
 
 from cm_jax.data.sources.archives import NpzSource, ZipSource
-from cm_jax.data.sources.classes import labels
+from cm_jax.data.sources.classes import Classes, class_names, labels, listed
 from cm_jax.data.sources.digits import DigitsSource
-from cm_jax.data.sources.encoded import EncodedImages, images, without_corrupt
+from cm_jax.data.sources.encoded import EncodedImages, images
 from cm_jax.data.sources.folder import FolderSource
+from cm_jax.data.sources.framing import AS_THEY_ARE, Framing
 from cm_jax.data.sources.latents import LatentSource
 from cm_jax.data.sources.python import PythonSource
 from cm_jax.data.sources.tfds import TfdsSource
+from cm_jax.data.sources.views import framed, without_corrupt
 from cm_jax.errors import UserError, one_of
 from cm_jax.types import Source
 
-__all__ = ["SOURCES", "images", "is_code", "labels", "open_source", "validate_source"]
+__all__ = [
+  "SOURCES",
+  "Framing",
+  "class_names",
+  "images",
+  "is_code",
+  "labels",
+  "open_source",
+  "told",
+  "validate_source",
+]
 
 
 class SourceKind(Protocol):
@@ -71,13 +83,14 @@ def validate_source(spec: str) -> None:
   SOURCES[scheme].check(argument)
 
 
-def open_source(spec: str, skip_corrupt: bool = False) -> Source:
+def open_source(spec: str, skip_corrupt: bool = False, framing: Framing = AS_THEY_ARE) -> Source:
   """Open a source (`validate_source` states the forms); images are decoded when they are asked for.
 
   Args:
     spec: As `validate_source` states.
     skip_corrupt: Decode every image of a folder, zip or tfds set once and leave out those that cannot be;
       says so on standard error.
+    framing: How images are read and cropped; by default they have one size already.
 
   Raises:
     UserError: What `validate_source` raises; an empty folder; labels that do not match; a file that is not
@@ -88,7 +101,7 @@ def open_source(spec: str, skip_corrupt: bool = False) -> Source:
   (360, 10, (8, 8, 1))
   """
   scheme, argument = _parse(spec)
-  source = SOURCES[scheme](argument)
+  source = framed(SOURCES[scheme](argument), framing, spec)
   if skip_corrupt and isinstance(source, EncodedImages):
     count = len(source)
     source, problems = without_corrupt(source)
@@ -97,6 +110,20 @@ def open_source(spec: str, skip_corrupt: bool = False) -> Source:
     if problems:
       print(f"{spec}: {len(problems)} of {count} images skipped", file=sys.stderr)
   return source
+
+
+def told(source: Source) -> list[str]:
+  """Return what a person should know of a source before training on it, a line each.
+
+  That are its classes, and where its images are files what was left out and what is done to odd ones.
+
+  >>> told(open_source("digits:test"))
+  ['10 classes']
+  """
+  about = listed(Classes(labels(source), class_names(source)), source.num_classes)
+  if isinstance(source, EncodedImages):
+    about += source.notes + source.survey.told(source.framing)
+  return about
 
 
 def _parse(spec: str) -> tuple[str, str]:

@@ -10,10 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from cm_jax.data.sources.classes import UNLABELLED, class_numbers, count_classes, edm_labels
-from cm_jax.data.sources.encoded import EXTENSIONS, EncodedImages
+from cm_jax.data.sources.classes import (
+  Classes,
+  class_numbers,
+  count_classes,
+  described_classes,
+  folder_classes,
+  unlabelled,
+)  # fmt: skip
+from cm_jax.data.sources.encoded import EncodedImages
 from cm_jax.data.sources.files import check_path, file_stamp
 from cm_jax.data.sources.fingerprints import fingerprint
+from cm_jax.data.sources.names import (
+  DESCRIPTION,
+  EXTENSIONS,
+  common_folder,
+  is_image,
+  is_litter,
+  left_out,
+  meant,
+)  # fmt: skip
 from cm_jax.errors import UserError
 
 LABEL_KEYS = ("arr_1", "labels", "label")
@@ -86,20 +102,23 @@ class NpzSource:
 
 @dataclasses.dataclass(frozen=True)
 class ZipSource(EncodedImages):
-  """EDM's data sets: a zip of PNG or JPEG files in the order of their names, labels in `dataset.json`.
+  """A zip of images in the order of their names, as EDM's dataset_tool, `zip -r` and Windows make them.
+
+  Labels, the first that applies: EDM's `dataset.json`; the folder an image lies in, classes numbered by name;
+  none (-1). A folder that all of the archive lies in is no class.
 
   Args:
     path: The .zip file; images are read from it one by one.
 
   Raises:
-    UserError: No such file, not a zip, no images, labels that do not match.
+    UserError: No such file, not a zip, no images, two entries of one name, labels that do not match.
   """
 
   path: str
 
   def __post_init__(self):
     self.check(self.path)
-    _ = self.labels
+    _ = self.classes
 
   @staticmethod
   def check(path: str) -> None:
@@ -114,20 +133,45 @@ class ZipSource(EncodedImages):
       raise UserError(os.path.abspath(self.path), f"unreadable: {error}", "a zip file") from error
 
   @functools.cached_property
+  def _entries(self) -> dict[str, str]:
+    """What every file in the archive is called, and as what it is stored."""
+    entries: dict[str, str] = {}
+    for entry in self._file.infolist():
+      name = meant(entry)
+      if is_litter(name) or name.endswith("/"):
+        continue
+      if name in entries:
+        raise UserError(f"{self.path}/{name}", "two entries", "one of each name")
+      entries[name] = entry.filename
+    return entries
+
+  @functools.cached_property
   def names(self) -> list[str]:
-    """The images' names in the archive, sorted."""
-    is_image = lambda name: name.lower().endswith(EXTENSIONS) and not name.split("/")[-1].startswith(".")
-    found = sorted(filter(is_image, self._file.namelist()))
+    """The images' names in the archive, with forward slashes, sorted."""
+    found = sorted(filter(is_image, self._entries))
     if not found:
       raise UserError("source", f"zip:{self.path}", f"a zip that holds images ({', '.join(EXTENSIONS)})")
     return found
 
   @functools.cached_property
-  def labels(self) -> np.ndarray:
-    """int32 [N], -1 if unlabelled."""
-    if "dataset.json" not in self._file.namelist():
-      return np.full(len(self.names), UNLABELLED, np.int32)
-    return edm_labels(self._read("dataset.json"), self.names, f"{self.path}/dataset.json")
+  def classes(self) -> Classes:
+    """The labels, and the classes' names."""
+    found = [name for name in self._entries if name.rsplit("/", 1)[-1] == DESCRIPTION]
+    if found:
+      described = min(found, key=lambda name: name.count("/"))
+      root = described.removesuffix(DESCRIPTION)
+      inside = [name.removeprefix(root) for name in self.names]
+      return described_classes(self._read(described), inside, f"{self.path}/{described}")
+    root = common_folder(self.names)
+    inside = [name.removeprefix(root) for name in self.names]
+    if {name.count("/") for name in inside} == {1}:
+      return folder_classes(inside)
+    return unlabelled(len(inside))
+
+  @property
+  def notes(self) -> list[str]:
+    """What was left out."""
+    return left_out(self._entries)
 
   def record(self, index: int) -> tuple[bytes, int]:
     """Return (the file's bytes, its label)."""
@@ -143,7 +187,7 @@ class ZipSource(EncodedImages):
 
   def _read(self, name: str) -> bytes:
     try:
-      return self._file.read(name)
+      return self._file.read(self._entries[name])
     except _BAD_FILE as error:
       raise UserError(f"{self.path}/{name}", f"unreadable: {error}", "a whole entry of the zip") from error
 

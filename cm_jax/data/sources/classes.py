@@ -1,16 +1,30 @@
-"""Labels of a data set: what none is, EDM's `dataset.json`, all of them without decoding an image."""
+"""Labels of a data set: class numbers, the classes' names, EDM's `dataset.json`, and one set's classes in
+another's numbers."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from cm_jax.errors import UserError
+from cm_jax.errors import UserError, one_of
 from cm_jax.storage import bounded
 from cm_jax.types import Source
 
 UNLABELLED = -1
 MAX_CLASSES = 1 << 16  # three times ImageNet's 21,841: counts and embeddings of all of them are made
+_SHOWN = 10  # classes that a line lists
+
+
+class Classes(NamedTuple):
+  """What is known of the classes of a set.
+
+  Attributes:
+    labels: int32 [N], -1 if unlabelled.
+    names: Of every class, in the order of their numbers; () where they have none.
+  """
+
+  labels: np.ndarray
+  names: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -21,6 +35,14 @@ class Labelled(Protocol):
   def labels(self) -> np.ndarray: ...
 
 
+@runtime_checkable
+class Named(Protocol):
+  """A source whose classes have names."""
+
+  @property
+  def class_names(self) -> tuple[str, ...]: ...
+
+
 def labels(source: Source) -> np.ndarray:
   """Return the labels of a source: int32 [N], -1 where unlabelled.
 
@@ -29,6 +51,11 @@ def labels(source: Source) -> np.ndarray:
   if isinstance(source, Labelled):
     return np.asarray(source.labels, np.int32)
   return np.array([source[index]["label"] for index in range(len(source))], np.int32)
+
+
+def class_names(source: Source) -> tuple[str, ...]:
+  """Return the names of a source's classes in the order of their numbers, () where they have none."""
+  return tuple(source.class_names) if isinstance(source, Named) else ()
 
 
 def count_classes(labels: np.ndarray) -> int:
@@ -67,32 +94,53 @@ def class_numbers(classes: np.ndarray | None, count: int, where: str, given: str
   return np.asarray(classes, np.int32)
 
 
-def edm_labels(data: bytes, names: Sequence[str], where: str) -> np.ndarray:
-  """Read the labels of EDM's `dataset.json`: {"labels": [[name, class], ...]} or {"labels": null}.
+def unlabelled(count: int) -> Classes:
+  """Return what is known of the classes of so many images without any."""
+  return Classes(np.full(count, UNLABELLED, np.int32))
+
+
+def folder_classes(names: Sequence[str]) -> Classes:
+  """Return the classes of images that lie in class folders: numbered in the order of their names as texts.
+
+  So do ADM, EDM and torchvision, also where the names are numbers ("10" comes before "2"): that is what the
+  classes' names are kept for.
+
+  Args:
+    names: CLASS/IMAGE.
+
+  >>> folder_classes(["ship/1.png", "cat/1.png"])
+  Classes(labels=array([1, 0], dtype=int32), names=('cat', 'ship'))
+  """
+  found, numbers = np.unique([name.split("/")[0] for name in names], return_inverse=True)
+  return Classes(numbers.astype(np.int32), tuple(map(str, found)))
+
+
+def described_classes(data: bytes, names: Sequence[str], where: str) -> Classes:
+  """Read EDM's `dataset.json`: {"labels": [[name, class], ...]} or {"labels": null}; perhaps "class_names".
 
   Args:
     data: The file's bytes.
     names: The images' names relative to the data set's root, with forward slashes.
     where: What to call the file in an error.
 
-  Returns:
-    int32 [N] in the order of `names`; all -1 if there are none.
-
   Raises:
-    UserError: Not of that form; an image without a label; a label without its image.
+    UserError: Not of that form; an image without a label; a label without its image; names that
+      are fewer than the classes.
 
-  >>> edm_labels(b'{"labels": [["b.png", 1], ["a.png", 0]]}', ["a.png", "b.png"], "dataset.json").tolist()
-  [0, 1]
+  >>> text = b'{"labels": [["b.png", 1], ["a.png", 0]], "class_names": ["cat", "ship"]}'
+  >>> described_classes(text, ["a.png", "b.png"], "dataset.json")
+  Classes(labels=array([0, 1], dtype=int32), names=('cat', 'ship'))
   """
   expected = 'JSON {"labels": [[NAME, CLASS], ...]} or {"labels": null}'
   described = bounded.parse_object(data, where, expected, bounded.LARGE)
   try:
-    pairs = described["labels"]
-    known = {} if pairs is None else {str(name): label for name, label in pairs}
+    pairs, called = described["labels"], described.get("class_names") or []
+    slashed = lambda name: str(name).replace("\\", "/").removeprefix("./")
+    known = {} if pairs is None else {slashed(name): label for name, label in pairs}
   except (ValueError, TypeError, KeyError) as error:
     raise UserError(where, f"{type(error).__name__}: {error}", expected) from error
   if pairs is None:
-    return np.full(len(names), UNLABELLED, np.int32)
+    return unlabelled(len(names))
   if len(known) != len(pairs):
     raise UserError(where, f"{len(pairs) - len(known)} image(s) labelled twice", "one label for every image")
   for name, label in known.items():
@@ -103,4 +151,83 @@ def edm_labels(data: bytes, names: Sequence[str], where: str) -> np.ndarray:
     if missing:
       given = f"{problem} {min(missing)} ({len(missing)} such)"
       raise UserError(where, given, "one label for every image")
-  return np.array([known[name] for name in names], np.int32)
+  numbers = np.array([known[name] for name in names], np.int32)
+  is_right = isinstance(called, list) and all(isinstance(name, str) and name for name in called)
+  if called and not (is_right and len(set(called)) == len(called) >= count_classes(numbers)):
+    expected = f"a name of its own for each of the {count_classes(numbers)} classes"
+    raise UserError(f"{where}: class_names", called, expected)
+  return Classes(numbers, tuple(called))
+
+
+def renumbered(given: Classes, names: Sequence[str], count: int, spec: str) -> np.ndarray:
+  """Return the labels of a set in the numbers of a model: by the classes' names where both have them.
+
+  Args:
+    given: Of the set.
+    names: Of the model's classes; () where they have none.
+    count: Number of the model's classes.
+    spec: The set, for an error.
+
+  Raises:
+    UserError: The set has a class that the model has not.
+
+  >>> renumbered(Classes(np.array([0, 1, 1]), ("a", "c")), ("a", "b", "c"), 3, "folder:test").tolist()
+  [0, 2, 2]
+  """
+  here = [int(label) for label in np.unique(given.labels) if label != UNLABELLED]
+  if given.names and names:
+    unknown = [given.names[label] for label in here if given.names[label] not in names]
+    if unknown:
+      raise UserError(
+        "source", spec, f"no class that the model has not, such as {unknown[0]}: {one_of(names, unknown[0])}"
+      )
+    to = np.array([names.index(name) if name in names else UNLABELLED for name in given.names] + [UNLABELLED])
+    return to[given.labels].astype(np.int32)  # the last is that of -1
+  if here and here[-1] >= count:
+    raise UserError("source", spec, f"class numbers below {count}, the model's classes, not {here[-1]}")
+  return given.labels
+
+
+def class_number(label: str | int, names: Sequence[str], count: int) -> int:
+  """Return the number of a class that is given by its name or its number; a name comes first.
+
+  Raises:
+    UserError: The model has no such class.
+
+  >>> class_number("ship", ("cat", "ship"), 2), class_number("0", ("cat", "ship"), 2)
+  (1, 0)
+  >>> class_number("10", ("1", "10", "2"), 3)
+  1
+  """
+  text = str(label)
+  if text in names and not isinstance(label, int):
+    return list(names).index(text)
+  if text.isdecimal() and text.isascii() and int(text) < count:
+    return int(text)
+  if not count:
+    raise UserError("label", label, "none: the model has no classes")
+  numbers = f"0 to {count - 1}"
+  raise UserError("label", label, f"{numbers}, or {one_of(names, text)}" if names else numbers)
+
+
+def listed(given: Classes, count: int) -> list[str]:
+  """Return what there is to tell of the classes of a set: their numbers and names, and which have no image.
+
+  >>> listed(Classes(np.array([0, 1, 1]), ("cat", "ship")), 2)
+  ['2 classes: 0 cat, 1 ship']
+  >>> listed(Classes(np.array([1, 3])), 4)
+  ['4 classes; of 0, 2 there is no image (numbers are kept as they are)']
+  """
+  if not count:
+    return []
+  empty = np.setdiff1d(np.arange(count), given.labels)
+  name = lambda number: f"{number} {given.names[number]}" if given.names else str(number)
+  several = lambda numbers: (
+    ", ".join(map(name, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
+  )
+  line = f"{count} class{'es' * (count > 1)}"
+  if given.names:
+    line += f": {several(range(count))}"
+  if len(empty):
+    line += f"; of {several(empty)} there is no image (numbers are kept as they are)"
+  return [line]

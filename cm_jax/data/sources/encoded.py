@@ -1,55 +1,20 @@
-"""What data sets of PNG and JPEG files share, wherever they lie: decoding, fingerprint, corrupt files."""
+"""What data sets of image files share, wherever they lie: decoding, fingerprint, corrupt files."""
 
 import abc
-import dataclasses
 import functools
-import hashlib
-import io
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from cm_jax.data.sources.classes import count_classes
+from cm_jax.data.sources.classes import Classes, count_classes
+from cm_jax.data.sources.decoding import LOSSLESS, decode, marks, read_header
 from cm_jax.data.sources.fingerprints import fingerprint, remembered
+from cm_jax.data.sources.framing import AS_THEY_ARE, Framing
+from cm_jax.data.sources.survey import Survey, survey
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
 from cm_jax.types import Source
-
-EXTENSIONS = (".png", ".jpg", ".jpeg")
-PNG = b"\x89PNG\r\n\x1a\n"
-_READABLE = "an 8-bit grey or RGB image without alpha"
-
-
-def decode(data: bytes, name: str, rgb: bool = False) -> np.ndarray:
-  """Decode one PNG or JPEG to uint8 [H, W, C], C = 1 or 3.
-
-  Args:
-    data: The file's bytes.
-    name: What to call the file in an error.
-    rgb: Turn every 8-bit mode into RGB, as ADM does: grey, palette, CMYK; alpha is dropped.
-
-  Raises:
-    UserError: Corrupt or truncated; 16 bits a channel; without `rgb`, CMYK, alpha or another colour space.
-  """
-  from PIL import Image
-
-  if data[:8] == PNG and data[24:25] == b"\x10":  # of 16-bit RGB Pillow would drop the low bits in silence
-    raise UserError(name, "16 bits a channel", _READABLE)
-  try:
-    opened = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-    opened.load()
-  except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error and more for a bad file
-    raise UserError(name, f"unreadable: {error}", "a whole PNG or JPEG file") from error
-  exact = {"L": "L", "RGB": "RGB", "1": "L", "P": "RGB"}
-  transparent = "transparency" in opened.info
-  if rgb and (opened.mode in exact or opened.mode in ("CMYK", "YCbCr", "LA", "RGBA", "PA")):
-    return np.array(opened.convert("RGB"), np.uint8)
-  if opened.mode not in exact or transparent:
-    given = f"mode {opened.mode}{' with transparency' if transparent else ''}"
-    raise UserError(name, given, _READABLE)
-  pixels = np.array(opened.convert(exact[opened.mode]), np.uint8)
-  return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def check_shape(name: str, shape: tuple[int, ...], first_name: str, first_shape: tuple[int, ...]) -> None:
@@ -64,8 +29,8 @@ class EncodedImages(abc.ABC):
 
   @property
   @abc.abstractmethod
-  def labels(self) -> np.ndarray:
-    """int32 [N], -1 if unlabelled."""
+  def classes(self) -> Classes:
+    """The labels, and the classes' names."""
 
   @abc.abstractmethod
   def record(self, index: int) -> tuple[bytes, int]:
@@ -80,33 +45,75 @@ class EncodedImages(abc.ABC):
     """Yield what changes when a file does, without reading the files: path, size and time."""
 
   @property
+  def labels(self) -> np.ndarray:
+    """int32 [N], -1 if unlabelled."""
+    return self.classes.labels
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """In the order of the classes' numbers; () where they have none."""
+    return self.classes.names
+
+  @property
   def num_classes(self) -> int:
     """0 if unlabelled."""
-    return count_classes(self.labels)
+    return len(self.class_names) or count_classes(self.labels)
+
+  @property
+  def notes(self) -> list[str]:
+    """What a person should know of the set, a line each: what was left out."""
+    return []
+
+  @property
+  def framing(self) -> Framing:
+    """How the files become images of one shape."""
+    return AS_THEY_ARE
+
+  @functools.cached_property
+  def survey(self) -> Survey:
+    """What kinds of files these are; reads their headers once."""
+    return survey(lambda index: self.record(index)[0], self.where, len(self), self.stamp())
 
   @functools.cached_property
   def shape(self) -> tuple[int, ...]:
-    """(H, W, C) of the first image, which all others must have."""
+    """(H, W, C) of the first image, which all others must have; of a crop what it makes."""
+    if self.framing.crops:
+      channels = 1 if self.framing.keeps_grey and self.survey.grey else 3
+      return (self.framing.resolution, self.framing.resolution, channels)
     return self.image(self.record(0)[0], 0).shape
 
+  def pixels(self, data: bytes, index: int) -> np.ndarray:
+    """Decode a file of the set: uint8 [H, W, C], before any crop."""
+    return decode(data, self.where(index), self.framing.reading, self.framing.smaller)
+
   def image(self, data: bytes, index: int) -> np.ndarray:
-    """Decode a file of the set: uint8 [H, W, C]."""
-    return decode(data, self.where(index))
+    """Decode and crop a file of the set: uint8 [H, W, C]."""
+    pixels = self.pixels(data, index)
+    channels = self.shape[2] if self.framing.crops else pixels.shape[2]
+    return self.framing(pixels, self.where(index), channels)
 
   def blob(self, index: int) -> bytes:
-    """Return what identifies an image: a PNG's pixels, since encoders differ; a JPEG's bytes."""
+    """Return what identifies an image before any crop: pixels where encoders differ, else the file."""
     data = self.record(index)[0]
-    return self.image(data, index).tobytes() if data.startswith(PNG) else data
+    header = read_header(data, self.where(index))
+    if header.format not in LOSSLESS:
+      return marks(header, self.framing.reading) + data
+    pixels = self.pixels(data, index)
+    size = f"{pixels.shape}\0" if self.framing.crops else ""  # else all have the shape that is hashed first
+    return size.encode() + pixels.tobytes()
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Sha256 over the images and labels in order; neither names nor place of the files matter.
+    """Sha256 over the images and labels in order, and the crop; neither names nor place of the files matter.
 
     It is remembered in the cache folder by the files' paths, sizes and times, so that a large set is read
     once and not at every start.
     """
+    framing = self.framing
+    about = f"uint8 {self.shape}" + (f" {framing.crop}" if framing.crops else "")
     blobs = lambda: in_order(self.blob, range(len(self)), "fingerprint")
-    return remembered(self.stamp(), lambda: fingerprint(f"uint8 {self.shape}", blobs(), self.labels))
+    stamp = [f"{framing}\n", *self.stamp()]
+    return remembered(stamp, lambda: fingerprint(about, blobs(), self.labels))
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -116,66 +123,6 @@ class EncodedImages(abc.ABC):
     image = self.image(data, index)
     check_shape(self.where(index), image.shape, self.where(0), self.shape)
     return {"image": image, "label": label}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subset(EncodedImages):
-  """Some images of a source, in its order; its fingerprint is that of a set of these images alone.
-
-  Args:
-    source: The whole.
-    rows: int64 [n], which of its images.
-  """
-
-  source: EncodedImages
-  rows: np.ndarray
-
-  @property
-  def labels(self) -> np.ndarray:
-    """int32 [n]."""
-    return self.source.labels[self.rows]
-
-  @property
-  def num_classes(self) -> int:
-    """As of the whole."""
-    return self.source.num_classes
-
-  def record(self, index: int) -> tuple[bytes, int]:
-    """Return (the file's bytes, its label)."""
-    return self.source.record(self.rows[index])
-
-  def where(self, index: int) -> str:
-    """Return what the whole calls the file."""
-    return self.source.where(self.rows[index])
-
-  def stamp(self) -> Iterable[str]:
-    """Yield the whole's, and which images these are."""
-    return [*self.source.stamp(), hashlib.sha256(self.rows.tobytes()).hexdigest()]
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-
-def without_corrupt(source: EncodedImages) -> tuple[EncodedImages, list[str]]:
-  """Decode every image once; return the source without those that cannot be, and an error line for each.
-
-  Raises:
-    UserError: None can be decoded.
-  """
-
-  def problem(index: int) -> str:
-    try:
-      source.image(source.record(index)[0], index)
-    except UserError as error:
-      return str(error)
-    return ""
-
-  problems = list(in_order(problem, range(len(source)), "checking images"))
-  rows = np.array([index for index, said in enumerate(problems) if not said], np.int64)
-  if not len(rows):
-    raise UserError("source", f"{len(problems)} corrupt images", f"one that is whole ({problems[0]})")
-  whole = source if len(rows) == len(problems) else Subset(source, rows)
-  return whole, [said for said in problems if said]
 
 
 def images(source: Source) -> np.ndarray:

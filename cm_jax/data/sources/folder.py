@@ -1,4 +1,4 @@
-"""A folder of PNG and JPEG files, with or without class folders."""
+"""A folder of image files, with or without class folders."""
 
 import dataclasses
 import functools
@@ -6,11 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterable
 
-import numpy as np
-
-from cm_jax.data.sources.classes import UNLABELLED, edm_labels
-from cm_jax.data.sources.encoded import EXTENSIONS, EncodedImages
+from cm_jax.data.sources.classes import Classes, described_classes, folder_classes, unlabelled
+from cm_jax.data.sources.encoded import EncodedImages
 from cm_jax.data.sources.files import check_path, file_stamp, read_file
+from cm_jax.data.sources.names import DESCRIPTION, EXTENSIONS, is_image, is_litter, left_out
 from cm_jax.errors import UserError
 
 
@@ -22,7 +21,7 @@ class FolderSource(EncodedImages):
   numbered by name; none (-1).
 
   Args:
-    path: The folder. Hidden files and other kinds of files are passed over.
+    path: The folder. Hidden files are passed over; other kinds of files are counted in `notes`.
 
   Raises:
     UserError: No such folder, no images, images beside class folders or deeper than them, a `dataset.json`
@@ -33,7 +32,7 @@ class FolderSource(EncodedImages):
 
   def __post_init__(self):
     self.check(self.path)
-    _ = self.labels  # lists the files too: what is wrong with them is said here, not at the first batch
+    _ = self.classes  # lists the files too: what is wrong with them is said here, not at the first batch
 
   @staticmethod
   def check(path: str) -> None:
@@ -41,35 +40,51 @@ class FolderSource(EncodedImages):
     check_path("folder", path, folder=True)
 
   @functools.cached_property
-  def names(self) -> list[str]:
-    """The images' paths relative to the folder, with forward slashes, sorted."""
-    found = []
+  def _files(self) -> tuple[list[str], list[str]]:
+    """Paths of all files and folders relative to the folder, with forward slashes."""
+    found: list[str] = []
+    inside: list[str] = []
     for folder, subfolders, files in os.walk(self.path, followlinks=True):
-      subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+      subfolders[:] = sorted(name for name in subfolders if not is_litter(name))
       below = os.path.relpath(folder, self.path).replace(os.sep, "/")
       prefix = "" if below == "." else below + "/"
-      shown = (name for name in files if not name.startswith("."))
-      found += [prefix + name for name in shown if name.lower().endswith(EXTENSIONS)]
-    if not found:
-      expected = f"a folder that holds images ({', '.join(EXTENSIONS)})"
-      raise UserError("source", f"folder:{self.path}", expected)
-    return sorted(found)
+      inside += [prefix + name for name in subfolders]
+      found += [prefix + name for name in files if not is_litter(name)]
+    return found, inside
 
   @functools.cached_property
-  def labels(self) -> np.ndarray:
-    """int32 [N], -1 if unlabelled."""
-    described = os.path.join(self.path, "dataset.json")
+  def names(self) -> list[str]:
+    """The images' paths relative to the folder, with forward slashes, sorted."""
+    found = sorted(filter(is_image, self._files[0]))
+    if not found:
+      told = "".join(f"; {note}" for note in self.notes)
+      expected = f"a folder that holds images ({', '.join(EXTENSIONS)}){told}"
+      raise UserError("source", f"folder:{self.path}", expected)
+    return found
+
+  @functools.cached_property
+  def classes(self) -> Classes:
+    """The labels, and the classes' names."""
+    described = os.path.join(self.path, DESCRIPTION)
     if os.path.isfile(described):
-      return edm_labels(read_file(described), self.names, described)
+      return described_classes(read_file(described), self.names, described)
     depths = {name.count("/"): name for name in reversed(self.names)}
     if set(depths) == {0}:
-      return np.full(len(self.names), UNLABELLED, np.int32)
+      return unlabelled(len(self.names))
     if set(depths) != {1}:
       odd = depths[0] if 0 in depths else depths[max(depths)]
       given = f"in none of the class folders of {self.path}"
       raise UserError(os.path.join(self.path, odd), given, "FOLDER/CLASS/IMAGE or FOLDER/IMAGE, not both")
-    classes = [name.split("/")[0] for name in self.names]
-    return np.unique(classes, return_inverse=True)[1].astype(np.int32)
+    return folder_classes(self.names)
+
+  @property
+  def notes(self) -> list[str]:
+    """What was left out, and class folders without an image."""
+    files, folders = self._files
+    full = {name.split("/")[0] for name in filter(is_image, files)}
+    empty = [name for name in folders if "/" not in name and name not in full]
+    told = [f"no image in the folder{'s' * (len(empty) > 1)} {', '.join(empty)}"] if empty else []
+    return left_out(files) + told
 
   def record(self, index: int) -> tuple[bytes, int]:
     """Return (the file's bytes, its label)."""

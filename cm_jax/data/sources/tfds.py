@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cm_jax.data.sources.classes import MAX_CLASSES, UNLABELLED
+from cm_jax.data.sources.classes import MAX_CLASSES, UNLABELLED, Classes, unlabelled
 from cm_jax.data.sources.encoded import EncodedImages
 from cm_jax.data.sources.files import file_stamp
 from cm_jax.data.sources.tfds_classes import check_classes
@@ -95,13 +95,22 @@ class TfdsSource(EncodedImages):
       raise UserError("source", f"tfds:{self.spec}", expected) from error
 
   @functools.cached_property
-  def labels(self) -> np.ndarray:
-    """int32 [N], -1 if unlabelled; reads every record once."""
+  def classes(self) -> Classes:
+    """The labels, and the classes' names; reads every record once."""
     key = self._features[1]
     if key is None:
-      return np.full(len(self), UNLABELLED, np.int32)
+      return unlabelled(len(self))
     found = in_order(lambda index: self._data[index][key], range(len(self)), "labels")
-    return np.fromiter(found, np.int32, len(self))
+    return Classes(np.fromiter(found, np.int32, len(self)), self.class_names)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """As the set's description says; () if they are no more than the classes' numbers."""
+    key, count = self._features[1], self.num_classes
+    if key is None or not count:
+      return ()
+    names = tuple(self._builder.info.features[key].names)
+    return () if names == tuple(map(str, range(count))) else names
 
   @property
   def num_classes(self) -> int:

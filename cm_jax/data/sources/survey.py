@@ -1,0 +1,94 @@
+"""What kinds of files a set of images is of, by their headers: what is to be told of it, and whether it is
+grey."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from cm_jax.data.sources.decoding import Header, read_header
+from cm_jax.data.sources.fingerprints import remembered
+from cm_jax.data.sources.framing import Framing
+from cm_jax.data.sources.threads import in_order
+from cm_jax.errors import UserError
+
+_COUNTED = ("alpha", "wide", "cmyk", "frames")
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+  """How many files of each kind there are.
+
+  Attributes:
+    formats: By format.
+    sizes: By the shorter side in pixels.
+    kinds: With the property of a `Header` of that name: alpha, wide, cmyk, frames; turned; coloured.
+    unreadable: That are no images.
+  """
+
+  formats: Mapping[str, int]
+  sizes: Mapping[int, int]
+  kinds: Mapping[str, int]
+  unreadable: int
+
+  @property
+  def grey(self) -> bool:
+    """Whether no image has colours."""
+    return not self.kinds.get("coloured", 0)
+
+  def smaller_than(self, resolution: int) -> int:
+    """Return how many images are smaller."""
+    return sum(count for size, count in self.sizes.items() if size < resolution)
+
+  def told(self, framing: Framing) -> list[str]:
+    """Return what is done to images that are not plain, a line each.
+
+    >>> Survey({"JPEG": 3}, {50: 1, 90: 2}, {"turned": 2}, 0).told(Framing("edm", 64))
+    ['2 turned as their EXIF data asks', '1 smaller than 64 pixels: enlarged']
+    """
+    background = {"": "opaque", "drop": "dropped"}.get(framing.reading.alpha, f"over {framing.reading.alpha}")
+    about = {
+      "turned": "turned as their EXIF data asks" if framing.exif else "not turned, as their EXIF data asks",
+      "alpha": f"with an alpha channel: {background}",
+      "wide": "of 16 bits a channel: the upper 8 are kept",
+      "cmyk": "in CMYK: made RGB",
+      "frames": "of several frames: the first is kept",
+    }
+    lines = [f"{self.kinds[kind]} {text}" for kind, text in about.items() if self.kinds.get(kind)]
+    small = self.smaller_than(framing.resolution) if framing.crops else 0
+    return lines + ([f"{small} smaller than {framing.resolution} pixels: enlarged"] if small else [])
+
+
+def survey(
+  record: Callable[[int], bytes], where: Callable[[int], str], count: int, stamp: Iterable[str]
+) -> Survey:
+  """Return what the headers of a set's files say; remembered in the cache folder.
+
+  Args:
+    record: From an image's number to its file's bytes.
+    where: From its number to what an error calls it.
+    count: Number of images.
+    stamp: What changes when a file does.
+  """
+
+  def header(index: int) -> Header | None:
+    try:
+      return read_header(record(index), where(index))
+    except UserError:
+      return None
+
+  def compute() -> str:
+    formats, sizes, kinds, bad = (collections.Counter[str]() for _ in range(4))
+    for found in in_order(header, range(count), "looking at the images"):
+      if found is None:
+        bad["unreadable"] += 1
+        continue
+      formats[found.format] += 1
+      sizes[str(found.size)] += 1
+      kinds.update(kind for kind in _COUNTED if getattr(found, kind))
+      kinds["turned"] += found.turned != 1
+      kinds["coloured"] += not found.grey
+    return json.dumps([formats, sizes, kinds, bad["unreadable"]])
+
+  formats, sizes, kinds, unreadable = json.loads(remembered(["survey\n", *stamp], compute))
+  return Survey(formats, {int(size): number for size, number in sizes.items()}, kinds, unreadable)
