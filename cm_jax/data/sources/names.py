@@ -42,7 +42,8 @@ def left_out(names: Iterable[str]) -> list[str]:
       counts[f".{extension.lower()}" if dot else "without an extension"] += 1
   if not counts:
     return []
-  total, listed = counts.total(), ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+  ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+  total, listed = counts.total(), ", ".join(f"{count} {kind}" for kind, count in ordered)
   return [f"{total} file{'s' * (total > 1)} left out, not of a kind that is read: {listed}"]
 
 
