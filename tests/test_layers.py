@@ -18,8 +18,9 @@ LAYERS = {
   "objectives": 3, "sampling": 3, "data": 3, "convert": 3, "training": 4, "evaluation": 4, "assembly": 5,
   "benchmark": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
-# Where something of other people's may or may not have an attribute: the user's own data set, JAX's devices.
-FOREIGN = ("cm_jax.data.sources.python", "cm_jax.data.sources.encoded", "cm_jax.benchmark.records")
+# Where something of other people's may or may not have an attribute: the user's own data, Pillow's images,
+# JAX's devices.
+FOREIGN = ("cm_jax.data.sources.python", "cm_jax.data.sources.decoding", "cm_jax.benchmark.records")
 # What may be missing: all but jax, flax, optax, orbax, chex and ml-collections, and what these bring along.
 OPTIONAL = (
   "grain", "tensorflow", "tensorflow_datasets", "sklearn", "scipy.optimize", "PIL", "tqdm", "tensorboardX",
