@@ -16,9 +16,13 @@ from cm_jax.training import sharding
 from cm_jax.types import Experiment, Method, Model, Params, Source
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:
   """Make every component of a config and check them against each other,
   before any work starts and with nothing written.
+
+  Args:
+    config: Of the run.
+    resumes: It has a checkpoint, so that what `init.path` names is not needed, and may be gone.
 
   Raises:
     UserError: Anything about the config, the data or the teacher that would not do;
@@ -35,7 +39,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   config = resolve(config, source)
   method = assemble(config, config.data.image_shape, config.data.num_classes)
   teacher = _load_teacher(config, parts)
-  initial_params = _load_initial(config, method, teacher)
+  initial_params = None if resumes else _load_initial(config, method, teacher)
   distance = method.objective.needs.distance
   if distance is None:
     distance_params = None

@@ -11,15 +11,17 @@ from flax.errors import FlaxError
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import current
 from cm_jax.assembly.components import call, construct
+from cm_jax.assembly.identity import check_unchanged
 from cm_jax.data.sources import is_code
 from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of, within
 from cm_jax.networks import NETWORKS, as_net, init_params
+from cm_jax.notices import notice
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling.images import sample
 from cm_jax.storage import run, weights
-from cm_jax.training.checkpoint import CheckpointStore
+from cm_jax.training.checkpoint import CheckpointStore, Damaged
 from cm_jax.types import KINDS, Array, Model, NoiseRange, Params
 
 
@@ -79,16 +81,47 @@ def load_model(path: epath.PathLike, step: int = -1, average: str = "ema", kind:
     if epath.Path(path).is_file():
       expected += ": `convert` makes a weights folder of a published checkpoint"
     raise UserError("model", str(path), expected)
+  return _load_run(path, stored, step, average, kind)
+
+
+def _load_run(
+  path: epath.PathLike, stored: Mapping[str, Any], step: int, average: str, kind: str | None
+) -> Model:
+  """Return the weights of a step; for -1 of the newest that can be read."""
+  store = CheckpointStore(path)
+  steps = [store.choose(step)] if step != -1 else store.steps()[::-1] or [store.choose()]
+  failures: list[Damaged] = []
+  try:
+    for number in steps:
+      try:
+        model = _load_step(path, store, stored, number, average, kind)
+      except Damaged as error:
+        failures.append(error)
+        continue
+      for failure in failures:
+        notice(f"{failure.value} is damaged, step {number} is used ({failure.expected})")
+      return model
+  finally:
+    store.close()
+  raise failures[0]
+
+
+def _load_step(
+  path: epath.PathLike,
+  store: CheckpointStore,
+  stored: Mapping[str, Any],
+  step: int,
+  average: str,
+  kind: str | None,
+) -> Model:
+  extra = store.extra(step)
+  if "config" in extra:
+    file = str(run.RunFolder.at(path).config)
+    check_unchanged(stored, extra["config"], str(store.folder / str(step)), file)
   skeleton = model_of(stored, {})
   _check_kind(kind, skeleton.kind)
   like = jax.eval_shape(lambda: init_of(skeleton)(jax.random.key(0)))
-  store = CheckpointStore(path)
-  try:
-    step = store.choose(step)
-    params = store.restore_params(step, like, average)
-    extra = store.extra(step)
-  finally:
-    store.close()
+  params = store.restore_params(step, like, average)
   provenance = {
     **skeleton.provenance,
     "path": str(path),

@@ -9,14 +9,13 @@ import ml_collections
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import Config, complete, current
 from cm_jax.assembly.components import construct
+from cm_jax.assembly.identity import CLOCK, differing_keys, flat
 from cm_jax.assembly.method import length_of, make_recipe
 from cm_jax.errors import UserError
 from cm_jax.objectives import OBJECTIVES
+from cm_jax.storage import weights
 from cm_jax.training.schedules import SCHEDULES
 from cm_jax.types import NoiseRange, Objective
-
-# Durations that follow the run's length where they are 0: two ways to say the same.
-CLOCK = ("decay_images", "total_images", "stage_images", "last_stage_images", "last_factor")
 
 
 def reconcile(
@@ -37,13 +36,14 @@ def reconcile(
   )
   for section, key, open_value in opened:
     value = stored.get(section, {}).get(key)
-    if value is not None and resolved[section][key] == open_value:
+    is_folder = key == "step" and weights.is_weights_folder(resolved[section].path or ".")  # has no steps
+    if value is not None and resolved[section][key] == open_value and not is_folder:
       resolved[section][key] = tuple(value) if isinstance(value, list) else value
   return resolved
 
 
 def check_same_run(config: Config, stored: Mapping[str, Any], where: str) -> None:
-  """Check that a config is that of a stored run, outside `run` and `mesh`;
+  """Check that a config is that of a stored run, outside `run`, `mesh` and `PLACES`;
   its length may grow if nothing ends with it.
 
   Args:
@@ -55,10 +55,8 @@ def check_same_run(config: Config, stored: Mapping[str, Any], where: str) -> Non
     UserError: Names the first key that differs, and what the run has.
   """
   ours, theirs = complete(config), current(stored)
-  flat_ours, flat_theirs = (_flat(config_lib.content(side)) for side in (ours, theirs))
-  differing = [
-    key for key in sorted(flat_ours.keys() | flat_theirs.keys()) if flat_ours.get(key) != flat_theirs.get(key)
-  ]
+  flat_ours, flat_theirs = (flat(config_lib.content(side)) for side in (ours, theirs))
+  differing = differing_keys(flat_ours, flat_theirs)
   rule = "only config.run and config.mesh may change; or take another --workdir"
   for key in differing:
     if key.split(".")[-1] not in ("num_images", *CLOCK):
@@ -74,7 +72,7 @@ def check_same_run(config: Config, stored: Mapping[str, Any], where: str) -> Non
 def followers(config: ml_collections.ConfigDict) -> list[str]:
   """Return the keys of a complete config whose meaning ends with the run's length."""
   optimizer = config.optimizer
-  keys = [key for key, value in _flat(config_lib.plain_json(config.objective)).items() if value == 0]
+  keys = [key for key, value in flat(config_lib.plain_json(config.objective)).items() if value == 0]
   following = [
     f"config.objective.{key}" for key in keys if key.split(".")[-1] in ("total_images", "stage_images")
   ]
@@ -105,10 +103,3 @@ def _clock(config: ml_collections.ConfigDict) -> tuple[Objective, Any]:
   )
   recipe = make_recipe(config.optimizer, config.batch_size, objective.needs.stages, length)
   return objective, recipe.decay_steps or recipe.length
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for key, value in tree.items():
-    flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-  return flat

@@ -54,9 +54,11 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   from cm_jax.storage import run as run_lib
   from cm_jax.training import loop
   from cm_jax.training.averages import snapshots
+  from cm_jax.training.checkpoint import CheckpointStore
   from cm_jax.training.diagnostics.hook import Diagnostics
 
-  experiment = build(reconcile(config, run_lib.read_config(values.workdir)))
+  resumes = bool(CheckpointStore(values.workdir).steps())
+  experiment = build(reconcile(config, run_lib.read_config(values.workdir)), resumes)
   run = experiment.config.run
   draws = run.num_samples and not is_latent(experiment.method.image_shape)  # latents are no picture
   hooks = [(run.sample_every, sample_grids(experiment, values.workdir))] if draws else []

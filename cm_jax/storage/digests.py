@@ -1,9 +1,11 @@
 """sha256 of what lies on disk: a file or a folder is what was written, or the difference is found."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 _CHUNK = 1 << 20
@@ -21,6 +23,28 @@ def of_file(path: epath.PathLike) -> str:
     while chunk := file.read(_CHUNK):
       digest.update(chunk)
   return digest.hexdigest()
+
+
+def of_arrays(tree: Any) -> str:
+  """Return the sha256 (hex) of a tree of arrays: of their names, shapes, types and values.
+
+  >>> of_arrays({"a": np.zeros(2), "b": np.ones(2)}) == of_arrays({"b": np.ones(2), "a": np.zeros(2)})
+  True
+  """
+  digest = hashlib.sha256()
+  for name, value in sorted(_leaves(tree), key=lambda leaf: leaf[0]):
+    array = np.ascontiguousarray(value)
+    digest.update(f"{name} {array.dtype.name} {array.shape}\0".encode())
+    digest.update(array.view(np.uint8).data if array.size else b"")
+  return digest.hexdigest()
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  if isinstance(tree, Mapping):
+    for key, inner in tree.items():
+      yield from _leaves(inner, f"{prefix}/{key}")
+  else:
+    yield prefix, tree
 
 
 def of_files(folder: epath.PathLike, names: Iterable[str]) -> dict[str, str | None]:
@@ -45,8 +69,16 @@ def of_folder(folder: epath.PathLike, leave_out: Iterable[str] = ()) -> dict[str
     leave_out: Names of files, in whatever folder, that do not count.
   """
   place, passed = epath.Path(folder), set(leave_out)
-  files = sorted(file for file in place.rglob("*") if file.is_file() and file.name not in passed)
-  return of_files(place, [file.relative_to(place).as_posix() for file in files])
+  files = (file.relative_to(place).as_posix() for file in _files(place) if file.name not in passed)
+  return of_files(place, sorted(files))
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+  for entry in folder.iterdir():
+    if entry.is_dir():
+      yield from _files(entry)
+    else:
+      yield entry
 
 
 def differing(folder: epath.PathLike, expected: Mapping[str, str]) -> list[str]:

@@ -65,19 +65,32 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
   return found
 
 
-def drop_after(path: epath.PathLike, step: int) -> None:
-  """Remove the records of steps after `step`, and lines that are no records: a run was cut off there."""
+def by_step(path: epath.PathLike) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+  """Yield every finished line of a file of records with a "step", and its record: None if it is damaged.
+
+  Raises:
+    UserError: The file cannot be read.
+  """
   place = whole.place(path)
-  if not place.exists():
-    return
-  kept = []
-  for line in _whole_lines(place):
+  for line in _whole_lines(place) if place.exists() else ():
     try:
-      if bounded.parse_object(line, str(path), "a record")["step"] <= step:
-        kept.append(line)
-    except (UserError, TypeError, KeyError):
-      continue
-  whole.write(place, b"".join(kept))
+      record = bounded.parse_object(line, str(path), "a record")
+      yield line, record if type(record.get("step")) is int else None
+    except UserError:
+      yield line, None
+
+
+def drop_after(path: epath.PathLike, step: int) -> int:
+  """Remove the records of steps after `step`, and lines that are no records: a run was cut off there.
+
+  Returns:
+    How many lines were damaged.
+  """
+  found = list(by_step(path))
+  kept = [line for line, record in found if record is not None and record["step"] <= step]
+  if whole.place(path).exists():
+    whole.write(path, b"".join(kept))
+  return sum(record is None for _, record in found)
 
 
 def _whole_lines(path: epath.Path) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ class RunFolder:
     path: The folder, `--workdir`.
     config: The complete config the run began with, its format and `config_sha256`.
     checkpoints: A folder a step, by Orbax.
+    saved: The step of the newest checkpoint that was ever written: whether checkpoints are gone.
     metrics: JSON lines of training: step, seconds, loss, loss by noise level, ...
     tensorboard: The same for TensorBoard.
     samples: Grids drawn while training and by `evaluate`.
@@ -41,6 +42,7 @@ class RunFolder:
 
   config = property(lambda self: self.path / "config.json")
   checkpoints = property(lambda self: self.path / "checkpoints")
+  saved = property(lambda self: self.path / "saved.json")
   metrics = property(lambda self: self.path / "metrics.jsonl")
   tensorboard = property(lambda self: self.path / "tensorboard")
   samples = property(lambda self: self.path / "samples")
@@ -84,14 +86,19 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
   return stored
 
 
-def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
-  """Write a run's config, or `run` and `mesh` of one that is there: what identifies a run is written once.
+def write_config(workdir: epath.PathLike, config: Mapping[str, Any], begins: bool = False) -> None:
+  """Write a run's config, or of one that is there what may change: what identifies a run is written once.
 
-  `num_images`, which may grow where nothing ends with it, is written anew too; `config_sha256` stays that of
-  the first writing.
+  `run`, `mesh`, where its data and teacher lie, and `num_images`, which may grow where nothing ends with it,
+  are written anew; `config_sha256` stays that of the first writing.
+
+  Args:
+    workdir: The run.
+    config: Complete.
+    begins: There is nothing yet that was made with the config that may be there.
   """
   ours = config_lib.plain_json(config)
-  stored = read_config(workdir)
+  stored = None if begins else read_config(workdir)
   if stored is None:
     stored = {**ours, "format": FORMAT, "config_sha256": config_lib.sha256(ours)}
   else:
@@ -99,12 +106,35 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     stored = {**stored, "config_sha256": identity(stored), **changed}
     if "num_images" in stored:
       stored["num_images"] = ours["num_images"]
+    stored["data"] = {**stored["data"], "source": ours["data"]["source"]}
+    stored["teacher"] = ours["teacher"]
   whole.write(RunFolder.at(workdir).config, json.dumps(stored, indent=2, sort_keys=True) + "\n")
 
 
 def identity(stored: Mapping[str, Any]) -> str:
   """Return the `config_sha256` of a stored config: that of its content as it was first written."""
   return stored.get("config_sha256") or config_lib.sha256(stored)
+
+
+def note_saved(workdir: epath.PathLike, step: int) -> None:
+  """Write down that a checkpoint is complete but for its name."""
+  whole.write(RunFolder.at(workdir).saved, json.dumps({"step": step}) + "\n")
+
+
+def last_saved(workdir: epath.PathLike) -> int | None:
+  """Return the step of the newest checkpoint that was ever written; None if there was none that is known.
+
+  Raises:
+    UserError: The file is not what training wrote.
+  """
+  file = RunFolder.at(workdir).saved
+  if not file.exists():
+    return None
+  expected = 'what training wrote, such as {"step": 5000}'
+  step = bounded.read_object(file, expected).get("step")
+  if type(step) is not int:
+    raise UserError(f"{file}: step", step, expected)
+  return step
 
 
 def read_sigmas(workdir: epath.PathLike) -> dict[int, tuple[float, ...]]:

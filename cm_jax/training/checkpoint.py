@@ -2,27 +2,52 @@
 restored into an explicit target with its shardings.
 
 A step's folder under `workdir/checkpoints` holds three items: `state` (the TrainState without averages),
-`averages` (by name) and `extra` (JSON: format number, dataset fingerprint, seconds); and `teacher` where the
-teacher is no file but an earlier student (progressive distillation).
-Readers take one item, or one average, without the rest.
+`averages` (by name) and `extra` (JSON: format number, the run's config, dataset fingerprint, teacher's
+sha256, seconds); and `teacher` where the teacher is no file but an earlier student (progressive
+distillation). Readers take one item, or one average, without the rest; what they take is compared with the
+sha256 it was written with (`step_folder`).
 """
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.storage.run import RunFolder
+from cm_jax.storage.run import RunFolder, note_saved
+from cm_jax.training import step_folder
 from cm_jax.training.averages.track import join_averages, split_averages
 from cm_jax.types import Params, TrainState
 
-FORMAT = 1
+_ASIDE = ".damaged"
+Read = TypeVar("Read")
+
+
+class Damaged(UserError):
+  """A checkpoint that cannot be read, or is not what was written."""
+
+
+class _NewestUntil:
+  """Keeps the newest checkpoint up to a step, which may move.
+
+  Attributes:
+    step: None keeps none.
+  """
+
+  step: int | None = None
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    """Say of each checkpoint whether this policy keeps it."""
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    good = max((step for step in steps if self.step is not None and step <= self.step), default=None)
+    return [step == good for step in steps]
 
 
 def _abstract(tree: Any, shardings: Any = None) -> Any:
@@ -48,13 +73,17 @@ class CheckpointStore:
     self, workdir: epath.PathLike, keep: int = 2, keep_every: int = 0, keep_steps: Sequence[int] = ()
   ):
     self.folder = Path(RunFolder.at(workdir).checkpoints)
-    policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+    self.workdir, self._writing_step = workdir, -1
+    self._good = _NewestUntil()
+    policies: list[Any] = [checkpoint_managers.LatestN(keep), self._good]
     if keep_every:
       policies.append(checkpoint_managers.EveryNSteps(keep_every))
     if keep_steps:
       policies.append(checkpoint_managers.CustomSteps(list(keep_steps)))
     self._options = ocp.CheckpointManagerOptions(
-      enable_async_checkpointing=True, preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)
+      enable_async_checkpointing=True,
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
     )
     self._manager: ocp.CheckpointManager | None = None
     # Orbax reports routine things at warning level, over the progress bar.
@@ -69,7 +98,12 @@ class CheckpointStore:
 
   def steps(self) -> list[int]:
     """Return the steps with a complete checkpoint, ascending."""
-    return sorted(self._open().all_steps()) if self.folder.is_dir() else []
+    found = self.folder.iterdir() if self.folder.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
+
+  def is_cut_off(self) -> bool:
+    """Whether a process was killed in the middle of a save; opening the checkpoints removes what it left."""
+    return any(self.folder.glob("*orbax-checkpoint-tmp*"))
 
   def latest(self) -> int | None:
     """Return the newest complete step, or None."""
@@ -84,11 +118,34 @@ class CheckpointStore:
     items = {
       "state": ocp.args.PyTreeSave(state.replace(opt_state=opt_state)),  # type: ignore[attr-defined]
       "averages": ocp.args.PyTreeSave(averages),
-      "extra": ocp.args.JsonSave({"format": FORMAT, **extra}),
+      "extra": ocp.args.JsonSave({"format": step_folder.FORMAT, **extra}),
     }
     if teacher is not None:
       items["teacher"] = ocp.args.PyTreeSave(teacher)
-    self._open().save(int(state.step), args=ocp.args.Composite(**items), force=force)
+    self.wait()
+    self._writing_step = int(state.step)
+    self._open().save(self._writing_step, args=ocp.args.Composite(**items), force=force)
+
+  def _seal(self) -> None:
+    """Seal what is on disk but its name; called by the thread that saves, on the process that names it."""
+    step = str(self._writing_step)  # its folder is called 40.orbax-checkpoint-tmp, or 40 in an object store
+    made = (path for path in self.folder.glob(f"{step}*") if path.name.partition(".")[0] == step)
+    step_folder.seal(next(path for path in made if path.suffix != _ASIDE))
+    note_saved(self.workdir, self._writing_step)
+
+  def keep_good(self, step: int) -> None:
+    """Keep the newest checkpoint of `step` or before, beside the newest of all, until told another step."""
+    self._good.step = step
+
+  def set_aside(self, step: int) -> None:
+    """Rename the folder of a damaged step, so that it can be written again: "40" becomes "40.damaged"."""
+    if jax.process_index() == 0:
+      aside = self.folder / f"{step}{_ASIDE}"
+      shutil.rmtree(aside, ignore_errors=True)
+      (self.folder / str(step)).rename(aside)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"set aside {step}")
+    self.close()  # Orbax remembers which steps there are
 
   def wait(self) -> None:
     """Wait until what was begun is on disk."""
@@ -116,32 +173,37 @@ class CheckpointStore:
       raise UserError("step", step, f"a stored step: {', '.join(map(str, steps))}")
     return step
 
+  def _damaged(self, step: int, reason: str) -> Damaged:
+    others = ", ".join(str(other) for other in self.steps() if other != step)
+    also = f"; other steps here: {others}" if others else "; there is no other step here"
+    return Damaged("checkpoint", str(self.folder / str(step)), f"a readable checkpoint ({reason}){also}")
+
+  def _check(self, step: int, *items: str) -> None:
+    """Check that items are what was written."""
+    if reason := step_folder.damage(self.folder / str(step), items):
+      raise self._damaged(step, reason)
+
   def _restore(self, step: int, **items: Any) -> Any:
+    self._check(step, *items)
     try:
       return self._open().restore(step, args=ocp.args.Composite(**items))
     except Exception as error:
       # Orbax and tensorstore raise many types; all mean that this checkpoint cannot be read.
-      others = ", ".join(str(other) for other in self.steps() if other != step)
-      also = f"; other steps here: {others} (move {step} away to go on from the newest)" if others else ""
-      reason = str(error).strip().split("\n")[0][:200]
-      expected = f"a readable checkpoint ({type(error).__name__}: {reason}){also}"
-      raise UserError("checkpoint", str(self.folder / str(step)), expected) from error
+      said = str(error).strip().split("\n")[0][:200]
+      raise self._damaged(step, f"{type(error).__name__}: {said}") from error
 
   def extra(self, step: int) -> dict[str, Any]:
     """Return the JSON item of a step.
 
     Raises:
-      UserError: Unreadable, or written by a newer format.
+      Damaged: It is unreadable, or not what was written.
+      UserError: It is of a newer format.
     """
-    extra = self._restore(step, extra=ocp.args.JsonRestore())["extra"]
-    if extra.get("format") != FORMAT:
-      raise UserError(
-        "checkpoint", str(self.folder / str(step)), f"format {FORMAT}, not {extra.get('format')}"
-      )
-    return extra
+    self._check(step, "extra")
+    return self._read(step, step_folder.read_extra)
 
   def restore(self, step: int, like: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Restore a whole state, on any mesh.
+    """Restore a whole state and its extra, on any mesh.
 
     Args:
       step: A stored step.
@@ -149,24 +211,24 @@ class CheckpointStore:
       shardings: Where each leaf goes, in the structure of `like`.
 
     Raises:
-      UserError: The checkpoint is corrupt, or its arrays are not those of `like`.
+      Damaged: It is not what was written, or its arrays are not those of `like`.
     """
+    extra = self.extra(step)
     target = _abstract(like, shardings)
     opt_state, averages = split_averages(target.opt_state)
     args = {
       "state": _restore_args(target.replace(opt_state=opt_state)),
       "averages": _restore_args(averages),
-      "extra": ocp.args.JsonRestore(),
     }
     restored = self._restore(step, **args)
     state = restored["state"]
-    return state.replace(opt_state=join_averages(state.opt_state, restored["averages"])), restored["extra"]
+    return state.replace(opt_state=join_averages(state.opt_state, restored["averages"])), extra
 
   def restore_teacher(self, step: int, like: Params, shardings: Params) -> Params:
     """Restore the teacher stored beside a state.
 
     Raises:
-      UserError: There is none, or it is corrupt, or its arrays are not those of `like`.
+      Damaged: There is none, or it is not what was written, or its arrays are not those of `like`.
     """
     return self._restore(step, teacher=_restore_args(_abstract(like, shardings)))["teacher"]
 
@@ -187,15 +249,19 @@ class CheckpointStore:
     target = _abstract(like, jax.tree.map(lambda _: sharding, like))
     if average == "params":
       return self._restore(step, state=_restore_args({"params": target}, partial=True))["state"]["params"]
-    try:
-      known = sorted(self._open().item_metadata(step)["averages"].keys())
-    except Exception as error:
-      raise UserError(
-        "checkpoint", str(self.folder / str(step)), f"a readable checkpoint ({type(error).__name__})"
-      ) from error
+    self._check(step, "averages")
+    known = self._read(step, step_folder.averages)
     if average not in known:
       raise UserError("average", average, one_of([*known, "params"], average))
     return self._restore(step, averages=_restore_args({average: target}, partial=True))["averages"][average]
+
+  def _read(self, step: int, read: Callable[[Path], Read]) -> Read:
+    try:
+      return read(self.folder / str(step))
+    except step_folder.NewerFormat:
+      raise
+    except UserError as error:
+      raise self._damaged(step, f"{error.field} = {error.value}") from error
 
 
 def _restore_args(target: Any, partial: bool = False) -> ocp.args.PyTreeRestore:

@@ -21,6 +21,7 @@ from cm_jax.training import sharding
 from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.training.metrics import MetricsLog
 from cm_jax.training.program import Program
+from cm_jax.training.resume import resume, teacher_sha256
 from cm_jax.training.step import STATES
 from cm_jax.types import Experiment, TrainState
 
@@ -59,22 +60,12 @@ def train(
     experiment.check_resume(stored, str(folder.config))
   elif folder.path.exists() and not folder.path.is_dir():
     raise UserError("workdir", str(workdir), "a folder, or a path that does not exist yet")
-  identity = config_lib.sha256(config) if stored is None else run_lib.identity(stored)
   program = Program(experiment)
   stages = method.objective.needs.stages
   store = CheckpointStore(folder.path, run.keep_checkpoints, run.keep_every, keep_steps=stages[1:])
-  fingerprint = experiment.source.fingerprint
-
-  start, seconds_before = store.latest() or 0, 0.0
-  if start:
-    state, extra = store.restore(start, program.shapes, program.shardings)
-    seconds_before = extra["seconds"]
-    if extra["fingerprint"] != fingerprint and run.on_other_data != "allow":
-      expected = "the data this run began with (or run.on_other_data = allow to go on with it)"
-      with within("config"):
-        raise UserError("data.source", config.data.source, expected)
-  else:
-    state = program.create()
+  found = resume(experiment, program, store, stored)
+  state = program.create() if found is None else found.state
+  start, seconds_before = int(state.step), 0.0 if found is None else found.seconds
   if start >= num_steps:
     return state
 
@@ -84,19 +75,26 @@ def train(
   program.check(_shapes(rows, config.batch_size))
   teacher_params, distance_params = program.frozen()
   stage_starts = stages[1:-1]  # where the student becomes the teacher
-  if stage_starts and start >= stage_starts[0]:
-    shardings = sharding.tree_shardings(teacher_params, experiment.mesh)
-    teacher_params = store.restore_teacher(start, teacher_params, shardings)
+  if found is not None and found.teacher is not None:
+    teacher_params = found.teacher
   key = jax.random.key(config.seed)
   if jax.process_index() == 0:
-    run_lib.write_config(folder.path, config)
+    run_lib.write_config(folder.path, config, begins=found is None)
+  for damaged in () if found is None else found.damaged:
+    store.set_aside(damaged)
+  made_with = {
+    "fingerprint": experiment.source.fingerprint,
+    "teacher_sha256": teacher_sha256(experiment),
+    "config": {**config_lib.content(config), "format": run_lib.FORMAT},
+    "config_sha256": run_lib.identity(stored) if stored and found else config_lib.sha256(config),
+  }
   check_every = min(run.log_every, run.max_nonfinite)
   began(start)
   clock = time.perf_counter()
   elapsed = lambda: seconds_before + time.perf_counter() - clock
 
   def save(state: TrainState) -> None:
-    extra = {"fingerprint": fingerprint, "seconds": elapsed(), "config_sha256": identity}
+    extra = {**made_with, "seconds": elapsed()}
     store.save(state, extra, teacher_params if stage_starts and int(state.step) >= stage_starts[0] else None)
 
   states = (*method.objective.progress(0), *STATES)

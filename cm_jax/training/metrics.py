@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from cm_jax.notices import notice
 from cm_jax.storage import lines
 from cm_jax.storage.run import RunFolder
 from cm_jax.training.bins import bin_names
@@ -75,7 +76,9 @@ class MetricsLog:
       disable=not (progress and self._main),
     )
     if self._main:
-      lines.drop_after(self._run.metrics, start)
+      damaged = lines.drop_after(self._run.metrics, start)
+      if damaged:
+        notice(f"{self._run.metrics}: {damaged} damaged lines are left out")
 
   def add(self, metrics: Metrics) -> None:
     """Take one step's metrics, without waiting for the device."""

@@ -1,0 +1,17 @@
+"""What a person should know although the work goes on: one line on standard error, from one process."""
+
+import sys
+
+
+def notice(line: str) -> None:
+  """Say a line, above a progress bar if there is one; only the first process of several does."""
+  import jax
+
+  if jax.process_index() != 0:
+    return
+  said = f"cm_jax: {' '.join(line.split())}"
+  tqdm = sys.modules.get("tqdm")  # there is no bar where nobody has imported it
+  if tqdm is None:
+    print(said, file=sys.stderr, flush=True)
+  else:
+    tqdm.tqdm.write(said, file=sys.stderr)
