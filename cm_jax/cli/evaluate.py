@@ -9,7 +9,7 @@ What was measured before, of the same checkpoint in the same way, is not measure
 
 from absl import flags
 
-from cm_jax.cli.flags import define_features, define_model, is_main, load, read_samplers, start
+from cm_jax.cli.flags import counted, define_features, define_model, is_main, load, read_samplers, start
 from cm_jax.errors import UserError
 
 
@@ -45,6 +45,7 @@ def main(values: flags.FlagValues) -> None:
     raise UserError("--features", "", "a folder that train-features wrote")
   start()
   from cm_jax.evaluation.evaluate import evaluate
+  from cm_jax.evaluation.report import rows_of
   from cm_jax.storage.run import RunFolder
 
   model = load(values)
@@ -64,7 +65,7 @@ def main(values: flags.FlagValues) -> None:
     again=values.again,
   )
   if is_main():
-    count = len(
-      {(record.nfe, record.sigmas, str(record.sampler)) for record in measured if record.nfe is not None}
-    )
-    print(f"{RunFolder.at(out).evaluations}: {count} sampler(s) measured")
+    print(rows_of([*measured.made, *measured.found], out))
+    counts = [len({(r.nfe, r.sigmas) for r in part if r.nfe is not None}) for part in measured]
+    earlier = f", {counts[1]} as before (--again measures anew)" if counts[1] else ""
+    print(f"{RunFolder.at(out).evaluations}: {counted(counts[0], 'sampler')} measured{earlier}")

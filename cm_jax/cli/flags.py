@@ -28,6 +28,15 @@ def start() -> None:
   environment.check_platform()
 
 
+def counted(number: int, what: str) -> str:
+  """Write a number of things.
+
+  >>> counted(1, "image"), counted(2000, "image")
+  ('1 image', '2,000 images')
+  """
+  return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def is_main() -> bool:
   """Whether this is the process that writes and prints."""
   import jax

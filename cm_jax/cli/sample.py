@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from cm_jax.cli.flags import define_model, is_main, load, read_samplers, start
+from cm_jax.cli.flags import counted, define_model, is_main, load, read_samplers, start
 from cm_jax.errors import UserError
 from cm_jax.storage import whole
 
@@ -85,7 +85,8 @@ def main(values: flags.FlagValues) -> None:
   else:
     stream(draw, described(values, model, sampler), values, model.num_classes)
   if is_main():
-    print(f"{values.out}: {values.num} images, {sampler.nfe} network evaluations each")
+    cost = counted(sampler.nfe, "network evaluation")
+    print(f"{values.out}: {counted(values.num, 'image')}, {cost} each")
 
 
 def described(values: flags.FlagValues, model: "Model", sampler: "Sampler") -> dict[str, Any]:

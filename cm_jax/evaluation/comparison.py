@@ -1,7 +1,6 @@
 """Methods side by side: several seeds each, a table of mean and spread, a picture."""
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -161,14 +160,12 @@ def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], floor: float | None, ti
     panel.bar(places, [mean for _, (mean, _) in shown], width, yerr=spreads, label=f"{nfe} NFE")
   if floor is not None:
     panel.axhline(floor, color="0.4", linestyle=":", label="real halves")
-  panel.set(yscale="log", ylabel=title, xticks=range(len(rows)), xticklabels=[row["method"] for row in rows])
+  means = [pair[0] for row in rows for pair in row[KEY].values()]
+  pictures.log_axis(panel, "y", means)
+  panel.set(ylabel=title, xticks=range(len(rows)), xticklabels=[row["method"] for row in rows])
   panel.legend(ncols=len(levels) + 1, frameon=False)
 
 
 def _samples(panel: Any, picture: epath.Path) -> None:
-  from matplotlib.image import imread
-
   if picture.exists():
-    image = imread(picture)
-    half = math.ceil(image.shape[0] / 2)  # a quarter of the grid, so that digits can be seen
-    panel.imshow(image[:half, :half], cmap="gray", interpolation="nearest")
+    panel.imshow(pictures.corner_of_grid(picture, 3), cmap="gray", interpolation="nearest")

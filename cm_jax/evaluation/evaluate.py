@@ -3,7 +3,7 @@
 import collections
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from cm_jax.evaluation import records
 from cm_jax.evaluation.features import Features, load_features
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.base import Samples
-from cm_jax.evaluation.real import RealData, choose_sources, data_name
+from cm_jax.evaluation.real import RealData, check_images, choose_sources, data_name
 from cm_jax.evaluation.records import Record
 from cm_jax.evaluation.timing import in_turns
 from cm_jax.sampling.choose import sampler_name
@@ -33,6 +33,18 @@ SAME = (
 )
 
 
+class Measured(NamedTuple):
+  """What `evaluate` returns.
+
+  Attributes:
+    made: The records of what was measured now.
+    found: Those of what had been measured before in the same way.
+  """
+
+  made: list[Record]
+  found: list[Record]
+
+
 def evaluate(
   model: Model,
   samplers: Sequence[Sampler],
@@ -48,7 +60,7 @@ def evaluate(
   out: epath.PathLike | None = None,
   again: bool = False,
   progress: bool = True,
-) -> list[Record]:
+) -> Measured:
   """Measure a model's samples by every metric of `METRICS`; return the records, and append them to a run.
 
   On several hosts every one calls it and draws its part of the samples; the main one writes.
@@ -71,11 +83,12 @@ def evaluate(
     progress: Show a bar.
 
   Returns:
-    Of the real images; for each sampler, of every metric; and of the speed, images per second.
+    The records made now: of the real images; for each sampler, of every metric; and of the speed, images per
+    second. And those found in the run, of what was measured before.
 
   Raises:
     UserError: Names the argument: a source that is not there or has to be given, features that cannot be
-      read, a guided model without classes.
+      read or are of other images, a guided model without classes.
   """
   from tqdm import tqdm
 
@@ -84,18 +97,21 @@ def evaluate(
     raise UserError("num", num, "at least 2")
   check_guidance(model, guidance)
   measure = features if isinstance(features, Features) else load_features(features)
+  check_images(
+    model, measure, reference=sources.reference, train_source=sources.train, test_source=sources.held_out
+  )
   common = {**records.origin(model), "features_hash": measure.hash}
   about = {"seed": seed, "quantiser": QUANTISER, "dtype": model.network.get("dtype")}
   wanted = [(sampler, {**common, **described(sampler, guidance), **about}) for sampler in samplers]
-  run = None if out is None else RunFolder.at(out)
+  run, found = None if out is None else RunFolder.at(out), list[Record]()
   if run is not None and not again and run.evaluations.exists():
-    done = {(record.metric, *_key(vars(record))) for record in records.read(run.evaluations)}
-    names = [metric.record.format(data=data_name(sources.reference)) for metric in METRICS.values()]
+    before = records.read(run.evaluations)
     asked = {"n": num, "reference": sources.reference}
-    whole = lambda fields: all((name, *_key({**asked, **fields})) in done for name in names)
-    wanted = [(sampler, fields) for sampler, fields in wanted if not whole(fields)]
+    earlier = [_earlier(before, {**asked, **fields}) for _, fields in wanted]
+    wanted = [pair for pair, known in zip(wanted, earlier, strict=True) if not known]
+    found = [record for known in earlier for record in known]
   if not wanted:
-    return []
+    return Measured([], found)
   where, real = records.provenance(), RealData.read(sources, measure)
   mesh, is_main = mesh or local_mesh(), jax.process_index() == 0
   batch = -(-batch_size // mesh.size) * mesh.size
@@ -119,7 +135,26 @@ def evaluate(
     written.append(Record(**{**fields, **where, **speed}))
   if run is not None and is_main:
     records.append(run.evaluations, written)
-  return written
+  return Measured(written, found)
+
+
+def _earlier(before: Sequence[Record], asked: Mapping[str, Any]) -> list[Record]:
+  """Return the records of a sampler that was measured by every metric as is asked for, the newest of each;
+  with those of the real images. None if one is missing."""
+  data = data_name(asked["reference"])
+  named = {metric.record.format(data=data): metric for metric in METRICS.values()}
+  same = {record.metric: record for record in before if _key(vars(record)) == _key(asked)}
+  if not named.keys() <= same.keys():
+    return []
+  by = lambda record: (record.reference, record.features_hash)
+  baselines = [f"{name}_{metric.baseline}" for name, metric in named.items()]
+  real = {r.metric: r for r in before if r.metric in baselines and by(r) == by(same[next(iter(named))])}
+  speeds = [
+    r
+    for r in before
+    if r.metric == "images_per_second" and (r.nfe, r.sigmas) == (asked["nfe"], asked["sigmas"])
+  ]
+  return [*real.values(), *(same[name] for name in named), *speeds[-1:]]
 
 
 def described(sampler: Sampler, guidance: float | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,13 @@ class Features:
   scale: float
   accuracy: float
   seed: int
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of the square images it was trained on, and can measure."""
+    width, channels = self.params["conv3"]["weight"].shape[-1], self.params["conv0"]["weight"].shape[2]
+    side = 2 * math.isqrt(self.params["features"]["weight"].shape[0] // width)  # halved once
+    return side, side, channels
 
   def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Evaluate on uint8 [N, H, W, C]: float32 features [N, 64], scaled, and logits [N, num_classes]."""
@@ -179,6 +187,9 @@ def load_features(folder: epath.PathLike) -> Features:
   import safetensors.numpy
 
   described = epath.Path(folder) / "features.json"
+  if not described.exists():
+    expected = f"there: cm_jax train-features --source=digits --out={folder} (or your labelled images)"
+    raise UserError(str(described), "", expected)
   info = bounded.read_object(described, "features written by cm_jax")
   try:
     weights = (epath.Path(folder) / "features.safetensors").read_bytes()

@@ -46,6 +46,27 @@ def choose_sources(
   return Sources(reference, train, held_out)
 
 
+def check_images(model: Model, features: Features, **sources: str | None) -> None:
+  """Check that features, and the sources of real images by the argument they came from, fit a model's images.
+
+  Raises:
+    UserError: Names the argument, and both shapes.
+  """
+  shape = model.image_shape
+  if features.image_shape != shape:
+    given = f"of {list(features.image_shape)} images"
+    raise UserError(
+      "features", given, f"features of {list(shape)} images, as the model makes: train-features"
+    )
+  for field, source in sources.items():
+    if source is None:
+      continue
+    with renamed("source", field):
+      found = open_source(source)[0]["image"].shape
+    if tuple(found) != shape:
+      raise UserError(field, source, f"images of shape {list(shape)}, as the model's, not {list(found)}")
+
+
 def own_reference(model: Model) -> str:
   """Return the source that samples of a model are compared with by default.
 

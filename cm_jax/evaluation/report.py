@@ -5,7 +5,7 @@ import math
 import re
 import string
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,14 @@ FIRST = ("edm", "cd", "ict", "ect")  # the runs of launch/demo.sh, in the order 
 
 
 def report(folder: epath.PathLike) -> str:
-  """Write `report.json`, `report.md` and `loss_curves.png` into a folder of runs and return the tables.
+  """Write `report.json`, `report.md` and `loss_curves.png` into a folder of runs; return the tables, and
+  what is not in them.
 
   There is a table for each data set that samples were compared with; between them distances do not compare.
 
   Args:
     folder: Holds run folders with `config.json`, `evaluations.jsonl`, `metrics.jsonl`; those without
-      evaluations are left out.
+      evaluations are left out, and named.
 
   Raises:
     UserError: None of them was evaluated, or a file is not what it should be.
@@ -46,7 +47,40 @@ def report(folder: epath.PathLike) -> str:
   curves = "![loss curves](loss_curves.png)"
   whole.write(place / "report.md", f"{heading}\n\n{shown}\n\n{about(sets)}\n\n{curves}\n")
   plot_losses({name: read_metrics(run) for name, run in found.items()}, place / "loss_curves.png")
-  return shown
+  missing = left_out(place, {entry["method"] for entry in entries})
+  return "\n".join([shown, *([""] if missing else []), *(f"left out: {reason}" for reason in missing)])
+
+
+def left_out(folder: epath.Path, shown: Collection[str]) -> list[str]:
+  """Return what of a folder of runs is not in its report, each with the reason.
+
+  Args:
+    folder: The folder of runs.
+    shown: Names of the runs that are in it.
+  """
+  reasons = []
+  for path in sorted(folder.iterdir()):
+    run = RunFolder.at(path)
+    if not path.is_dir() or not (run.config.exists() or run.evaluations.exists()):
+      continue
+    if not run.evaluations.exists():
+      reasons.append(f"{path.name}, which was not evaluated: cm_jax evaluate --workdir={path}")
+      continue
+    others = len(read(run.evaluations)) - len(own_records(path))
+    if others:
+      reasons.append(f"{others} record(s) of {path.name} that are of another config than the run's")
+    if path.name not in shown:
+      reasons.append(f"{path.name}, which holds no measurement of its samples")
+  return reasons
+
+
+def own_records(run: epath.PathLike) -> list[Record]:
+  """Return the records of a run, but for those of another config than its own; a folder without a config
+  holds what was measured of weights."""
+  stored = read_config(run) or {}
+  digest = identity(stored) if stored else None
+  records = read(RunFolder.at(run).evaluations)
+  return [record for record in records if digest is None or record.config_sha256 in (None, digest)]
 
 
 def evaluated(folder: epath.PathLike) -> list[str]:
@@ -59,18 +93,28 @@ def evaluated(folder: epath.PathLike) -> list[str]:
 def run_entries(method: str, run: epath.PathLike) -> list[dict[str, Any]]:
   """Return a run's report entries, one a data set and number of network evaluations, of its newest records.
 
-  Records of another config than the run's are passed over; a folder without one holds what was measured of
-  weights.
-
   Raises:
     UserError: A file is not what it should be.
   """
+  return entries_of(method, own_records(run), run)
+
+
+def rows_of(records: Sequence[Record], run: epath.PathLike) -> str:
+  """Return the table of some records of a run, a row a sampler."""
+  real = [record for record in records if record.nfe is None]
+  by_sampler: dict[tuple[Any, ...], list[Record]] = {}
+  for record in records:
+    if record.nfe is not None:
+      by_sampler.setdefault((record.nfe, record.sigmas), []).append(record)
+  name = epath.Path(run).name
+  return table([entry for found in by_sampler.values() for entry in entries_of(name, [*real, *found], run)])
+
+
+def entries_of(method: str, records: Sequence[Record], run: epath.PathLike) -> list[dict[str, Any]]:
+  """Return the entries of records of a run; see `run_entries`."""
   stored = read_config(run) or {}
   digest = identity(stored) if stored else None
-  newest: dict[tuple[str, int | None], Record] = {}
-  for record in read(RunFolder.at(run).evaluations):
-    if digest is None or record.config_sha256 in (None, digest):
-      newest[record.metric, record.nfe] = record
+  newest = {(record.metric, record.nfe): record for record in records}
   last = (read_metrics(run) or [{}])[-1]
   measured = {(_data_of(name), nfe) for name, nfe in newest if nfe is not None}
   entries = []
@@ -191,17 +235,21 @@ _DASHES = _Dashes()
 
 def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:
   """Draw smoothed loss against step, one panel a run, logarithmic upwards."""
-  figure = pictures.new_figure(4 * len(metrics), 3.2)
+  figure = pictures.new_figure(4 * len(metrics), 3.4)
   panels = figure.subplots(1, len(metrics), squeeze=False)[0]
   for panel, (method, found) in zip(panels, metrics.items(), strict=True):
     losses = [(line["step"], line["loss"]) for line in found if line.get("loss") is not None]
     points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
-    panel.set(title=method, xlabel="step", ylabel="loss")
+    panel.set(title=method, xlabel="step", ylabel="loss of its objective")
     if points:
       steps, values = np.array(points, np.float64).T
-      panel.plot(steps, values, color="0.8", linewidth=0.8)
-      panel.plot(steps, smooth(values, max(1, len(values) // 20)), color="C0")
-      panel.set_yscale("log")
+      window = max(1, len(values) // 20)
+      panel.plot(steps, values, color="0.8", linewidth=0.8, label="logged")
+      panel.plot(steps, smooth(values, window), color="C0", label=f"mean of {window}")
+      pictures.log_axis(panel, "y", values)
+      panel.legend(frameon=False, fontsize="small")
+  if len(metrics) > 1:
+    figure.suptitle("each run's own loss: heights do not compare between panels", fontsize="small")
   pictures.save_figure(figure, path)
 
 

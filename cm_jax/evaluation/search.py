@@ -14,7 +14,7 @@ from cm_jax.errors import renamed
 from cm_jax.evaluation.features import Features, load_features
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments
-from cm_jax.evaluation.real import data_name, own_reference
+from cm_jax.evaluation.real import check_images, data_name, own_reference
 from cm_jax.sampling.choose import listed
 from cm_jax.sampling.generate import generate_all, local_mesh
 from cm_jax.sampling.multistep import multistep
@@ -22,6 +22,17 @@ from cm_jax.sampling.step_search import Evaluation, Metric, StepSearch
 from cm_jax.storage import pictures
 from cm_jax.storage.run import RunFolder, store_sigmas
 from cm_jax.types import Array, Condition, Model, Params
+
+ORDINALS = (
+  "first",
+  "second",
+  "third",
+  "fourth",
+  "fifth",
+  "sixth",
+  "seventh",
+  "eighth",
+)  # levels, in pictures
 
 
 def search(
@@ -70,9 +81,10 @@ def search(
   with renamed("source", "reference"):
     validate_source(source)
   measure = features if isinstance(features, Features) else load_features(features)
+  check_images(model, measure, reference=source)
   metric = frechet_metric(model, measure, source, seed, batch_size, mesh)
   is_main = jax.process_index() == 0
-  with tqdm(desc=f"{nfe} NFE", unit="candidate", disable=not (progress and is_main)) as bar:
+  with tqdm(desc=f"{nfe} NFE", unit=" candidates", disable=not (progress and is_main)) as bar:
 
     def show(evaluation: Evaluation) -> None:
       bar.update()
@@ -116,9 +128,13 @@ def plot(history: Sequence[Evaluation], best: Evaluation, path: epath.PathLike) 
   for k, panel in enumerate(panels, start=1):
     for n in sorted({evaluation.n for evaluation in history}):
       chosen = [evaluation for evaluation in history if evaluation.n == n]
-      panel.plot([e.sigmas[k] for e in chosen], [e.value for e in chosen], ".", label=f"n = {n}")
+      label = f"{n:,} samples"
+      panel.plot([e.sigmas[k] for e in chosen], [e.value for e in chosen], ".", label=label)
     panel.axvline(best.sigmas[k], color="0.5", linestyle=":")
-    title = f"best {best.sigmas[k]:.3g}: {best.value:.3g}"
-    panel.set(xscale="log", yscale="log", xlabel=f"sigma {k + 1}", ylabel="FD", title=title)
+    title = f"best: {best.sigmas[k]:.3g}, FD {best.value:.3g} of {best.n:,} samples"
+    panel.set_title(title, fontsize="medium")
+    pictures.log_axis(panel, "x", [evaluation.sigmas[k] for evaluation in history])
+    pictures.log_axis(panel, "y", [evaluation.value for evaluation in history])
+    panel.set(xlabel=f"{ORDINALS[k]} noise level", ylabel="FD (higher with fewer samples)")
     panel.legend(frameon=False)
   pictures.save_figure(figure, path, dpi=110)

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from etils import epath
 
 from cm_jax.errors import UserError
 from cm_jax.storage import whole
+
+GAP = 128  # between the images of a grid: neither black nor white, which images may be themselves
+TILE = "cm_jax tile"  # a note in a grid's PNG: height and width of an image with its gap
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -62,7 +66,7 @@ def save_grid(
     images: uint8 [N, H, W, C], N >= 1, C = 1 or 3.
     path: Where to write.
     columns: Images a row; by default the smallest square that holds them.
-    scale: Pixels a pixel becomes (nearest neighbour); by default enough for images of 48 pixels.
+    scale: Pixels a pixel becomes (nearest neighbour); by default enough for 96 pixels an image, 1 from 48.
 
   Raises:
     UserError: The place cannot be written, or the disk is full.
@@ -70,14 +74,37 @@ def save_grid(
   count, height, width, channels = images.shape
   columns = columns or math.ceil(math.sqrt(count))
   rows = math.ceil(count / columns)
-  scale = scale or max(1, math.ceil(48 / max(height, width)))
+  side = max(height, width)
+  scale = scale or (1 if side >= 48 else math.ceil(96 / side))
   gap = 2 if scale > 1 else 0  # enlarged images run into each other without one
-  cells = np.zeros((rows * columns, height * scale + gap, width * scale + gap, channels), np.uint8)
+  size = (height * scale + gap, width * scale + gap)
+  cells = np.full((rows * columns, *size, channels), GAP, np.uint8)
   cells[:count, : height * scale, : width * scale] = images.repeat(scale, 1).repeat(scale, 2)
   by_rows = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
   sheet = by_rows.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
   with whole.writing(path) as temporary:
-    to_pil(sheet).save(temporary, format="PNG")
+    to_pil(sheet).save(temporary, format="PNG", pnginfo=_note(f"{size[0]} {size[1]}"))
+
+
+def _note(tile: str) -> Any:
+  from PIL.PngImagePlugin import PngInfo
+
+  info = PngInfo()
+  info.add_text(TILE, tile)
+  return info
+
+
+def corner_of_grid(path: epath.PathLike, side: int) -> np.ndarray:
+  """Return the first `side` x `side` images of a grid that `save_grid` wrote (all of it, if an older one)."""
+  from PIL import Image
+
+  with Image.open(io.BytesIO(epath.Path(path).read_bytes())) as image:
+    tile = image.info.get(TILE)
+    sheet = np.asarray(image)
+  if tile is None:
+    return sheet
+  height, width = map(int, tile.split())
+  return sheet[: side * height, : side * width]
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -88,6 +115,27 @@ def new_figure(width: float, height: float) -> Any:
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
   return figure
+
+
+def log_axis(panel: Any, which: str, values: Sequence[float | None]) -> None:
+  """Make an axis of a panel logarithmic, with ticks that are plain numbers, also where it spans no decade.
+
+  Args:
+    panel: Matplotlib's axes.
+    which: "x" or "y".
+    values: What is drawn along it; what is not positive and finite is not drawn.
+  """
+  from matplotlib import ticker
+
+  shown = [value for value in values if value is not None and math.isfinite(value) and value > 0]
+  panel.set(**{f"{which}scale": "log"})
+  axis = {"x": panel.xaxis, "y": panel.yaxis}[which]
+  span = max(shown) / min(shown) if shown else 1.0
+  steps = (1.0, 2.0, 5.0) if span < 300 else (1.0,)
+  few = span < 4  # less than three of those ticks would be seen
+  axis.set_major_locator(ticker.MaxNLocator(4) if few else ticker.LogLocator(subs=steps))
+  axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+  axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def save_figure(figure: Any, path: epath.PathLike, dpi: int = 120) -> None:

@@ -39,10 +39,15 @@ def read(folder, name) -> list[dict]:
 
 def test_a_run_is_measured_by_its_own_data_and_reported(folder, capsys):
   assert evaluate(folder, "digits", "--sigmas=80", "--sigmas=80,2") == 0
-  assert "2 sampler(s) measured" in capsys.readouterr().out
+  first = capsys.readouterr().out
+  assert "2 samplers measured\n" in first
   assert evaluate(folder, "digits", "--sigmas=80", "--sigmas=80,2") == 0
-  assert "0 sampler(s) measured" in capsys.readouterr().out
+  again = capsys.readouterr().out
+  assert "0 samplers measured, 2 as before" in again
+  row = "| digits | 2   | 80, 2  |"
+  assert row in first and next(line for line in again.splitlines() if row in line) in first
   assert evaluate(folder, "mine") == 0
+  assert "| FD-npz" in capsys.readouterr().out
   digits, mine = read(folder, "digits"), read(folder, "mine")
   metrics = ["fd_digits", "class_entropy", "nn_distance"]
   real = ["fd_digits_floor", "nn_distance_real"]
@@ -65,9 +70,12 @@ def test_a_run_is_measured_by_its_own_data_and_reported(folder, capsys):
     "nfe_002.png",
   ]
   capsys.readouterr()
+  (folder / "other").mkdir()
+  (folder / "other" / "config.json").write_text((folder / "mine" / "config.json").read_text())
   assert run(["report", f"--folder={folder}"]) == 0
   printed = capsys.readouterr().out
   assert "| FD-digits |" in printed and "| FD-npz" in printed and "(-)" in printed
+  assert "left out: other, which was not evaluated" in printed and printed.count("left out") == 1
 
 
 def test_weights_are_measured_against_what_is_given(folder, tmp_path, capsys):

@@ -52,9 +52,8 @@ def features():
 
 
 def measure(features, samplers=SAMPLERS, measured=None, **arguments):
-  return evaluate(
-    measured or model(), samplers, features, **{"num": 40, "batch_size": 16, "progress": False, **arguments}
-  )
+  given = {"num": 40, "batch_size": 16, "progress": False, **arguments}
+  return evaluate(measured or model(), samplers, features, **given).made
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +89,28 @@ def test_every_metric_of_every_sampler_is_what_it_is_by_hand(features):
   assert found["images_per_second", 2].n == 16
 
 
+def test_features_and_sources_of_other_images(features, tmp_path):
+  assert features.image_shape == (8, 8, 1)
+  np.savez(tmp_path / "wide.npz", np.zeros((3, 12, 12, 1), np.uint8))
+  wide = f"npz:{tmp_path / 'wide.npz'}"
+  for argument in ("reference", "train_source", "test_source"):
+    with pytest.raises(UserError, match=rf"^{argument} = {wide}: expected images of shape \[8, 8, 1\]"):
+      measure(features, **{argument: wide})
+  other = model_of(GaussianPreconditioned(NOISE.sigma_min), (8, 8, 3), provenance={"source": "digits"})
+  with pytest.raises(UserError, match=r"^features = of \[8, 8, 1\] images: expected .* \[8, 8, 3\]"):
+    measure(features, measured=other)
+  with pytest.raises(UserError, match="^features = of"):
+    search(other, 2, features, progress=False)
+
+
 def test_what_was_measured_in_the_same_way_is_not_measured_again(features, tmp_path):
   save_features(tmp_path / "features", features)
   first = measure(tmp_path / "features", SAMPLERS[:1], out=tmp_path / "run")
   assert len(first) == 6 and read(tmp_path / "run" / "evaluations.jsonl") == first
   assert (tmp_path / "run" / "samples" / "nfe_001.png").is_file()
   assert measure(features, SAMPLERS[:1], out=tmp_path / "run") == []
+  known = evaluate(model(), SAMPLERS[:1], features, num=40, batch_size=16, out=tmp_path / "run").found
+  assert known == first
   added = measure(features, out=tmp_path / "run")  # one of two is new
   assert {record.nfe for record in added} == {None, 2}
   other = {

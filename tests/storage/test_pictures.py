@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cm_jax.errors import UserError
-from cm_jax.storage.pictures import encode_png, new_figure, save_figure, save_grid
+from cm_jax.storage.pictures import corner_of_grid, encode_png, log_axis, new_figure, save_figure, save_grid
 from tests.storage.places import disk_of, names
 
 
@@ -15,9 +15,11 @@ from tests.storage.places import disk_of, names
 def test_small_images_are_enlarged(tmp_path, channels):
   images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, channels), dtype=np.uint8)
   save_grid(images, tmp_path / "a.png")
-  sheet = np.asarray(Image.open(tmp_path / "a.png")).reshape(2 * 50, 3 * 50, channels)
-  np.testing.assert_array_equal(sheet[50:98, 50:98][::6, ::6], images[4])
-  assert not sheet[50:, 100:].any() and [path.name for path in tmp_path.iterdir()] == ["a.png"]
+  sheet = np.asarray(Image.open(tmp_path / "a.png")).reshape(2 * 98, 3 * 98, channels)
+  np.testing.assert_array_equal(sheet[98:194, 98:194][::12, ::12], images[4])
+  np.testing.assert_array_equal(corner_of_grid(tmp_path / "a.png", 1).reshape(98, 98, -1), sheet[:98, :98])
+  assert (sheet[98:, 196:] == 128).all() and (sheet[:, 96:98] == 128).all()
+  assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_columns_and_scale(tmp_path):
@@ -53,3 +55,16 @@ def test_an_image_comes_back_from_its_png():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
     decoded = np.asarray(Image.open(io.BytesIO(encode_png(pixels)))).reshape(pixels.shape)
     np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("values", [(0.4, 0.6), (0.7, 3.0, None), (0.002, 80.0), (5.0,), (float("nan"),)])
+def test_a_logarithmic_axis_has_plain_ticks(values):
+  figure = new_figure(3, 3)
+  panel = figure.subplots()
+  panel.plot(range(len(values)), values)
+  log_axis(panel, "y", values)
+  figure.canvas.draw()
+  labels = [label.get_text() for label in panel.yaxis.get_ticklabels(which="both")]
+  low, high = panel.get_ylim()
+  seen = [text for text in labels if text and low <= float(text) <= high]
+  assert len(seen) >= (2 if len(values) > 1 else 0)
