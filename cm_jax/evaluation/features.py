@@ -188,8 +188,8 @@ def load_features(folder: epath.PathLike) -> Features:
 
   described = epath.Path(folder) / "features.json"
   if not described.exists():
-    expected = f"there: cm_jax train-features --source=digits --out={folder} (or your labelled images)"
-    raise UserError(str(described), "", expected)
+    expected = "what train-features writes: it makes them from digits, or from labelled images of yours"
+    raise UserError(str(described), "no such file", expected)
   info = bounded.read_object(described, "features written by cm_jax")
   try:
     weights = (epath.Path(folder) / "features.safetensors").read_bytes()

@@ -64,7 +64,7 @@ def left_out(folder: epath.Path, shown: Collection[str]) -> list[str]:
     if not path.is_dir() or not (run.config.exists() or run.evaluations.exists()):
       continue
     if not run.evaluations.exists():
-      reasons.append(f"{path.name}, which was not evaluated: cm_jax evaluate --workdir={path}")
+      reasons.append(f"{path.name}, which was not evaluated")
       continue
     others = len(read(run.evaluations)) - len(own_records(path))
     if others:
