@@ -113,4 +113,8 @@ def _section(name: str | None) -> dict[str, Any] | None:
 def _json(text: str) -> dict[str, Any]:
   from cm_jax.storage import bounded
 
-  return bounded.parse_object(text, "--network", 'a JSON object such as {"num_head_channels": 64}')
+  expected = 'a JSON object such as {"num_head_channels": 64}'
+  fields = bounded.parse_json(text, "--network", expected)
+  if not isinstance(fields, dict):
+    raise UserError("--network", text, expected)
+  return fields

@@ -15,7 +15,7 @@ from cm_jax.convert.foreign import AS_IT_IS, Choices, Foreign, build_model
 from cm_jax.convert.readers.pickles import Refused
 from cm_jax.convert.readers.torch_files import is_legacy
 from cm_jax.errors import UserError, one_of
-from cm_jax.storage import downloads, weights
+from cm_jax.storage import downloads, weights, whole
 
 FORMATS: Mapping[str, Callable[[Path, Choices], Foreign]] = {
   "edm": edm.read,
@@ -52,10 +52,11 @@ def detect(path: str | os.PathLike) -> str:
   if path.is_dir():
     return "cm_jax"
   try:
+    whole.check_regular(path)
     with open(path, "rb") as file:
       head = file.read(1 << 20)
   except OSError as error:
-    raise UserError("input", str(path), f"a file that can be read ({error.strerror})") from None
+    raise UserError("input", str(path), f"a file that can be read ({error.strerror or error})") from None
   if head.startswith(b"PK\x03\x04") or is_legacy(head):
     return "openai"
   if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

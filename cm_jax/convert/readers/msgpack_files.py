@@ -3,8 +3,9 @@
 One of the audited readers (SECURITY.md): every length is bounded by the file's own size.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # flax.serialization's extension codes
 _NAMES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
 _DTYPES = {np.dtype(name).name: np.dtype(name) for name in _NAMES} | {"bfloat16": np.dtype(jnp.bfloat16)}
 _MAX_MAP = 100_000
+_MAX_PARTS = 500_000  # maps, lists and extensions: an empty map is one byte of a file, and 64 in memory
 
 
 def read_msgpack(data: bytes) -> Any:
@@ -34,7 +36,17 @@ def read_msgpack(data: bytes) -> Any:
   # an announced list is allocated at once, hence the small bound on lists; maps grow as they are read
   limits = {"max_array_len": 4096, "max_map_len": _MAX_MAP, "max_str_len": 10_000}
   limits |= {"max_bin_len": len(data), "max_ext_len": len(data)}
-  hooks = {"ext_hook": _extension, "object_pairs_hook": _unique}
+  count = itertools.count()
+
+  def counted(build: Callable[..., Any]) -> Callable[..., Any]:
+    def hook(*given: Any) -> Any:
+      if next(count) >= _MAX_PARTS:
+        raise Refused(f"a file of at most {_MAX_PARTS} maps, lists and arrays")
+      return build(*given)
+
+    return hook
+
+  hooks = {"ext_hook": counted(_extension), "object_pairs_hook": counted(_unique), "list_hook": counted(list)}
   try:
     return msgpack.unpackb(data, raw=False, strict_map_key=True, **hooks, **limits)
   except (msgpack.exceptions.UnpackException, msgpack.exceptions.ExtraData) as error:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cm_jax.convert.readers.pickles import Allowed, Bounded, Inert, Refused, read_pickle
+from cm_jax.convert.readers.pickles import Allowed, Bounded, Inert, Nested, Refused, read_pickle
 from cm_jax.convert.readers.torch_files import TENSORS, Tensor, load_from_bytes, ordered_dict
 
 _SCALARS = ("f8", "f4", "i8", "i4", "b1")
 _MAX_DEPTH = 16
+_MAX_ENTRIES = 200_000  # of all modules together; a full-size network has a few thousand
+_MAX_NAME = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,26 +41,45 @@ def read_snapshot(file: Bounded) -> Snapshot:
     raise Refused('a training snapshot: a pickled dict with a network under "ema"')
   if net.state.get("_init_args"):
     raise Refused("a network made with named arguments only")
-  arrays = dict(_state_dict(net, "", set(), 0))
+  arrays = dict(_Walk().arrays(net))
   if not arrays:
     raise Refused(f"parameters in the stored {net.name[:50]}")
   return Snapshot(net.name, net.state.get("_init_kwargs", {}), arrays)
 
 
-def _state_dict(module: Inert, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, np.ndarray]]:
-  if depth > _MAX_DEPTH or id(module) in seen:
-    raise Refused("a tree of modules, each in one place")
-  seen.add(id(module))
-  transient = module.state.get("_non_persistent_buffers_set", ())
-  for kind in ("_parameters", "_buffers"):
-    for name, tensor in module.state.get(kind, {}).items():
-      if isinstance(tensor, Tensor) and name not in transient:
-        yield f"{prefix}{name}", tensor.array()
-      elif tensor is not None and name not in transient:
-        raise Refused(f"a tensor as {prefix[:100]}{name[:100]}")
-  for name, child in module.state.get("_modules", {}).items():
-    if isinstance(child, Inert):
-      yield from _state_dict(child, f"{prefix}{name}.", seen, depth + 1)
+class _Walk:
+  """One walk through a tree of modules: each once, and what several share is not gone through for each."""
+
+  def __init__(self) -> None:
+    self._seen: set[int] = set()
+    self._left = _MAX_ENTRIES
+
+  def arrays(self, module: Inert, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the parameters and buffers of a module and of those in it, by name.
+
+    Raises:
+      Refused: It is no such tree.
+    """
+    if depth > _MAX_DEPTH or id(module) in self._seen:
+      raise Refused("a tree of modules, each in one place")
+    self._seen.add(id(module))
+    transient = module.state.get("_non_persistent_buffers_set", ())
+    for kind in ("_parameters", "_buffers"):
+      for name, tensor in self._entries(module, kind):
+        if isinstance(tensor, Tensor) and name not in transient:
+          yield f"{prefix}{name}", tensor.array()
+        elif tensor is not None and name not in transient:
+          raise Refused(f"a tensor as {prefix[:100]}{name[:100]}")
+    for name, child in self._entries(module, "_modules"):
+      if isinstance(child, Inert):
+        yield from self.arrays(child, f"{prefix}{name}.", depth + 1)
+
+  def _entries(self, module: Inert, kind: str) -> Iterator[tuple[str, Any]]:
+    for name, value in module.state.get(kind, {}).items():
+      self._left -= 1
+      if self._left < 0 or not isinstance(name, str) or len(name) > _MAX_NAME:
+        raise Refused(f"at most {_MAX_ENTRIES} tensors and modules, with names as code has them")
+      yield name, value
 
 
 def _persistent_object(meta: Any) -> Inert:
@@ -95,7 +116,7 @@ _NUMPY = {
 }
 ALLOWED: Allowed = {
   **TENSORS,
-  "torch.storage._load_from_bytes": load_from_bytes,
+  "torch.storage._load_from_bytes": Nested(load_from_bytes),
   "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
   "torch.device": _inert("torch.device"),
   **{

@@ -2,8 +2,9 @@
 
 One of the audited readers (SECURITY.md). `pickle.load` runs whatever a file asks for. Here a file may only
 name what is in an allow-list, and each name stands for a function of this package that builds arrays, dicts
-or `Inert` stand-ins. What a pickle can make this process allocate is bounded by the file's own size: lengths
-are checked against what is left of the file before anything is read, and the number of opcodes is limited.
+or `Inert` stand-ins. What a file can make this process allocate is bounded by the file's own size: lengths
+are checked against what is left of it before anything is read, and one `Budget` a file, shared by the pickles
+in its pickles, limits the number of opcodes and what is handed to functions, however often they are called.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ Allowed = Mapping[str, Callable[..., Any]]
 
 # a full-size EDM network is 30 thousand opcodes; two million of the costliest ones are about 300 MB
 MAX_OPCODES = 2_000_000
+_SLACK = 4 << 20  # bytes, for the shapes of small files
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_ITEM = 100  # bytes, at most, that a function makes of an item
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _MARK = object()
 
@@ -33,6 +37,16 @@ class Named:
   build: Callable[..., Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Nested:
+  """What a name builds that reads a pickle in the pickle: `function(budget, *arguments)`."""
+
+  function: Callable[..., Any]
+
+  def __call__(self, budget: "Budget", *arguments: Any) -> Any:
+    return self.function(budget, *arguments)
+
+
 @dataclasses.dataclass(eq=False)
 class Inert:
   """Stands for an object of the file: what it was called and what was stored in it. It does nothing."""
@@ -42,13 +56,52 @@ class Inert:
   state: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Bounded:
-  """A seekable binary file that never reads more than is left: an absurd length allocates nothing."""
+class Budget:
+  """What reading one file may cost; a genuine one hands each of its bytes to a function about once.
 
-  def __init__(self, file: BinaryIO):
+  Args:
+    size: Of the file, in bytes.
+  """
+
+  def __init__(self, size: int):
+    self._opcodes, self._handed = MAX_OPCODES, 2 * size + _SLACK
+
+  def opcode(self) -> None:
+    """Count an opcode, of whichever pickle of the file.
+
+    Raises:
+      Refused: One too many.
+    """
+    self._opcodes -= 1
+    if self._opcodes < 0:
+      raise Refused(f"a file of at most {MAX_OPCODES} opcodes, those of the pickles in its pickles included")
+
+  def hand(self, arguments: tuple) -> None:
+    """Count what a function is called with: it may make as much of it.
+
+    Raises:
+      Refused: More than the file holds.
+    """
+    texts = (len(value) for value in arguments if isinstance(value, (bytes, str)))
+    items = (len(value) for value in arguments if isinstance(value, _CONTAINERS))
+    self._handed -= sum(texts) + _ITEM * sum(items)
+    if self._handed < 0:
+      raise Refused("a file that uses what it holds once, not one payload again and again")
+
+
+class Bounded:
+  """A seekable binary file that never reads more than is left: an absurd length allocates nothing.
+
+  Args:
+    file: From which to read.
+    budget: Of the file that it is part of; None: it is a file of its own.
+  """
+
+  def __init__(self, file: BinaryIO, budget: Budget | None = None):
     self._file = file
     here = file.tell()
     self.size = file.seek(0, os.SEEK_END)
+    self.budget = budget or Budget(self.size)
     file.seek(here)
     self.tell, self.seek, self.readline = file.tell, file.seek, file.readline
 
@@ -82,7 +135,8 @@ def read_pickle(
 
   Args:
     data: The pickle, or a stream that stands at its start.
-    allowed: What each global name that may occur builds, called with the arguments that the file gives.
+    allowed: What each global name that may occur builds, called with the arguments that the file gives; a
+      `Nested` with the file's budget before them.
     persistent: What a persistent id builds; None if none may occur.
 
   Raises:
@@ -90,11 +144,10 @@ def read_pickle(
     ValueError, LookupError, TypeError, AttributeError: It is damaged.
   """
   stream = Bounded(io.BytesIO(data)) if isinstance(data, bytes) else data
-  machine = _Machine(allowed, persistent)
+  machine = _Machine(allowed, persistent, stream.budget)
   # genops asks of a file no more than read, readline and tell
-  for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, stream))):
-    if count == MAX_OPCODES:
-      raise Refused(f"a pickle of at most {MAX_OPCODES} opcodes")
+  for opcode, argument, _ in pickletools.genops(cast(BinaryIO, stream)):
+    stream.budget.opcode()
     machine.step(opcode.name, argument)
   return machine.pop()
 
@@ -102,8 +155,8 @@ def read_pickle(
 class _Machine:
   """The stack and memo of the pickle protocol, over inert values."""
 
-  def __init__(self, allowed: Allowed, persistent: Callable[[Any], Any] | None):
-    self.allowed, self.persistent = allowed, persistent
+  def __init__(self, allowed: Allowed, persistent: Callable[[Any], Any] | None, budget: Budget):
+    self.allowed, self.persistent, self.budget = allowed, persistent, budget
     self.stack: list[Any] = []
     self.memo: dict[int, Any] = {}
 
@@ -193,8 +246,10 @@ class _Machine:
         name, module = self.pop(), self.pop()
         push(self.named(module, name))
       case "REDUCE" | "NEWOBJ":
-        arguments, function = self.pop(), self.pop()
-        push(_typed(function, Named).build(*_typed(arguments, tuple)))
+        arguments, function = _typed(self.pop(), tuple), _typed(self.pop(), Named)
+        self.budget.hand(arguments)
+        nested = (self.budget,) if isinstance(function.build, Nested) else ()
+        push(function.build(*nested, *arguments))
       case "BUILD":
         state = self.pop()
         _set_state(self.stack[-1], state)

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.convert.readers.pickles import Allowed, Bounded, Inert, Named, Refused, read_pickle
+from cm_jax.convert.readers.pickles import Allowed, Bounded, Budget, Inert, Named, Refused, read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -99,7 +99,8 @@ def read_zip(file: Bounded) -> Any:
     if folder + "byteorder" in records and archive.read(folder + "byteorder") != b"little":
       raise Refused("numbers in little-endian order")
     storages: dict[str, Storage] = {}
-    content = read_pickle(archive.read(pickles[0]), TENSORS, lambda key: _storage(key, storages))
+    stream = Bounded(io.BytesIO(archive.read(pickles[0])), file.budget)
+    content = read_pickle(stream, TENSORS, lambda key: _storage(key, storages))
     for key, storage in storages.items():
       storage.fill(archive.read(f"{folder}data/{key}"))
     used = {pickles[0], *(f"{folder}data/{key}" for key in storages)}
@@ -142,15 +143,19 @@ def is_legacy(head: bytes) -> bool:
   return head.startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
 
 
-def load_from_bytes(raw: Any) -> Storage:
+def load_from_bytes(budget: Budget, raw: Any) -> Storage:
   """Return the storage in what `torch.storage._load_from_bytes` takes, a whole torch.save file: same rules.
+
+  Args:
+    budget: Of the file that the bytes are part of.
+    raw: The bytes.
 
   Raises:
     Refused: It holds anything else.
   """
   if not isinstance(raw, bytes):
     raise TypeError("no bytes")
-  stream = Bounded(io.BytesIO(raw))
+  stream = Bounded(io.BytesIO(raw), budget)
   storage = read_legacy(stream) if is_legacy(raw[:16]) else read_zip(stream)
   if not isinstance(storage, Storage):
     raise Refused("a storage in the bytes of a tensor")
@@ -193,10 +198,16 @@ def ordered_dict(pairs: Any = ()) -> dict:
   return dict(pairs)
 
 
+def _size(size: Any = ()) -> tuple:
+  if not isinstance(size, (list, tuple)) or len(size) > _MAX_RANK:
+    raise Refused(f"sizes of at most {_MAX_RANK} dimensions")
+  return tuple(size)
+
+
 TENSORS: Allowed = {
   "collections.OrderedDict": ordered_dict,
   "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
   "torch._utils._rebuild_parameter": _rebuild_parameter,
-  "torch.Size": lambda size=(): tuple(size),
+  "torch.Size": _size,
   **dict.fromkeys(_DTYPES, lambda *_: Inert("storage type")),
 }
