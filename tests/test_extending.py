@@ -21,15 +21,21 @@ import pytest
 from cm_jax import cli
 from cm_jax.assembly import build
 from cm_jax.data.sources import SOURCES
+from cm_jax.diffusion.curriculum import CURRICULA, Curriculum
 from cm_jax.diffusion.distances import DISTANCES
 from cm_jax.diffusion.drifts import DRIFTS, monte_carlo_drift
 from cm_jax.diffusion.levels import LEVELS
+from cm_jax.diffusion.pairs import PAIRS
 from cm_jax.diffusion.precond import EDM, PRECONDS
+from cm_jax.diffusion.solvers import SOLVERS, Euler
+from cm_jax.diffusion.weights import WEIGHTS
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.networks import NETWORKS
 from cm_jax.networks.base import Network
-from cm_jax.objectives import OBJECTIVES
+from cm_jax.objectives import OBJECTIVES, TARGETS
+from cm_jax.objectives.targets import Ema
 from cm_jax.sampling import SAMPLERS
+from cm_jax.sampling.grids import GRIDS
 from cm_jax.training import loop
 from cm_jax.training.averages.decays import DECAYS
 from cm_jax.training.optim import OPTIMIZERS
@@ -189,6 +195,39 @@ class Grey:
     return {"image": np.full((8, 8, 1), 100 + index % 50, np.uint8), "label": -1}
 
 
+@dataclasses.dataclass(frozen=True)
+class Halves:
+  """Every pair is a level and half of it."""
+
+  noise: NoiseRange
+  level: float = 1.0
+  scales: ClassVar[None] = None
+
+  def __call__(self, key, n, step):
+    t = jnp.full(n, self.level)
+    return t, t / 2
+
+  def metrics(self, step):
+    return {"level": jnp.asarray(self.level)}
+
+
+class Shorter(Euler):
+  """Euler's step, taken half way."""
+
+  def __call__(self, drift, x, t, r):
+    return super().__call__(drift, x, t, (t + r) / 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lagging:
+  """An average that keeps all but one part in `lag`."""
+
+  lag: int
+
+  def decay(self, scales):
+    return Ema(1 - 1 / self.lag).decay(scales)
+
+
 TOYS = {
   "objective": (
     OBJECTIVES,
@@ -225,6 +264,32 @@ TOYS = {
     lambda config: config.optimizer.update({"schedule": "toy"}),
   ),
   "source": (SOURCES, Grey, lambda config: config.data.update({"source": "toy:64"})),
+  "pairs": (
+    PAIRS,
+    Halves,
+    lambda config: setattr(config, "objective", {**tiny.ECT, "pairs": {"name": "toy", "level": 2.0}}),
+  ),
+  "curriculum": (
+    CURRICULA,
+    lambda first: Curriculum((0, 1), (first, first + 3)),
+    lambda config: setattr(config.objective.pairs, "scales", {"name": "toy", "first": 5}),
+  ),
+  "solver": (SOLVERS, Shorter(), lambda config: config.objective.update({"solver": "toy"})),
+  "weight": (
+    WEIGHTS,
+    lambda t, r, sigma_data: (t - r) / sigma_data,
+    lambda config: config.objective.update({"weight": "toy"}),
+  ),
+  "target": (
+    TARGETS,
+    Lagging,
+    lambda config: setattr(config, "objective", {**tiny.CT, "target": {"name": "toy", "lag": 3}}),
+  ),
+  "grid": (
+    GRIDS,
+    lambda num_points, noise: np.geomspace(noise.sigma_max, noise.sigma_min, num_points),
+    lambda config: setattr(config, "sampler", {"name": "heun", "num_steps": 3, "grid": "toy"}),
+  ),
 }
 
 

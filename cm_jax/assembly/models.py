@@ -17,6 +17,7 @@ from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of, within
 from cm_jax.networks import NETWORKS, as_net, init_params
+from cm_jax.networks.base import sizes_of
 from cm_jax.notices import notice
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling.images import sample
@@ -33,13 +34,11 @@ def build_network(
   Raises:
     UserError: An unknown name or field, or an image the network cannot take.
   """
-  height, width, channels = image_shape
-  if height != width:
-    raise UserError("config.data.image_shape", image_shape, "square images (crop or resize them first)")
-  derived = {"img_resolution": height, "in_channels": channels, "label_dim": num_classes}
-  if isinstance(network, str) or "out_channels" not in network:  # iDDPM's networks give a variance too
-    derived["out_channels"] = channels
-  module = construct(NETWORKS, network, "config.network", **derived)
+  with within("config.data"):
+    sizes = sizes_of(image_shape, num_classes)
+  if not isinstance(network, str) and "out_channels" in network:  # iDDPM's networks give a variance too
+    del sizes["out_channels"]
+  module = construct(NETWORKS, network, "config.network", **sizes)
   scalings = construct(PRECONDS, precond, "config.precond", noise=noise)
 
   def init(key: Array) -> Params:
@@ -48,10 +47,10 @@ def build_network(
         return {"net": init_params(module, key, image_shape)}
     except (ArithmeticError, AssertionError, FlaxError, IndexError, TypeError, ValueError) as error:
       # Each network says what it can of its fields by itself; the rest shows only when shapes are worked out.
-      sizes = {key: value for key, value in dict(network).items() if not isinstance(value, (str, bool))}
+      numbers = {key: value for key, value in dict(network).items() if not isinstance(value, (str, bool))}
       said = str(error).partition("\n")[0][:120]
       expected = f"sizes that fit together, and images of {image_shape} ({type(error).__name__}: {said})"
-      raise UserError("config.network", sizes, expected) from error
+      raise UserError("config.network", numbers, expected) from error
 
   return Preconditioned(as_net(module), scalings), init
 

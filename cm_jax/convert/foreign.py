@@ -15,6 +15,7 @@ from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of
 from cm_jax.networks import NETWORKS, as_net, init_params
+from cm_jax.networks.base import sizes_of
 from cm_jax.storage import weights
 from cm_jax.types import KINDS, Model, NoiseRange
 
@@ -154,16 +155,7 @@ def build_network(network: Mapping[str, Any], image_shape: tuple[int, int, int],
       f"an architecture known here: {name} has no option {unknown[0][:50]}"
       + (f" (but {near[0]})" if near else "")
     )
-  height, width, channels = image_shape
-  if height != width:
-    raise Refused("square images")
-  given = {
-    "img_resolution": height,
-    "in_channels": channels,
-    "out_channels": channels,
-    "label_dim": num_classes,
-    **fields,
-  }
+  given = {**sizes_of(image_shape, num_classes), **fields}
   return NETWORKS[name](**{key: value for key, value in given.items() if key in known})
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
+from cm_jax.errors import UserError
 from cm_jax.types import Params
 
 
@@ -38,3 +39,23 @@ class Network(nn.Module, kw_only=True):
   remat: bool = False
 
   projection: ClassVar[Callable[[Params], Params] | None] = None
+
+
+def sizes_of(image_shape: tuple[int, int, int], num_classes: int) -> dict[str, int]:
+  """Return the fields of a network that the data decide.
+
+  Raises:
+    UserError: The images are not square.
+
+  >>> sizes_of((8, 8, 1), 10)
+  {'img_resolution': 8, 'in_channels': 1, 'out_channels': 1, 'label_dim': 10}
+  """
+  height, width, channels = image_shape
+  if height != width:
+    raise UserError("image_shape", image_shape, "square images (crop or resize them first)")
+  return {
+    "img_resolution": height,
+    "in_channels": channels,
+    "out_channels": channels,
+    "label_dim": num_classes,
+  }
