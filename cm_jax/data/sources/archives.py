@@ -19,6 +19,7 @@ from cm_jax.data.sources.classes import (
   unlabelled,
 )  # fmt: skip
 from cm_jax.data.sources.encoded import EncodedImages
+from cm_jax.data.sources.entries import check_total, read_array, read_entry
 from cm_jax.data.sources.files import check_path, file_stamp
 from cm_jax.data.sources.fingerprints import fingerprint
 from cm_jax.data.sources.names import (
@@ -34,7 +35,7 @@ from cm_jax.errors import UserError
 
 LABEL_KEYS = ("arr_1", "labels", "label")
 _BAD_FILE = (
-  *(OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError),
+  *(OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, MemoryError),
   *(zipfile.BadZipFile, zlib.error),
 )
 
@@ -65,11 +66,14 @@ class NpzSource:
   def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
     where = os.path.abspath(self.path)  # no name of a field, whatever the file is called
     try:
-      with np.load(self.path, allow_pickle=False) as file:
-        pixels = file["arr_0"]
-        classes = next((file[key] for key in LABEL_KEYS if key in file.files), None)
-    # a lone .npy is an array and has neither `with` nor `files`
-    except (*_BAD_FILE, TypeError, AttributeError) as error:
+      with zipfile.ZipFile(self.path) as file:
+        names = file.namelist()
+        if len(set(names)) != len(names):
+          raise ValueError("two entries of one name")
+        pixels = read_array(file, "arr_0")
+        key = next((key for key in LABEL_KEYS if f"{key}.npy" in names or key in names), None)
+        classes = None if key is None else read_array(file, key)
+    except (*_BAD_FILE, TypeError) as error:
       expected = "an .npz file with the images in arr_0 (no pickled objects)"
       raise UserError(where, f"unreadable: {error}", expected) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
@@ -128,7 +132,9 @@ class ZipSource(EncodedImages):
   @functools.cached_property
   def _file(self) -> zipfile.ZipFile:
     try:
-      return zipfile.ZipFile(self.path)
+      archive = zipfile.ZipFile(self.path)
+      check_total(archive)
+      return archive
     except _BAD_FILE as error:
       raise UserError(os.path.abspath(self.path), f"unreadable: {error}", "a zip file") from error
 
@@ -187,7 +193,7 @@ class ZipSource(EncodedImages):
 
   def _read(self, name: str) -> bytes:
     try:
-      return self._file.read(self._entries[name])
+      return read_entry(self._file, self._entries[name])
     except _BAD_FILE as error:
       raise UserError(f"{self.path}/{name}", f"unreadable: {error}", "a whole entry of the zip") from error
 

@@ -1,7 +1,9 @@
 """One image file to pixels: PNG, JPEG, WebP, GIF, BMP, TIFF of any mode that has 8-bit colours to it."""
 
 import dataclasses
+import functools
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # Of these the pixels identify an image, since encoders differ; of the others the file, since decoders do.
 LOSSLESS = ("PNG", "GIF", "BMP", "TIFF")
 ALPHAS = {"white": 255, "black": 0}
+MAX_PIXELS = 1 << 26  # of a file; some kB of PNG can say that they are billions
+_STRIP = 1 << 22  # pixels that are laid over a background at a time
 _ORIENTATION = 274  # EXIF's tag
 _READABLE = "an image of grey values or colours"
 _EXACT = {"L": "L", "RGB": "RGB", "1": "L"}
@@ -73,7 +77,7 @@ def read_header(data: bytes, name: str) -> Header:
   """Return what a file says of itself; its pixels are not decoded.
 
   Raises:
-    UserError: Not an image.
+    UserError: Not an image, or one of too many pixels.
   """
   opened = _open(data, name)
   try:
@@ -102,8 +106,8 @@ def decode(data: bytes, name: str, reading: Reading = Reading(), smaller: int = 
     smaller: Of a JPEG, decode it at 1/2, 1/4 or 1/8 of its size if its sides stay at least so long; 0: whole.
 
   Raises:
-    UserError: Corrupt or truncated; more than 16 bits a channel; transparent parts, where `reading` does not
-      say what is behind them.
+    UserError: Corrupt or truncated; too many pixels; more than 16 bits a channel; transparent parts, where
+      `reading` does not say what is behind them.
   """
   opened = _open(data, name)
   try:
@@ -141,13 +145,44 @@ def marks(header: Header, reading: Reading) -> bytes:
   return (done + (f"on {reading.alpha}\0" if header.alpha and reading.alpha else "")).encode()
 
 
-def _open(data: bytes, name: str) -> Any:
+@functools.cache
+def _pillow() -> Any:
+  """Return Pillow's `Image`, which says in an error or not at all what it thinks of a file."""
   from PIL import Image
 
+  warnings.filterwarnings("ignore", module=r"PIL\.")  # of sizes that are refused, and of odd EXIF data
+  return Image
+
+
+def _open(data: bytes, name: str) -> Any:
   try:
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+    size = _webp_size(data)  # its decoder makes room for the picture when it is opened
+    opened = None if size > MAX_PIXELS else _pillow().open(io.BytesIO(data), formats=FORMATS)
   except Exception as error:
     raise _unreadable(name, error) from error
+  if opened is None or opened.width * opened.height > MAX_PIXELS:
+    given = f"{size} pixels" if opened is None else f"{opened.width} x {opened.height} pixels"
+    raise UserError(name, given, f"an image of at most {MAX_PIXELS} pixels")
+  return opened
+
+
+def _webp_size(data: bytes) -> int:
+  """Return the pixels that a WebP file says it has; 0 for others.
+
+  >>> _webp_size(b"RIFF\\x16\\0\\0\\0WEBPVP8X\\x0a\\0\\0\\0\\0\\0\\0\\0\\xff\\0\\0\\x0f\\0\\0")
+  4096
+  """
+  if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+    return 0
+  number = lambda at, bytes_, bits: int.from_bytes(data[at : at + bytes_], "little") & ((1 << bits) - 1)
+  match data[12:16]:
+    case b"VP8X":
+      return (number(24, 3, 24) + 1) * (number(27, 3, 24) + 1)
+    case b"VP8L":
+      return (number(21, 2, 14) + 1) * ((number(21, 4, 28) >> 14) + 1)
+    case b"VP8 ":
+      return number(26, 2, 14) * number(28, 2, 14)
+  return 0
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
@@ -191,8 +226,12 @@ def _over(pixels: np.ndarray, opacity: np.ndarray, name: str, alpha: str) -> np.
     raise UserError(
       name, "an image with transparent parts", f"alpha = {' or '.join(ALPHAS)}, what is behind them"
     )
-  a, x = opacity.astype(np.uint32), pixels.astype(np.uint32)
-  return ((x * a + ALPHAS[alpha] * (255 - a) + 127) // 255).astype(np.uint8)
+  over = np.empty_like(pixels)
+  rows = max(1, _STRIP // pixels.shape[1])
+  for strip in (slice(start, start + rows) for start in range(0, len(pixels), rows)):
+    a, x = opacity[strip].astype(np.uint32), pixels[strip].astype(np.uint32)
+    over[strip] = (x * a + ALPHAS[alpha] * (255 - a) + 127) // 255
+  return over
 
 
 def _has_alpha(opened: Any) -> bool:

@@ -3,6 +3,7 @@
 import os
 
 from cm_jax.errors import UserError
+from cm_jax.storage import bounded
 
 
 def check_path(scheme: str, path: str, *, folder: bool) -> None:
@@ -12,17 +13,20 @@ def check_path(scheme: str, path: str, *, folder: bool) -> None:
     raise UserError("source", f"{scheme}:{path}", f"{scheme}:PATH of an existing {kind}")
 
 
+MAX_FILE = 1 << 28  # bytes of an image or of labels, also of what a zip makes of few
+
+
 def read_file(path: str) -> bytes:
   """Return a file's bytes.
 
   Raises:
-    UserError: It cannot be read.
+    UserError: It cannot be read, is larger than `MAX_FILE` or no regular file.
   """
   try:
-    with open(path, "rb") as file:
-      return file.read()
+    return bounded.content(path, MAX_FILE)
   except OSError as error:
-    raise UserError(path, f"unreadable: {error.strerror}", "a file that can be read") from error
+    given = f"unreadable: {error.strerror or error}"
+    raise UserError(path, given, f"a file that can be read, of at most {MAX_FILE >> 20} MB") from error
 
 
 def file_stamp(path: str | os.PathLike) -> str:

@@ -24,8 +24,8 @@ class FolderSource(EncodedImages):
     path: The folder. Hidden files are passed over; other kinds of files are counted in `notes`.
 
   Raises:
-    UserError: No such folder, no images, images beside class folders or deeper than them, a `dataset.json`
-      that does not match.
+    UserError: No such folder, no images, a folder that links lead to twice, images beside class folders or
+      deeper than them, a `dataset.json` that does not match.
   """
 
   path: str
@@ -44,7 +44,12 @@ class FolderSource(EncodedImages):
     """Paths of all files and folders relative to the folder, with forward slashes."""
     found: list[str] = []
     inside: list[str] = []
+    seen: dict[tuple[int, int], str] = {}
     for folder, subfolders, files in os.walk(self.path, followlinks=True):
+      status = os.stat(folder)
+      first = seen.setdefault((status.st_dev, status.st_ino), folder) if status.st_ino else folder
+      if first != folder:  # links can lead back here for ever
+        raise UserError(folder, f"the folder {first} again", "links to other folders, each once")
       subfolders[:] = sorted(name for name in subfolders if not is_litter(name))
       below = os.path.relpath(folder, self.path).replace(os.sep, "/")
       prefix = "" if below == "." else below + "/"

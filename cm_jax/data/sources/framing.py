@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from cm_jax.data.sources.crops import CROPS
-from cm_jax.data.sources.decoding import Reading
+from cm_jax.data.sources.decoding import MAX_PIXELS, Reading
 from cm_jax.errors import UserError, one_of
 
 MAX_RESOLUTION = 4096
@@ -76,9 +76,12 @@ class Framing:
       channels: Of the set, if there is a crop.
 
     Raises:
-      UserError: Without a crop, another size than the resolution.
+      UserError: Without a crop, another size than the resolution; a strip that a crop would make huge.
     """
     if self.crops:
+      height, width = pixels.shape[:2]
+      if self.resolution**2 * max(height, width) > MAX_PIXELS * min(height, width):
+        raise UserError(name, f"{height}x{width}", f"sides that differ less, for a crop of {self.resolution}")
       made = CROPS[self.crop](pixels, self.resolution)
       return np.ascontiguousarray(np.broadcast_to(made, (*made.shape[:2], channels)))
     if self.resolution and pixels.shape[:2] != (self.resolution, self.resolution):

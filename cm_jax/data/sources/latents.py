@@ -48,7 +48,7 @@ class LatentSource:
       return None
     try:
       return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of a header that is no Python literal: whatever Python's own parsers raise
       raise UserError(str(path), f"unreadable: {error}", "an array as numpy.save writes it") from error
 
   @functools.cached_property
@@ -61,7 +61,17 @@ class LatentSource:
       if array.dtype.kind != "f" or array.ndim != 4 or array.shape != mean.shape or not array.size:
         wanted = f"floats {list(mean.shape) if mean.ndim == 4 else '[N, H, W, C]'}"
         raise UserError(os.path.join(self.path, name), f"{array.dtype} {list(array.shape)}", wanted)
+    if std is not None:
+      self._check_deviations(std)
     return found
+
+  def _check_deviations(self, std: np.ndarray) -> None:
+    """Check that all deviations are some, once for the file as it is."""
+    file = Path(self.path) / "std.npy"
+    bad = lambda: next((str(row.min()) for row in std if not (np.isfinite(row).all() and row.min() >= 0)), "")
+    found = remembered(["deviations\n", file_stamp(file)], bad)
+    if found:
+      raise UserError(str(file), found, "finite deviations, 0 or more")
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
