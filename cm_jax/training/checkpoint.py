@@ -133,6 +133,10 @@ class CheckpointStore:
     step_folder.seal(next(path for path in made if path.suffix != _ASIDE))
     note_saved(self.workdir, self._writing_step)
 
+  def newest_until(self, step: int) -> int | None:
+    """Return the newest complete step that is not after `step`, or None."""
+    return max((stored for stored in self.steps() if stored <= step), default=None)
+
   def keep_good(self, step: int) -> None:
     """Keep the newest checkpoint of `step` or before, beside the newest of all, until told another step."""
     self._good.step = step

@@ -98,7 +98,7 @@ def train(
     store.save(state, extra, teacher_params if stage_starts and int(state.step) >= stage_starts[0] else None)
 
   states = (*method.objective.progress(0), *STATES)
-  log = MetricsLog(folder.path, start, num_steps, config.batch_size, states, progress)
+  log = MetricsLog(folder.path, start, num_steps, config.batch_size, states, progress, store.newest_until)
   try:
     for step, batch in enumerate(
       batches(pipeline, start, num_steps - start, run.data_workers), start=start + 1
@@ -111,6 +111,7 @@ def train(
         _stop_if_diverged(metrics, step, run.max_nonfinite, store)
       if step % run.log_every == 0 or last:
         log.write(step, elapsed())
+        store.keep_good(log.health.good)
       if step in stage_starts:
         state, teacher_params = program.next_stage(state)
       # Before the checkpoint: a run that is killed in between makes them again, and not never.
@@ -119,6 +120,8 @@ def train(
           hook(step, state)
       if step % run.checkpoint_every == 0 or step in stage_starts or last:
         save(state)
+      if last:
+        log.health.end(step)
   finally:
     log.close()
     store.close()

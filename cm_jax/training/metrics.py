@@ -3,7 +3,7 @@ TensorBoard and the progress bar."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from cm_jax.notices import notice
 from cm_jax.storage import lines
 from cm_jax.storage.run import RunFolder
 from cm_jax.training.bins import bin_names
+from cm_jax.training.health import Health
 from cm_jax.types import Metrics
 
 
@@ -48,6 +49,10 @@ class MetricsLog:
     batch_size: Images a step.
     states: Metrics whose last value counts; of the others it is the mean.
     progress: Show a bar: step, rate, time left, loss.
+    kept: For `Health`.
+
+  Attributes:
+    health: What it sees.
   """
 
   def __init__(
@@ -58,11 +63,13 @@ class MetricsLog:
     batch_size: int,
     states: Sequence[str] = (),
     progress: bool = True,
+    kept: Callable[[int], int | None] = lambda step: None,
   ):
     from tqdm import tqdm
 
     self._run, self._batch_size, self._last_step = RunFolder.at(workdir), batch_size, start
     self._pending: list[Metrics] = []
+    self.health = Health(kept)
     self._states = tuple(states)
     self._clock: float | None = None
     self._main = jax.process_index() == 0
@@ -79,6 +86,8 @@ class MetricsLog:
       damaged = lines.drop_after(self._run.metrics, start)
       if damaged:
         notice(f"{self._run.metrics}: {damaged} damaged lines are left out")
+      for _, row in lines.by_step(self._run.metrics):
+        self.health.see(self._last_step, row or {}, quiet=True)
 
   def add(self, metrics: Metrics) -> None:
     """Take one step's metrics, without waiting for the device."""
@@ -86,7 +95,9 @@ class MetricsLog:
     self._bar.update()
     if self._clock is None:
       # The first step compiles; rates are of the steps after it.
-      jax.block_until_ready(metrics["loss"])
+      first = {"loss": float(jax.block_until_ready(metrics["loss"]))}
+      if not self._last_step:
+        self.health.see(1, first)
       self._clock, self._last_step = time.perf_counter(), self._last_step + 1
 
   def write(self, step: int, seconds: float) -> None:
@@ -97,6 +108,7 @@ class MetricsLog:
     if step > self._last_step and self._clock is not None:
       scalars["images_per_second"] = (step - self._last_step) * self._batch_size / (now - self._clock)
     self._clock, self._last_step = now, step
+    self.health.see(step, scalars)
     self._bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
     if not self._main:
       return

@@ -14,6 +14,7 @@ from cm_jax.errors import UserError
 from cm_jax.storage import run as run_lib
 from cm_jax.training import loop, step_folder
 from cm_jax.training.checkpoint import CheckpointStore, Damaged
+from cm_jax.training.program import Program
 from tests import tiny
 
 
@@ -182,3 +183,18 @@ def test_damaged_metrics_are_left_out_and_told(folder, capsys):
   go_on(folder, 7)
   assert "metrics.jsonl: 4 damaged lines are left out" in capsys.readouterr().err
   assert metrics.read_bytes().startswith(good) and len(metrics.read_text().splitlines()) == 7
+
+
+def test_the_checkpoint_from_before_a_divergence_is_kept(tmp_path):
+  state = Program(build(tiny.config())).create()
+  store = CheckpointStore(tmp_path, keep=1)
+  made_with = {"fingerprint": "", "seconds": 0.0, "config": {}, "config_sha256": ""}
+  for step, good in ((2, 2), (4, 4), (6, 5), (8, 5), (10, 5)):
+    store.keep_good(good)
+    store.save(state.replace(step=np.int32(step)), made_with)
+  store.wait()
+  assert store.steps() == [4, 10] and store.newest_until(9) == 4 and store.newest_until(3) is None
+  store.keep_good(12)
+  store.save(state.replace(step=np.int32(12)), made_with)
+  store.close()
+  assert store.steps() == [12]

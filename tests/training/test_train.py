@@ -286,6 +286,13 @@ def test_training_stops_after_a_row_of_nonfinite_steps(tmp_path):
   equal(*(CheckpointStore(tmp_path).restore_params(step, like, "params") for step in (3, 6)))
 
 
+def test_skipped_steps_are_said(tmp_path, capsys):
+  loop.train(experiment_of(tiny.config(num_steps=6), source=PoisonedSource(60)), tmp_path, progress=False)
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  skipped = rows[-1]["nonfinite_total"]
+  assert skipped and f"{skipped:.0f} of 6 steps" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_other_data_is_refused_unless_allowed(tmp_path):
   class Other(PoisonedSource):
     pass
