@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags as absl_flags  # a plain `flags` would become the submodule of that name
 
+from cm_jax.cli import memory
 from cm_jax.cli.arguments import at_home, is_override, joined
 from cm_jax.errors import UserError, one_of
 from cm_jax.version import __version__
@@ -83,7 +84,8 @@ def run(argv: Sequence[str]) -> int:
     if overrides and "config" not in values:
       raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
     _parse(values, name, [argument for argument in rest if argument not in overrides])
-    command.main(values, overrides) if "config" in values else command.main(values)
+    with memory.told(values):
+      command.main(values, overrides) if "config" in values else command.main(values)
   except UserError as error:
     print(f"cm_jax {name}: {_as_flag(error, values)}", file=sys.stderr)
     return error.status

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from cm_jax.cli.flags import is_main, start
+from cm_jax.cli.header import described, ended
 from cm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,10 +67,16 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
     hooks.append((run.diagnose_every, Diagnostics(experiment, values.workdir)))
   if run.snapshot_every:
     hooks.append((run.snapshot_every, snapshots.recorder(experiment, values.workdir)))
-  header = lambda step: print("\n".join(described(experiment)), flush=True) if is_main() else None
-  state = loop.train(experiment, values.workdir, hooks, values.progress, header)
+  begun: list[int] = []
+
+  def began(step: int) -> None:
+    begun.append(step)
+    if is_main():
+      print("\n".join(described(experiment, step)), flush=True)
+
+  state = loop.train(experiment, values.workdir, hooks, values.progress, began)
   if is_main():
-    print(f"{values.workdir}: trained to step {int(state.step)}")
+    print("\n".join(ended(experiment, values.workdir, int(state.step), bool(begun))))
 
 
 def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.ConfigDict":
@@ -90,17 +97,6 @@ def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.
         raise UserError(f"config.{section}", "", "set: start from cm_jax.config.default()")
       config[section].path = path
   return config
-
-
-def described(experiment: "Experiment") -> list[str]:
-  """Return how long the run is, and where its learning rate and curricula stand when it ends."""
-  method, config = experiment.method, experiment.config
-  images = method.num_steps * config.batch_size
-  length = f"{images:,} images" + (f" of {config.num_images:,}" if images < config.num_images else "")
-  last = method.num_steps - 1
-  ends = {"learning_rate": method.learning_rate(last), **method.objective.progress(last)}
-  at_the_end = ", ".join(f"{name} {float(value):g}" for name, value in ends.items())
-  return [f"length: {method.num_steps:,} steps of {config.batch_size}, {length}; in the last: {at_the_end}"]
 
 
 def sample_grids(experiment: "Experiment", workdir: str) -> "Hook":

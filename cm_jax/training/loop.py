@@ -98,7 +98,16 @@ def train(
     store.save(state, extra, teacher_params if stage_starts and int(state.step) >= stage_starts[0] else None)
 
   states = (*method.objective.progress(0), *STATES)
-  log = MetricsLog(folder.path, start, num_steps, config.batch_size, states, progress, store.newest_until)
+  log = MetricsLog(
+    folder.path,
+    start,
+    num_steps,
+    config.batch_size,
+    states,
+    progress,
+    store.newest_until,
+    method.learning_rate,
+  )
   try:
     for step, batch in enumerate(
       batches(pipeline, start, num_steps - start, run.data_workers), start=start + 1

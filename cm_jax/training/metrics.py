@@ -1,9 +1,11 @@
 """Metrics of a run: kept on the device between log steps, then to `metrics.jsonl`,
 TensorBoard and the progress bar."""
 
+import datetime
 import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ from cm_jax.storage import lines
 from cm_jax.storage.run import RunFolder
 from cm_jax.training.bins import bin_names
 from cm_jax.training.health import Health
-from cm_jax.types import Metrics
+from cm_jax.types import Metrics, Schedule
 
 
 def summarize(steps: list[dict[str, Any]], states: Sequence[str] = ()) -> dict[str, float]:
@@ -48,8 +50,9 @@ class MetricsLog:
     num_steps: The step it ends at.
     batch_size: Images a step.
     states: Metrics whose last value counts; of the others it is the mean.
-    progress: Show a bar: step, rate, time left, loss.
+    progress: Show step, rate, time left and loss: in a bar, or without a terminal in a line a log step.
     kept: For `Health`.
+    learning_rate: Of a step; logged as that of the last step before.
 
   Attributes:
     health: What it sees.
@@ -64,6 +67,7 @@ class MetricsLog:
     states: Sequence[str] = (),
     progress: bool = True,
     kept: Callable[[int], int | None] = lambda step: None,
+    learning_rate: Schedule | None = None,
   ):
     from tqdm import tqdm
 
@@ -80,8 +84,10 @@ class MetricsLog:
       desc=self._run.path.name,
       unit="step",
       dynamic_ncols=True,
-      disable=not (progress and self._main),
+      disable=not (progress and self._main and sys.stderr.isatty()),
     )
+    self._prints = progress and self._main and self._bar.disable
+    self._num_steps, self._learning_rate = num_steps, learning_rate
     if self._main:
       damaged = lines.drop_after(self._run.metrics, start)
       if damaged:
@@ -107,11 +113,15 @@ class MetricsLog:
     now = time.perf_counter()
     if step > self._last_step and self._clock is not None:
       scalars["images_per_second"] = (step - self._last_step) * self._batch_size / (now - self._clock)
+    if self._learning_rate is not None:
+      scalars["learning_rate"] = float(self._learning_rate(step - 1))
     self._clock, self._last_step = now, step
     self.health.see(step, scalars)
     self._bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
     if not self._main:
       return
+    if self._prints:
+      print(self._line(step, scalars), file=sys.stderr, flush=True)
     clean = lines.finite(scalars)
     lines.append(self._run.metrics, [{"step": step, "seconds": seconds, **clean}])
     if self._writer is None:
@@ -121,6 +131,16 @@ class MetricsLog:
     for name, number in clean.items():
       if number is not None:
         self._writer.add_scalar(name, number, step)
+
+  def _line(self, step: int, scalars: Mapping[str, float]) -> str:
+    """Return what the bar would show, for a log that is no terminal."""
+    parts = [f"step {step:,} of {self._num_steps:,}", f"loss {scalars['loss']:.4g}"]
+    parts += [f"learning rate {scalars['learning_rate']:.3g}"] if "learning_rate" in scalars else []
+    rate = scalars.get("images_per_second")
+    if rate:
+      left = round((self._num_steps - step) * self._batch_size / rate)
+      parts += [f"{rate:,.4g} images/s", f"{datetime.timedelta(seconds=left)} left"]
+    return f"{self._run.path.name}: {', '.join(parts)}"
 
   def close(self) -> None:
     """Flush and end the bar."""

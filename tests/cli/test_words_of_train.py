@@ -1,0 +1,83 @@
+"""What `train` says: a header, a line a log step where there is no terminal, what is next, no memory."""
+
+import json
+
+import jax
+import pytest
+
+from cm_jax import cli
+from cm_jax.cli import train
+
+CONFIG = """
+from tests import tiny
+
+def get_config():
+  config = tiny.config(num_steps=5, log_every=2, checkpoint_every=3)
+  config.optimizer.warmup_images = 64
+  return config
+"""
+
+
+def test_header_lines_and_what_is_next(tmp_path, capsys):
+  (tmp_path / "config.py").write_text(CONFIG)
+  command = ["train", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+  assert cli.run(command) == 0
+  said = capsys.readouterr()
+  for part in (
+    "model: denoising, trains a diffusion model; toy, 161 parameters, float32",
+    "data: digits:train, 1,437 images of 8x8x1, labels not used",
+    "10 classes",
+    "devices: 8 x cpu (data 8, fsdp 1), 2 images at a time on each",
+    "length: 5 steps of 16, 80 images of 204,800,000",
+    "checkpoint: next at step 3, every 3; log every 2",
+    f"{tmp_path / 'run'}: trained to step 5",
+    f"next: python -m cm_jax sample --workdir={tmp_path / 'run'}",
+    f"train --workdir={tmp_path / 'run'} --config.run.num_steps=0",
+  ):
+    assert part in said.out, part
+  lines = [line for line in said.err.splitlines() if line.startswith("run: step ")]
+  assert [line.split(",")[0] for line in lines] == [f"run: step {step} of 5" for step in (2, 4, 5)]
+  assert "\r" not in said.err
+  written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  rates = [line["learning_rate"] for line in written]
+  assert rates == pytest.approx([3e-3 * min(1, step * 16 / 64) for step in (2, 4, 5)], rel=0.3)
+  assert rates[0] < rates[1] and f"learning rate {rates[0]:.3g}" in lines[0]
+  assert cli.run(command) == 0
+  said = capsys.readouterr()
+  assert "trained to step 5, as it was before: there is nothing left to do" in said.out
+  assert "model:" not in said.out
+  assert cli.run([*command, "--config.run.num_steps=6", "--noprogress"]) == 0
+  said = capsys.readouterr()
+  assert "next at step 6, every 3" in said.out and "5 done" in said.out
+  assert "run: step" not in said.err
+
+
+@pytest.mark.parametrize(
+  "error, amount",
+  [
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1500000000 bytes."), "1.5 GB"),
+    (MemoryError("Unable to allocate 7.5 GiB for an array with shape (9,)"), "7.5 GiB"),
+  ],
+)
+def test_no_memory_left(capsys, monkeypatch, tmp_path, error, amount):
+  def fails(values, *overrides):
+    raise error
+
+  monkeypatch.setattr(train, "main", fails)
+  assert cli.run(["train", f"--workdir={tmp_path}"]) == 2
+  said = capsys.readouterr().err
+  assert said.count("\n") == 1 and f"config.batch_size = out of memory for {amount}" in said
+  for remedy in ("config.accumulation", "config.network.remat", "config.network.dtype"):
+    assert remedy in said
+  monkeypatch.setattr("cm_jax.cli.edit.main", fails)
+  assert cli.run(["edit", "--batch_size=7"]) == 2
+  assert "--batch_size = 7, out of memory" in capsys.readouterr().err
+
+
+def test_other_errors_stay_what_they_are(monkeypatch):
+  def fails(values):
+    raise RuntimeError("a bug")
+
+  monkeypatch.setattr("cm_jax.cli.edit.main", fails)
+  with pytest.raises(RuntimeError, match="a bug"):
+    cli.run(["edit"])
