@@ -33,8 +33,14 @@ def default() -> ml_collections.ConfigDict:
         "source": "digits:train",
         # leave out images that cannot be decoded; each is decoded once before training to find them
         "skip_corrupt": False,
+        # how images of any size become squares: "center", "edm" or "adm"; "none": they are squares already
+        "crop": "none",
+        "resolution": 0,  # side of the squares, or, without a crop, what it must be; 0: any
+        "alpha": "",  # what lies behind transparent parts: "white" or "black"; "": they are refused
+        "exif": True,  # turn photos as their EXIF data asks
         "image_shape": (),  # () takes it from the source
         "num_classes": 0,  # 0 takes it from the source, if conditional
+        "class_names": (),  # () takes them from the source, if conditional
         "conditional": False,
         "flip": False,
         # {}: none; or EDM's augmentation, {"p": 0.12} and other fields of cm_jax.data.augment.Augment,

@@ -376,8 +376,10 @@ class Model:
     network, precond: The config dicts it was built from.
     sigmas_by_nfe: Tuned noise levels by number of network evaluations, as far as known.
     sampler: The run's own `config.sampler`; None for a weights folder.
-    provenance: path, step, average, config_sha256, dataset_fingerprint, source:
+    provenance: path, step, average, config_sha256, dataset_fingerprint, source, framing (how its images were
+      cropped):
       what a record states about it; None where unknown. A source that is code (python:) is left out.
+    class_names: In the order of the classes' numbers; () where they have none.
     draw: What `sample` calls: `cm_jax.sample`, given by who makes the model, since sampling is a layer above.
   """
 
@@ -392,6 +394,7 @@ class Model:
   sigmas_by_nfe: Mapping[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   sampler: Mapping[str, Any] | None = None
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  class_names: tuple[str, ...] = ()
   draw: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
 
   def denoiser(self, label: Array | int | None = None) -> Denoiser:
@@ -524,6 +527,7 @@ class Experiment:
       network=config.network.to_dict(),
       precond=config.precond.to_dict(),
       sampler=config.sampler.to_dict(),
+      class_names=tuple(config.data.class_names),
       draw=self.draw,
     )
 

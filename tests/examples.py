@@ -75,6 +75,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "jcm_ncsnpp": {
       "name": "jcm_ncsnpp", "nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,),
     },
+    "small_unet": {"name": "small_unet", "channel_mult": (1, 2)},
     "dit": {"name": "dit", "hidden_size": 16, "depth": 1, "num_heads": 2},
     "toy": {"name": "toy", "width": 8},
   },

@@ -175,6 +175,13 @@ def check_same_images(field: str, path: str, model: Model, config: ml_collection
   if (model.image_shape, model.num_classes) != ours:
     theirs = f"{model.image_shape} and {model.num_classes} classes"
     raise UserError(field, path, f"a model of {ours[0]} images and {ours[1]} classes, not of {theirs}")
+  names = tuple(config.data.class_names)
+  if names and model.class_names and names != model.class_names:
+    other = next(i for i, (a, b) in enumerate(zip(names, model.class_names, strict=True)) if a != b)
+    expected = (
+      f"a model whose class {other} is {names[other]}, as in the data, not {model.class_names[other]}"
+    )
+    raise UserError(field, path, expected)
 
 
 def _short(value: Any) -> str:

@@ -5,15 +5,15 @@ import ml_collections
 
 from cm_jax.assembly.checks import check_same_images, check_stages, check_teachers_augment
 from cm_jax.assembly.components import call
+from cm_jax.assembly.data import open_data, resolve
 from cm_jax.assembly.method import Parts, assemble, make_parts
 from cm_jax.assembly.models import build_network, check_shapes, load_model
 from cm_jax.assembly.resume import check_same_run
-from cm_jax.data.sources import open_source, validate_source
 from cm_jax.errors import UserError, renamed, within
 from cm_jax.sampling.images import sample
 from cm_jax.storage import weights
 from cm_jax.training import sharding
-from cm_jax.types import Experiment, Method, Model, Params, Source
+from cm_jax.types import Experiment, Method, Model, Params
 
 
 def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:
@@ -33,9 +33,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     mesh = call(sharding.make_mesh, config.mesh, "config.mesh")
   with within("config"):
     sharding.check_batch_size(config.batch_size, config.accumulation, mesh)
-  with renamed("source", "config.data.source"):
-    validate_source(config.data.source)
-    source = open_source(config.data.source, config.data.skip_corrupt)
+  source = open_data(config)
   config = resolve(config, source)
   method = assemble(config, config.data.image_shape, config.data.num_classes)
   teacher = _load_teacher(config, parts)
@@ -59,29 +57,6 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     check_resume=lambda stored, where: check_same_run(whole, stored, where),
     draw=sample,
   )
-
-
-def resolve(config: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
-  """Return the config with what it takes from the data filled in: `data.image_shape`, `data.num_classes`.
-
-  Raises:
-    UserError: The data is not what the config says, or has no labels although the model is to be conditional.
-  """
-  resolved = ml_collections.ConfigDict(config)
-  shape = tuple(int(size) for size in source[0]["image"].shape)
-  given = tuple(config.data.image_shape)
-  if given not in ((), shape):
-    raise UserError(
-      "config.data.image_shape", given, f"{shape}, the shape of the images of {config.data.source}"
-    )
-  if config.data.conditional and not source.num_classes:
-    raise UserError("config.data.conditional", True, f"False: {config.data.source} has no labels")
-  num_classes = source.num_classes if config.data.conditional else 0
-  if config.data.num_classes not in (0, num_classes):
-    expected = f"{num_classes}, as in {config.data.source}"
-    raise UserError("config.data.num_classes", config.data.num_classes, expected)
-  resolved.data.image_shape, resolved.data.num_classes = shape, num_classes
-  return resolved
 
 
 def _load_teacher(config: ml_collections.ConfigDict, parts: Parts) -> Model | None:

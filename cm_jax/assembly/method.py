@@ -12,6 +12,7 @@ from cm_jax import config as config_lib
 from cm_jax.assembly.checks import check_augment, check_keys, check_length, check_needs, check_run
 from cm_jax.assembly.complete import complete
 from cm_jax.assembly.components import call, construct, options_of, split, steps
+from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.models import build_network
 from cm_jax.data.augment import Augment
 from cm_jax.data.preprocess import Preprocess
@@ -84,6 +85,7 @@ def make_parts(config: ml_collections.ConfigDict) -> Parts:
   """
   check_keys(config, config_lib.default(), "config")
   check_run(config.run)
+  framing_of(config)
   check_length(config)
   noise = call(NoiseRange, config.noise, "config.noise")
   batch_size, length = config.batch_size, length_of(config)

@@ -1,6 +1,7 @@
 """Networks with their preconditioning, and the weights of runs and weights folders:
 `load_model(path) -> Model`."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from flax.errors import FlaxError
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import current
 from cm_jax.assembly.components import call, construct
+from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.identity import check_unchanged
 from cm_jax.data.sources import is_code
 from cm_jax.diffusion.denoiser import Preconditioned
@@ -155,7 +157,8 @@ def model_of(
   known = {"path": None, "step": None, "average": None, "dataset_fingerprint": None}
   # a source that is code counts only where the user names it: nothing that a stored run says is run
   source = None if is_code(config.data.source) else config.data.source
-  about = {"config_sha256": run.identity(stored), "source": source}
+  framing = dataclasses.asdict(framing_of(config))
+  about = {"config_sha256": run.identity(stored), "source": source, "framing": framing}
   name = config.objective.name
   if name not in OBJECTIVES:
     raise UserError("config.objective.name", name, one_of(OBJECTIVES, name))
@@ -163,7 +166,7 @@ def model_of(
     network, params, OBJECTIVES[name].trains, noise, shape, num_classes,
     config_lib.plain_json(config.network), config_lib.plain_json(config.precond),
     sigmas_by_nfe or {}, config_lib.plain_json(config.sampler), {**known, **about, **(provenance or {})},
-    draw=sample,
+    tuple(config.data.class_names), sample,
   )  # fmt: skip
 
 
@@ -182,12 +185,12 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
     info["network"], info["precond"], noise, info["image_shape"], info["num_classes"]
   )
   check_shapes(params, jax.eval_shape(lambda: init(jax.random.key(0))), str(path))
-  unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source")
+  unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source", "framing")
   return Model(
     network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
     info["num_classes"], info["network"], info["precond"],
     {nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()}, None,
-    {"path": str(path), **dict.fromkeys(unknown)}, draw=sample,
+    {"path": str(path), **dict.fromkeys(unknown)}, tuple(info.get("class_names", ())), sample,
   )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import ml_collections
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import Config, complete, current
 from cm_jax.assembly.components import construct
+from cm_jax.assembly.data import BEFORE
 from cm_jax.assembly.identity import CLOCK, differing_keys, flat
 from cm_jax.assembly.method import length_of, make_recipe
 from cm_jax.errors import UserError
@@ -23,7 +24,8 @@ def reconcile(
 ) -> ml_collections.ConfigDict:
   """Return `config` with what it leaves open as the stored run resolved it.
 
-  That is the data's shape, and "the newest" checkpoint of a teacher or start.
+  That is the data's shape and classes, "the newest" checkpoint of a teacher or start, and what a run of
+  before there was a key does in its place.
   """
   resolved = ml_collections.ConfigDict(config)
   if stored is None:
@@ -31,6 +33,7 @@ def reconcile(
   opened = (
     ("data", "image_shape", ()),
     ("data", "num_classes", 0),
+    ("data", "class_names", ()),
     ("teacher", "step", -1),
     ("init", "step", -1),
   )
@@ -39,6 +42,10 @@ def reconcile(
     is_folder = key == "step" and weights.is_weights_folder(resolved[section].path or ".")  # has no steps
     if value is not None and resolved[section][key] == open_value and not is_folder:
       resolved[section][key] = tuple(value) if isinstance(value, list) else value
+  for section, meant in BEFORE.items():
+    for key, value in meant.items():
+      if key not in stored.get(section, {}):
+        resolved[section][key] = value
   return resolved
 
 
@@ -55,6 +62,8 @@ def check_same_run(config: Config, stored: Mapping[str, Any], where: str) -> Non
     UserError: Names the first key that differs, and what the run has.
   """
   ours, theirs = complete(config), current(stored)
+  if not theirs.data.class_names:  # a run of before they were kept
+    ours.data.class_names = ()
   flat_ours, flat_theirs = (flat(config_lib.content(side)) for side in (ours, theirs))
   differing = differing_keys(flat_ours, flat_theirs)
   rule = "only config.run and config.mesh may change; or take another --workdir"

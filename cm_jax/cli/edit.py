@@ -55,7 +55,7 @@ def define(values: flags.FlagValues) -> None:
     lower_bound=2,
     flag_values=values,
   )
-  flags.DEFINE_integer("label", -1, "Class of the images; -1 for none.", flag_values=values)
+  flags.DEFINE_string("label", "-1", "Class of the images, number or name; -1: none.", flag_values=values)
   flags.DEFINE_integer(
     "num", 1, "Results per input; of interpolate, the images on the way.", lower_bound=1, flag_values=values
   )

@@ -10,6 +10,7 @@ when it is started again; the result appears when it is whole. Latents go to an 
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,8 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     "state", "float32", ("float32", "float64"), "Type of x between network evaluations.", flag_values=values
   )
-  flags.DEFINE_integer(
-    "label", None, "Class of all images; by default every class equally often.", flag_values=values
-  )
+  about = "Class of all images, its number or its name; by default every class equally often."
+  flags.DEFINE_string("label", None, about, flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -50,7 +50,7 @@ def main(values: flags.FlagValues) -> None:
 
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.generate import generate, local_mesh, make_generator, replicate
-  from cm_jax.sampling.images import check_label
+  from cm_jax.sampling.labels import class_number
   from cm_jax.storage.pictures import save_grid
 
   if values.state == "float64":
@@ -64,7 +64,7 @@ def main(values: flags.FlagValues) -> None:
     expected = f"a .npz file: the model makes latents {list(model.image_shape)}, not images"
     raise UserError("--out", values.out, expected)
   generator = make_generator(model, sampler, values.guidance, values.state)
-  check_label(model, values.label)
+  label = None if values.label is None else class_number(model, values.label)
   # Every host draws shards of its own on its own devices; the weights are placed once, not for every shard.
   mesh = local_mesh()
   draw = functools.partial(
@@ -74,7 +74,7 @@ def main(values: flags.FlagValues) -> None:
     num_classes=model.num_classes,
     batch_size=values.batch_size,
     mesh=mesh,
-    label=values.label,
+    label=label,
     seed=values.seed,
   )
   if suffix == ".png":
@@ -83,36 +83,41 @@ def main(values: flags.FlagValues) -> None:
       images = list(tqdm(draw(range(values.num)), total=batches, desc="sampling", unit="batch"))
       save_grid(np.concatenate(images), values.out)
   else:
-    stream(draw, described(values, model, sampler), values, model.num_classes)
+    stream(draw, described(values, model, sampler, label), values, model)
   if is_main():
     cost = counted(sampler.nfe, "network evaluation")
     print(f"{values.out}: {counted(values.num, 'image')}, {cost} each")
 
 
-def described(values: flags.FlagValues, model: "Model", sampler: "Sampler") -> dict[str, Any]:
+def described(
+  values: flags.FlagValues, model: "Model", sampler: "Sampler", label: int | None
+) -> dict[str, Any]:
   """Return what the samples are of: a run that goes on has to ask for the same."""
   from cm_jax.sampling.choose import listed, sampler_name
 
   about = {key: model.provenance.get(key) for key in ("path", "step", "average", "config_sha256")}
-  options = {key: values[key].value for key in ("seed", "batch_size", "guidance", "label", "state")}
-  return {**about, **options, "sampler": f"{sampler_name(sampler)} {listed(sampler.sigmas)}"}
+  options = {key: values[key].value for key in ("seed", "batch_size", "guidance", "state")}
+  return {**about, **options, "label": label, "sampler": f"{sampler_name(sampler)} {listed(sampler.sigmas)}"}
 
 
 def stream(
   draw: Callable[..., Iterator[np.ndarray]],
   request: dict[str, Any],
   values: flags.FlagValues,
-  num_classes: int,
+  model: "Model",
 ) -> None:
   """Write the samples as they come, and the result once all hosts have theirs."""
   import jax
   from jax.experimental import multihost_utils
   from tqdm import tqdm
 
+  from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.generate import balanced_labels
   from cm_jax.storage.samples import SampleStore, shard_size
 
-  store = SampleStore(values.out, request, values.num, shard_size(values.batch_size), is_main())
+  image_bytes = math.prod(model.image_shape) * (4 if is_latent(model.image_shape) else 1)
+  shard = shard_size(values.batch_size, image_bytes)
+  store = SampleStore(values.out, request, values.num, shard, is_main())
   if is_main():
     store.begin()
   if jax.process_count() > 1:
@@ -124,8 +129,9 @@ def stream(
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("sampled")
   if is_main():
-    labels = balanced_labels(np.arange(values.num), num_classes)
-    store.finish(labels if values.label is None else np.full(values.num, values.label, np.int32))
+    labels, label = balanced_labels(np.arange(values.num), model.num_classes), request["label"]
+    labels = labels if label is None else np.full(values.num, label, np.int32)
+    store.finish(labels, model.class_names)
 
 
 def check_out(out: str | None) -> None:

@@ -1,6 +1,7 @@
 """Bits per dimension of a diffusion model on real images, by its probability-flow ODE."""
 
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,18 @@ import numpy as np
 from etils import epath
 
 from cm_jax.data.companions import companions
-from cm_jax.data.sources import images, labels, open_source, validate_source
+from cm_jax.data.sources import class_names, images, labels, validate_source
+from cm_jax.data.sources.classes import UNLABELLED, Classes, renumbered
 from cm_jax.diffusion.noise import check_seed
 from cm_jax.errors import UserError
 from cm_jax.evaluation import records
+from cm_jax.evaluation.real import open_like_own
 from cm_jax.evaluation.records import Record
 from cm_jax.sampling.choose import known_kind
 from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.sampling.likelihood import Likelihood, bits_per_dim, dequantize
 from cm_jax.storage.run import RunFolder
-from cm_jax.types import Array, Condition, Model, Params
+from cm_jax.types import Array, Condition, Model, Params, Source
 
 
 def bits(
@@ -66,8 +69,8 @@ def bits(
   likelihood = Likelihood(model.noise, rtol, atol, trace, probes)
   source = source or _own_source(model)
   validate_source(source)
-  opened = open_source(source)
-  data, classes = images(opened)[:num], labels(opened)[:num]
+  opened = open_like_own(model, source)
+  data, classes = images(opened)[:num], own_labels(model, opened, source)[:num]
   if data.shape[1:] != model.image_shape:
     raise UserError("source", source, f"images of shape {model.image_shape}, not {data.shape[1:]}")
   mesh = mesh or local_mesh()
@@ -108,6 +111,25 @@ def bits(
   if out is not None and is_main:
     records.append(RunFolder.at(out).evaluations, [record])
   return record, values
+
+
+def own_labels(model: Model, source: Source, spec: str) -> np.ndarray:
+  """Return the labels of a set in a model's numbers: int32 [N]; says on standard error what they go by.
+
+  Raises:
+    UserError: The set has a class that the model has not.
+  """
+  given = Classes(labels(source), class_names(source))
+  if not model.num_classes:
+    return given.labels
+  say = lambda text: print(f"{spec}: {text}", file=sys.stderr) if jax.process_index() == 0 else None
+  if (given.labels == UNLABELLED).all():
+    say("no labels: measured without a class")
+  elif given.names and not model.class_names:
+    say(f"classes {', '.join(given.names)} are taken for 0 to {len(given.names) - 1}: the model names none")
+  elif given.names != model.class_names:
+    say("classes go by their names" if given.names else "classes go by their numbers: they have no names")
+  return renumbered(given, model.class_names, model.num_classes, spec)
 
 
 def _own_source(model: Model) -> str:

@@ -112,7 +112,7 @@ def evaluate(
     found = [record for known in earlier for record in known]
   if not wanted:
     return Measured([], found)
-  where, real = records.provenance(), RealData.read(sources, measure)
+  where, real = records.provenance(), RealData.read(sources, measure, model)
   mesh, is_main = mesh or local_mesh(), jax.process_index() == 0
   batch = -(-batch_size // mesh.size) * mesh.size
   written = real_records(real, {**common, **where})

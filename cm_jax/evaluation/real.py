@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cm_jax.data.companions import companions
-from cm_jax.data.sources import images, open_source, validate_source
+from cm_jax.data.sources import Framing, images, open_source, validate_source
 from cm_jax.errors import UserError, renamed
 from cm_jax.evaluation.features import Features
-from cm_jax.types import Model
+from cm_jax.types import Model, Source
 
 
 class Sources(NamedTuple):
@@ -62,7 +62,7 @@ def check_images(model: Model, features: Features, **sources: str | None) -> Non
     if source is None:
       continue
     with renamed("source", field):
-      found = open_source(source)[0]["image"].shape
+      found = open_like_own(model, source)[0]["image"].shape
     if tuple(found) != shape:
       raise UserError(field, source, f"images of shape {list(shape)}, as the model's, not {list(found)}")
 
@@ -81,6 +81,20 @@ def own_reference(model: Model) -> str:
       "the data to compare with, such as digits: the model does not say its own, or it is code",
     )
   return companions(own).reference
+
+
+def open_like_own(model: Model, spec: str) -> Source:
+  """Open a source whose images are cropped as the model's own were.
+
+  Raises:
+    UserError: It is not there, or not what it should be.
+  """
+  return open_source(spec, framing=framing_of(model))
+
+
+def framing_of(model: Model) -> Framing:
+  """Return how the images that a model was trained on became squares."""
+  return Framing(**(model.provenance.get("framing") or {}))
 
 
 def data_name(source: str) -> str:
@@ -111,9 +125,9 @@ class RealData:
   features: Features
 
   @classmethod
-  def read(cls, sources: Sources, features: Features) -> "RealData":
-    """Read the sources, each once."""
-    read = functools.cache(lambda source: images(open_source(source)))
+  def read(cls, sources: Sources, features: Features, model: Model) -> "RealData":
+    """Read the sources, each once, cropped as the model's own images."""
+    read = functools.cache(lambda source: images(open_like_own(model, source)))
     held_out = None if sources.held_out is None else read(sources.held_out)
     return cls(sources.reference, read(sources.reference), read(sources.train), held_out, features)
 

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from cm_jax.data.sources import images, open_source, validate_source
+from cm_jax.data.sources import images, validate_source
 from cm_jax.diffusion.noise import per_sample_noise
 from cm_jax.diffusion.pixels import quantize
 from cm_jax.errors import renamed
 from cm_jax.evaluation.features import Features, load_features
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments
-from cm_jax.evaluation.real import check_images, data_name, own_reference
+from cm_jax.evaluation.real import check_images, data_name, open_like_own, own_reference
 from cm_jax.sampling.choose import listed
 from cm_jax.sampling.generate import generate_all, local_mesh
 from cm_jax.sampling.multistep import multistep
@@ -103,7 +103,7 @@ def frechet_metric(
   model: Model, features: Features, reference: str, seed: int, batch_size: int, mesh: jax.sharding.Mesh | None
 ) -> Metric:
   """Return (sigmas, n) -> Frechet distance of n samples, of the same noise; one program for all levels."""
-  moments = Moments.of(features(images(open_source(reference)))[0])
+  moments = Moments.of(features(images(open_like_own(model, reference)))[0])
   mesh = mesh or local_mesh()
 
   @jax.jit

@@ -12,6 +12,7 @@ from cm_jax.networks.dit import DiT
 from cm_jax.networks.edm2 import EDM2UNet
 from cm_jax.networks.jcm_ncsnpp import JcmNCSNpp
 from cm_jax.networks.openai_unet import OpenAIUNet
+from cm_jax.networks.small_unet import SmallUNet
 from cm_jax.networks.songunet import SongUNet
 from cm_jax.networks.toy import ToyNet
 from cm_jax.types import Array, Condition, Net, Params
@@ -23,6 +24,7 @@ NETWORKS: dict[str, type[Network]] = {
   "openai_unet": OpenAIUNet,
   "jcm_ncsnpp": JcmNCSNpp,
   "dit": DiT,
+  "small_unet": SmallUNet,
   "toy": ToyNet,
 }
 

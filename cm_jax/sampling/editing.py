@@ -17,6 +17,7 @@ from cm_jax.diffusion.noise import append_dims, per_sample_noise
 from cm_jax.diffusion.pixels import normalize, quantize
 from cm_jax.errors import UserError, one_of
 from cm_jax.sampling.generate import generate, local_mesh
+from cm_jax.sampling.labels import class_number
 from cm_jax.sampling.multistep import check_sigmas
 from cm_jax.types import Array, Condition, Denoiser, Model, Noise, NoiseRange, Operator
 
@@ -46,7 +47,7 @@ def edit(
   sigmas: Sequence[float] | None = None,
   sigma: float | None = None,
   num: int = 1,
-  label: int = -1,
+  label: str | int = -1,
   seed: int = 0,
   batch_size: int = 64,
   mesh: jax.sharding.Mesh | None = None,
@@ -63,7 +64,7 @@ def edit(
     sigmas: Descending noise levels; by default CM's for the task.
     sigma: Of "denoise": the level of the images' noise, in [-1, 1] units.
     num: Results of each image; of "interpolate", the images on the way from sample 0 to sample 1 of the seed.
-    label: Class of the images; -1 for none.
+    label: Class of the images, its number or its name; -1 for none.
     seed: Result i depends on (seed, i) only.
     batch_size: Images at a time.
     mesh: Devices of this host to spread them over; by default all.
@@ -79,9 +80,7 @@ def edit(
 
   if isinstance(task, str) and task not in TASKS:
     raise UserError("task", task, one_of(TASKS, task))
-  if label != -1 and not 0 <= label < model.num_classes:
-    expected = f"0 to {model.num_classes - 1}, or -1" if model.num_classes else "-1: the model has no classes"
-    raise UserError("label", label, expected)
+  number = -1 if str(label) == "-1" else class_number(model, label, none="-1")
   inputs: np.ndarray | None = None
   levels: tuple[float, ...] = ()
   if task != "interpolate":
@@ -99,7 +98,7 @@ def edit(
     return program(params, seed, indices, label, rows)
 
   count = num if inputs is None else len(inputs)
-  classes = label if model.num_classes else None
+  classes = number if model.num_classes else None
   batches = generate(
     generator,
     model.params,

@@ -7,6 +7,7 @@ import numpy as np
 from cm_jax.errors import UserError
 from cm_jax.sampling.choose import choose_samplers
 from cm_jax.sampling.generate import generate, local_mesh, make_generator
+from cm_jax.sampling.labels import class_number
 from cm_jax.types import Model, Sampler
 
 
@@ -17,7 +18,7 @@ def sample(
   num_steps: int | None = None,
   nfe: int | None = None,
   sampler: Sampler | str = "heun",
-  label: int | None = None,
+  label: str | int | None = None,
   guidance: float | None = None,
   seed: int = 0,
   batch_size: int = 64,
@@ -32,7 +33,7 @@ def sample(
     nfe: Multistep sampling with the tuned levels of so many network evaluations.
     sampler: What `num_steps` are steps of; or a Sampler, which needs nothing beside it. Without any of these
       the model is sampled as its run says, else as is usual for its kind.
-    label: Class of all of them; by default every class equally often.
+    label: Class of all of them, its number or its name; by default every class equally often.
     guidance: Scale, for a conditional model; None for none.
     seed: Sample i depends on (seed, i) only.
     batch_size: Images at a time.
@@ -48,7 +49,7 @@ def sample(
     raise UserError(name, str(value), "one way to sample: sigmas, num_steps, nfe or a sampler")
   if num < 1:
     raise UserError("num", num, "at least 1")
-  check_label(model, label)
+  number = None if label is None else class_number(model, label)
   chosen = sampler
   if isinstance(chosen, str):
     levels = [] if sigmas is None else [np.ravel(sigmas).tolist()]
@@ -56,17 +57,6 @@ def sample(
     chosen = choose_samplers(model, levels, steps, chosen, nfe)[0]
   generator = make_generator(model, chosen, guidance)
   batches = generate(
-    generator, model.params, range(num), model.num_classes, min(batch_size, num), local_mesh(), label, seed
+    generator, model.params, range(num), model.num_classes, min(batch_size, num), local_mesh(), number, seed
   )
   return np.concatenate(list(batches))
-
-
-def check_label(model: Model, label: int | None) -> None:
-  """Check that a model has a class.
-
-  Raises:
-    UserError: It has not.
-  """
-  if label is not None and not 0 <= label < model.num_classes:
-    expected = f"0 to {model.num_classes - 1}" if model.num_classes else "none: the model has no classes"
-    raise UserError("label", label, expected)

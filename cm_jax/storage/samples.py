@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ from cm_jax.storage.pictures import encode_png, png_name
 
 FORMATS = (".npz", ".zip")  # anything else is a folder
 SHARD = 512  # images, about: what an interruption costs at most, and one file until the result is whole
+SHARD_BYTES = 1 << 24  # some of them wait in memory
 
 
-def shard_size(batch_size: int) -> int:
-  """Return the images of a shard: whole batches.
+def shard_size(batch_size: int, image_bytes: int = 0) -> int:
+  """Return the images of a shard: whole batches, fewer if an image is so many bytes.
 
-  >>> shard_size(100), shard_size(4096)
-  (500, 4096)
+  >>> shard_size(100), shard_size(4096), shard_size(100, 1 << 17)
+  (500, 4096, 100)
   """
-  return max(1, SHARD // batch_size) * batch_size
+  images = min(SHARD, SHARD_BYTES // max(image_bytes, 1))
+  return max(1, images // batch_size) * batch_size
 
 
 class SampleStore:
@@ -189,11 +191,12 @@ class SampleStore:
       pending.result()
     self._pending = []
 
-  def finish(self, labels: np.ndarray | None) -> None:
+  def finish(self, labels: np.ndarray | None, class_names: Sequence[str] = ()) -> None:
     """Assemble the result; it appears whole, and the hidden folder goes.
 
     Args:
       labels: int32 [num], or None.
+      class_names: In the order of the classes' numbers, where they have names.
 
     Raises:
       UserError: The disk is full; the shards stay, and a next run goes on with them.
@@ -204,38 +207,46 @@ class SampleStore:
       if self._out.suffix == ".npz":
         self._finish_npz(labels)
       elif self._out.suffix == ".zip":
-        self._finish_zip(labels)
+        self._finish_zip(self._described(labels, class_names))
       else:
-        self._finish_folder(labels)
+        self._finish_folder(self._described(labels, class_names))
       self._part.rmtree()
     if self._scratch:
       self._scratch.cleanup()
 
   def _finish_npz(self, labels: np.ndarray | None) -> None:
-    starts = range(0, self._num, self._shard)
-    stored = (io.BytesIO(self._path(start).read_bytes()) for start in starts)
-    images = np.concatenate([np.load(content, allow_pickle=False) for content in stored])
-    with whole.writing(self._out) as temporary, open(temporary, "wb") as file:
-      np.savez(file, images) if labels is None else np.savez(file, images, labels)
+    """As numpy.savez, with one shard in memory at a time."""
+    read = lambda start: np.load(io.BytesIO(self._path(start).read_bytes()), allow_pickle=False)
+    first = read(0)
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (self._num, *first.shape[1:])}
+    with whole.writing(self._out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+      with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for start in range(0, self._num, self._shard):
+          member.write(np.ascontiguousarray(read(start)).data)
+      if labels is not None:
+        with archive.open("arr_1.npy", "w") as member:
+          np.lib.format.write_array(member, labels, allow_pickle=False)
 
-  def _finish_zip(self, labels: np.ndarray | None) -> None:
+  def _finish_zip(self, described: str) -> None:
     self._append()
     assert self._archive is not None and self._next >= self._num
-    self._archive.writestr("dataset.json", self._described(labels))
+    self._archive.writestr("dataset.json", described)
     self._archive.close()
     whole.publish(self._zip, self._out)
 
-  def _finish_folder(self, labels: np.ndarray | None) -> None:
+  def _finish_folder(self, described: str) -> None:
     # The last file: with it a folder elsewhere counts as complete.
-    whole.write(self._pictures / "dataset.json", self._described(labels))
+    whole.write(self._pictures / "dataset.json", described)
     if not self._scratch:
       whole.publish(Path(self._pictures), self._out)
 
-  def _described(self, labels: np.ndarray | None) -> str:
+  def _described(self, labels: np.ndarray | None, class_names: Sequence[str]) -> str:
     if labels is None:
       return json.dumps({"labels": None})
     pairs = zip(self._names(0, self._num), labels, strict=True)
-    return json.dumps({"labels": [[name, int(label)] for name, label in pairs]})
+    named = {"class_names": list(class_names)} if class_names else {}
+    return json.dumps({"labels": [[name, int(label)] for name, label in pairs], **named})
 
 
 def _packed(pngs: list[bytes]) -> bytes:

@@ -25,7 +25,7 @@ INFO_KEYS = (
   *("kind", "network", "precond", "sigma_min", "sigma_max", "sigma_data"),
   *("num_classes", "image_shape", "sigmas_by_nfe", "source_sha256", "licence"),
 )
-OPTIONAL_INFO_KEYS = ("format", "rho", "source", "peer", "weights_sha256")
+OPTIONAL_INFO_KEYS = ("format", "rho", "source", "peer", "weights_sha256", "class_names")
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
 
@@ -103,6 +103,7 @@ def info_of(model: Model) -> dict[str, Any]:
     "precond": dict(model.precond),
     **dataclasses.asdict(model.noise),
     "num_classes": model.num_classes,
+    "class_names": list(model.class_names),
     "image_shape": list(model.image_shape),
     "sigmas_by_nfe": {int(nfe): list(levels) for nfe, levels in model.sigmas_by_nfe.items()},
   }
@@ -271,4 +272,10 @@ def _checked_info(info: Any, where: str) -> dict[str, Any]:
   if len(checked["image_shape"]) != 3 or min(checked["image_shape"]) < 1 or checked["num_classes"] < 0:
     shapes = (checked["image_shape"], checked["num_classes"])
     raise UserError(f"{where}: image_shape, num_classes", shapes, "[H, W, C] and 0 or more")
+  names = checked.get("class_names", [])
+  if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+    raise UserError(f"{where}: class_names", str(names)[:60], "the names of the classes, or []")
+  if names and len(names) != checked["num_classes"]:
+    expected = f"{checked['num_classes']} names, one for every class, or []"
+    raise UserError(f"{where}: class_names", f"{len(names)} names", expected)
   return checked

@@ -24,6 +24,7 @@ TINY = {
     "use_scale_shift_norm": True,
   },
   "jcm_ncsnpp": {"nf": 8, "ch_mult": [1], "num_res_blocks": 1},
+  "small_unet": {"model_channels": 8, "channel_mult": [1], "num_blocks": 1},
   "dit": {"hidden_size": 16, "depth": 1, "num_heads": 2},
   "toy": {},
 }

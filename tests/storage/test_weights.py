@@ -203,12 +203,21 @@ def test_a_newer_or_wrong_folder_is_one_line(place, change):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("names", [["cat"], "cat", [1, 2], {"cat": 0, "dog": 1}])
+def test_class_names_are_those_of_the_classes(tmp_path, names):
+  fitting = {**INFO, "num_classes": 2, "class_names": ["dog", "cat"]}
+  weights.save_weights(tmp_path / "w", PARAMS, fitting)
+  assert weights.load_weights(tmp_path / "w")[1]["class_names"] == ["dog", "cat"]
+  with pytest.raises(UserError, match="class_names"):
+    weights.save_weights(tmp_path / "v", PARAMS, {**fitting, "class_names": names})
+
+
 def test_what_a_model_says_of_itself_is_all_but_where_it_comes_from():
   noise = NoiseRange(sigma_max=50.0, rho=5.0)
   about = {"network": {"name": "toy", "channel_mult": (1, 2)}, "precond": {"name": "edm"}}
   model = Model(None, PARAMS, "diffusion", noise, (8, 8, 1), 0, **about, sigmas_by_nfe={2: (50.0, 0.8)})
   info = weights.info_of(model)
-  assert {*info, "source_sha256", "licence"} == {*weights.INFO_KEYS, "rho"}
+  assert {*info, "source_sha256", "licence"} == {*weights.INFO_KEYS, "rho", "class_names"}
   assert (
     weights.noise_of(info) == noise
     and info["kind"] == "diffusion"

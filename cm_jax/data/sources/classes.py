@@ -188,28 +188,6 @@ def renumbered(given: Classes, names: Sequence[str], count: int, spec: str) -> n
   return given.labels
 
 
-def class_number(label: str | int, names: Sequence[str], count: int) -> int:
-  """Return the number of a class that is given by its name or its number; a name comes first.
-
-  Raises:
-    UserError: The model has no such class.
-
-  >>> class_number("ship", ("cat", "ship"), 2), class_number("0", ("cat", "ship"), 2)
-  (1, 0)
-  >>> class_number("10", ("1", "10", "2"), 3)
-  1
-  """
-  text = str(label)
-  if text in names and not isinstance(label, int):
-    return list(names).index(text)
-  if text.isdecimal() and text.isascii() and int(text) < count:
-    return int(text)
-  if not count:
-    raise UserError("label", label, "none: the model has no classes")
-  numbers = f"0 to {count - 1}"
-  raise UserError("label", label, f"{numbers}, or {one_of(names, text)}" if names else numbers)
-
-
 def listed(given: Classes, count: int) -> list[str]:
   """Return what there is to tell of the classes of a set: their numbers and names, and which have no image.
 

@@ -16,7 +16,7 @@ import optax
 from etils import epath
 
 from cm_jax.data.companions import companions
-from cm_jax.data.sources import open_source
+from cm_jax.data.sources import Framing, open_source
 from cm_jax.diffusion.drifts import drift_of
 from cm_jax.errors import UserError
 from cm_jax.storage import lines, pictures
@@ -58,8 +58,10 @@ class Diagnostics:
     self._experiment, self._method, self._run = experiment, experiment.method, RunFolder.at(workdir)
     trained_on = experiment.config.data.source
     held_out = source or companions(trained_on).held_out
+    data = experiment.config.data
+    framing = Framing(data.crop, data.resolution, data.alpha, data.exif)
     spec, self._called = (held_out, held_out) if held_out else (trained_on, "train")
-    self._source = experiment.source if spec == trained_on else open_source(spec)
+    self._source = experiment.source if spec == trained_on else open_source(spec, framing=framing)
     shape = tuple(self._source[0]["image"].shape)
     if shape != self._method.image_shape:
       raise UserError(
