@@ -29,7 +29,11 @@ def described(experiment: "Experiment", step: int = 0) -> list[str]:
   return [
     f"model: {kind}; {network.name}, {method.parameters():,} parameters, {', '.join(precision) or 'float32'}",
     f"data: {config.data.source}, {counted(len(experiment.source), 'image')} of {shape}"
-    + (f", cropped to {config.data.resolution} pixels ({config.data.crop})" if config.data.crop != "none" else "")
+    + (
+      f", cropped to {config.data.resolution} pixels ({config.data.crop})"
+      if config.data.crop != "none"
+      else ""
+    )
     + (f", {method.num_classes} classes as labels" if method.num_classes else ", labels not used"),
     *(f"  {line}" for line in told(experiment.source)),
     f"devices: {devices(experiment)}, {counted(a_device, 'image')} at a time on each{parts}",
