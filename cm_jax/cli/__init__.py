@@ -3,13 +3,14 @@ prints."""
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags as absl_flags  # a plain `flags` would become the submodule of that name
 
-from cm_jax.cli import memory
+from cm_jax.cli import memory, signals
 from cm_jax.cli.arguments import at_home, is_override, joined
 from cm_jax.errors import UserError, one_of
 from cm_jax.version import __version__
@@ -66,7 +67,11 @@ def run(argv: Sequence[str]) -> int:
   if argv[0] in ("--version", "version"):
     print(version())
     return 0
-  name, rest = argv[0], list(argv[1:])
+  with signals.handled():
+    return _run(argv[0], list(argv[1:]))
+
+
+def _run(name: str, rest: list[str]) -> int:
   values = absl_flags.FlagValues()
   try:
     if name not in COMMANDS:
@@ -89,9 +94,18 @@ def run(argv: Sequence[str]) -> int:
   except UserError as error:
     print(f"cm_jax {name}: {_as_flag(error, values)}", file=sys.stderr)
     return error.status
-  except KeyboardInterrupt:
-    print(f"cm_jax {name}: interrupted", file=sys.stderr)
-    return 130
+  except KeyboardInterrupt as stop:
+    stopped = stop if isinstance(stop, signals.Stopped) else signals.Stopped(signal.SIGINT)
+    print(f"cm_jax {name}: {stopped}", file=sys.stderr)
+    return stopped.status
+  except OSError as error:  # a disk that is full, a place that cannot be read or written
+    if error.errno is None:
+      raise
+    from cm_jax.storage.whole import ROOM
+
+    said = UserError(str(error.filename or "a file"), error.strerror, ROOM)
+    print(f"cm_jax {name}: {said}", file=sys.stderr)
+    return 1
   return 0
 
 

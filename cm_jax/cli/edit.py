@@ -108,6 +108,7 @@ def check_folder(out: str | None) -> epath.Path:
   path = whole.absolute(out)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise UserError("--out", out, "a new or empty folder")
+  whole.check_writable("--out", path)
   return path
 
 

@@ -11,6 +11,8 @@ from absl import flags
 
 from cm_jax.cli.flags import counted, define_features, define_model, is_main, load, read_samplers, start
 from cm_jax.errors import UserError
+from cm_jax.storage.run import RunFolder
+from cm_jax.storage.whole import check_writable
 
 
 def define(values: flags.FlagValues) -> None:
@@ -43,10 +45,10 @@ def main(values: flags.FlagValues) -> None:
     raise UserError("--out", "", "where the records go, when --workdir is not given")
   if not values.features:
     raise UserError("--features", "", "a folder that train-features wrote")
+  check_writable("--out", RunFolder.at(out).evaluations)
   start()
   from cm_jax.evaluation.evaluate import evaluate
   from cm_jax.evaluation.report import rows_of
-  from cm_jax.storage.run import RunFolder
 
   model = load(values)
   samplers = read_samplers(values, model, values.sigmas or ())

@@ -7,18 +7,25 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from cm_jax.cli import signals
 from cm_jax.errors import UserError
 
 if TYPE_CHECKING:
   from cm_jax.types import Model, Sampler
 
 
-def start() -> None:
+def start(agree_on_the_end: bool = False) -> None:
   """Start JAX: its settings, the job's other processes, the devices.
+
+  Args:
+    agree_on_the_end: Leave it to JAX, in a job of several processes, to find the step after which a SIGTERM
+      ends them all (`sharding.preempted`).
 
   Raises:
     UserError: What the environment says of processes or of a platform cannot be.
   """
+  import jax
+
   from cm_jax.cli import environment
   from cm_jax.training.sharding import maybe_initialize
 
@@ -26,6 +33,8 @@ def start() -> None:
   environment.keep_programs()
   maybe_initialize()
   environment.check_platform()
+  if jax.distributed.is_initialized() and not agree_on_the_end:
+    signals.answer()
 
 
 def counted(number: int, what: str) -> str:

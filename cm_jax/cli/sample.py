@@ -9,6 +9,7 @@ format (.zip) or, with any other name, a folder of PNGs. A run that is interrupt
 when it is started again; the result appears when it is whole. Latents go to an .npz, as float32.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def main(values: flags.FlagValues) -> None:
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.generate import generate, local_mesh, make_generator, replicate
   from cm_jax.sampling.labels import class_number
-  from cm_jax.storage.pictures import save_grid
+  from cm_jax.storage.pictures import most_bytes, save_grid
 
   if values.state == "float64":
     jax.config.update("jax_enable_x64", True)
@@ -78,6 +79,7 @@ def main(values: flags.FlagValues) -> None:
     seed=values.seed,
   )
   if suffix == ".png":
+    whole.check_room("--out", values.out, most_bytes(values.num, model.image_shape))
     if is_main():
       batches = -(-values.num // values.batch_size)
       images = list(tqdm(draw(range(values.num)), total=batches, desc="sampling", unit="batch"))
@@ -113,25 +115,26 @@ def stream(
 
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.generate import balanced_labels
+  from cm_jax.storage import lock
   from cm_jax.storage.samples import SampleStore, shard_size
+  from cm_jax.training import sharding
 
   image_bytes = math.prod(model.image_shape) * (4 if is_latent(model.image_shape) else 1)
   shard = shard_size(values.batch_size, image_bytes)
-  store = SampleStore(values.out, request, values.num, shard, is_main())
-  if is_main():
-    store.begin()
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("begin")
-  missing = store.missing()
-  done = values.num - sum(map(len, missing))
-  with tqdm(total=values.num, initial=done, unit="img", desc="sampling", disable=not is_main()) as bar:
-    store.collect(draw, missing[jax.process_index() :: jax.process_count()], bar.update)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("sampled")
-  if is_main():
-    labels, label = balanced_labels(np.arange(values.num), model.num_classes), request["label"]
-    labels = labels if label is None else np.full(values.num, label, np.int32)
-    store.finish(labels, model.class_names)
+  with contextlib.ExitStack() as holding:
+    sharding.on_main(lambda: holding.enter_context(lock.held(lock.beside(values.out), "out", values.out)))
+    store = SampleStore(values.out, request, values.num, shard, is_main())
+    sharding.on_main(store.begin)
+    missing = store.missing()
+    done = values.num - sum(map(len, missing))
+    with tqdm(total=values.num, initial=done, unit="img", desc="sampling", disable=not is_main()) as bar:
+      store.collect(draw, missing[jax.process_index() :: jax.process_count()], bar.update)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("sampled")
+    if is_main():
+      labels, label = balanced_labels(np.arange(values.num), model.num_classes), request["label"]
+      labels = labels if label is None else np.full(values.num, label, np.int32)
+      store.finish(labels, model.class_names)
 
 
 def check_out(out: str | None) -> None:

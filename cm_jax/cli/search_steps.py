@@ -12,6 +12,8 @@ from absl import flags
 
 from cm_jax.cli.flags import define_features, define_seed, define_weights, is_main, load, start
 from cm_jax.errors import UserError
+from cm_jax.storage.run import RunFolder
+from cm_jax.storage.whole import check_writable
 
 
 def define(values: flags.FlagValues) -> None:
@@ -42,6 +44,7 @@ def main(values: flags.FlagValues) -> None:
     StepSearch(NoiseRange(), count, values.method)
   if not values.features:
     raise UserError("--features", "", "a folder that train-features wrote")
+  check_writable("--model", RunFolder.at(path).sigmas)
   start()
   from cm_jax.evaluation.search import search
   from cm_jax.sampling.choose import listed

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from cm_jax.cli import signals
 from cm_jax.cli.flags import is_main, start
 from cm_jax.cli.header import described, ended
 from cm_jax.errors import UserError
@@ -48,12 +49,14 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   if not values.workdir:
     raise UserError("workdir", "", "the folder the run lives in")
   config = read(values, overrides)
-  start()
+  start(agree_on_the_end=True)
+  import jax
+
   from cm_jax.assembly.experiment import build
   from cm_jax.assembly.resume import reconcile
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.storage import run as run_lib
-  from cm_jax.training import loop
+  from cm_jax.training import loop, sharding
   from cm_jax.training.averages import snapshots
   from cm_jax.training.checkpoint import CheckpointStore
   from cm_jax.training.diagnostics.hook import Diagnostics
@@ -68,13 +71,20 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   if run.snapshot_every:
     hooks.append((run.snapshot_every, snapshots.recorder(experiment, values.workdir)))
   begun: list[int] = []
+  with signals.at_a_boundary() as boundary:
+    agreed = sharding.preempted if jax.distributed.is_initialized() else None
 
-  def began(step: int) -> None:
-    begun.append(step)
-    if is_main():
-      print("\n".join(described(experiment, step)), flush=True)
+    def began(step: int) -> None:
+      begun.append(step)
+      if is_main():
+        print("\n".join(described(experiment, step)), flush=True)
+      if agreed is None:
+        boundary.begin()
 
-  state = loop.train(experiment, values.workdir, hooks, values.progress, began)
+    stopped = agreed or (lambda step: boundary.reached())
+    state = loop.train(experiment, values.workdir, hooks, values.progress, began, stopped)
+    if int(state.step) < experiment.method.num_steps:
+      raise boundary.end(f"stopped at step {int(state.step)}, saved; the same command goes on")
   if is_main():
     print("\n".join(ended(experiment, values.workdir, int(state.step), bool(begun))))
 

@@ -10,6 +10,7 @@ from absl import flags
 
 from cm_jax.cli.flags import is_main, start
 from cm_jax.errors import UserError
+from cm_jax.storage.whole import check_writable
 
 
 def define(values: flags.FlagValues) -> None:
@@ -26,6 +27,7 @@ def main(values: flags.FlagValues) -> None:
   """Train and store, unless that is done."""
   if not values.out:
     raise UserError("--out", "", "the folder to write")
+  check_writable("--out", f"{values.out}/features.json")
   start()
   from etils import epath
 

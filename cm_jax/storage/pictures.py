@@ -72,11 +72,7 @@ def save_grid(
     UserError: The place cannot be written, or the disk is full.
   """
   count, height, width, channels = images.shape
-  columns = columns or math.ceil(math.sqrt(count))
-  rows = math.ceil(count / columns)
-  side = max(height, width)
-  scale = scale or (1 if side >= 48 else math.ceil(96 / side))
-  gap = 2 if scale > 1 else 0  # enlarged images run into each other without one
+  rows, columns, scale, gap = _laid_out(count, height, width, columns, scale)
   size = (height * scale + gap, width * scale + gap)
   cells = np.full((rows * columns, *size, channels), GAP, np.uint8)
   cells[:count, : height * scale, : width * scale] = images.repeat(scale, 1).repeat(scale, 2)
@@ -105,6 +101,28 @@ def corner_of_grid(path: epath.PathLike, side: int) -> np.ndarray:
     return sheet
   height, width = map(int, tile.split())
   return sheet[: side * height, : side * width]
+
+
+def most_bytes(count: int, shape: tuple[int, ...]) -> int:
+  """Return the bytes that a grid's PNG may come to: those of its pixels, as those of noise cannot be pressed.
+
+  >>> most_bytes(4, (64, 32, 3))
+  49152
+  """
+  height, width, channels = shape
+  rows, columns, scale, gap = _laid_out(count, height, width)
+  return rows * (height * scale + gap) * columns * (width * scale + gap) * channels
+
+
+def _laid_out(
+  count: int, height: int, width: int, columns: int | None = None, scale: int | None = None
+) -> tuple[int, int, int, int]:
+  """Return the rows and columns of a grid, the pixels a pixel becomes, and those between two images."""
+  columns = columns or math.ceil(math.sqrt(count))
+  side = max(height, width)
+  scale = scale or (1 if side >= 48 else math.ceil(96 / side))
+  # enlarged images run into each other without a gap
+  return math.ceil(count / columns), columns, scale, 2 if scale > 1 else 0
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -31,6 +31,7 @@ class RunFolder:
     snapshots: Averages of power profile, for `cm_jax ema`.
     diagnostics: JSON lines of self-consistency and gradient noise.
     self_consistency: Their picture.
+    lock: Who trains here just now.
   """
 
   path: epath.Path
@@ -51,6 +52,7 @@ class RunFolder:
   snapshots = property(lambda self: self.path / "snapshots")
   diagnostics = property(lambda self: self.path / "diagnostics.jsonl")
   self_consistency = property(lambda self: self.path / "self_consistency.png")
+  lock = property(lambda self: self.path / ".lock")
 
   def grid_of_step(self, step: int) -> epath.Path:
     """Return where the samples drawn after a training step are."""
@@ -67,6 +69,25 @@ class RunFolder:
   def snapshot(self, step: int) -> epath.Path:
     """Return the snapshot of a step."""
     return self.snapshots / f"step_{step:08d}.safetensors"
+
+
+def check_entries(workdir: epath.PathLike) -> None:
+  """Check that what is in a run folder already can be written: files where files go, folders where folders.
+
+  Raises:
+    UserError: Names the first entry that is something else.
+  """
+  run = RunFolder.at(workdir)
+  if run.path.exists() and not run.path.is_dir():
+    raise UserError("workdir", str(workdir), "a folder, or a path that does not exist yet")
+  folders = (run.checkpoints, run.tensorboard, run.samples, run.snapshots)
+  files = (run.config, run.metrics, run.evaluations, run.sigmas, run.diagnostics, run.self_consistency)
+  # What a kill could leave of versions that wrote format 1.
+  temporary = [path.with_suffix(".tmp") for path in (run.config, run.metrics)]
+  for path in (*folders, *files, *temporary):
+    if path.exists() and path.is_dir() != (path in folders):
+      given, expected = ("a file", "a folder") if path in folders else ("a folder", "a file")
+      raise UserError(str(path), given, f"{expected}, or nothing, of a run folder")
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:

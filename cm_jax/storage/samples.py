@@ -21,6 +21,7 @@ from etils import epath
 from cm_jax.errors import UserError
 from cm_jax.storage import bounded, whole
 from cm_jax.storage.pictures import encode_png, png_name
+from cm_jax.storage.sealed import digest, opened, sealed
 
 FORMATS = (".npz", ".zip")  # anything else is a folder
 SHARD = 512  # images, about: what an interruption costs at most, and one file until the result is whole
@@ -99,9 +100,23 @@ class SampleStore:
     return whole.told_as(str(self._out), self._part)
 
   def missing(self) -> list[range]:
-    """Return the numbers of the samples of every shard that is not there yet."""
-    starts = (start for start in range(0, self._num, self._shard) if not self._path(start).exists())
-    return [range(start, min(start + self._shard, self._num)) for start in starts]
+    """Return the numbers of the samples of every shard that is not there yet, or is not as it was written."""
+    starts = (start for start in range(0, self._num, self._shard) if not self._is_whole(start))
+    return [self._numbers(start) for start in starts]
+
+  def _numbers(self, start: int) -> range:
+    return range(start, min(start + self._shard, self._num))
+
+  def _is_whole(self, start: int) -> bool:
+    """Whether a shard is there, as it was written."""
+    try:
+      content = opened(self._path(start))
+      if self._out.suffix not in FORMATS:
+        names = self._names(start, len(self._numbers(start)))
+        return content == digest((self._pictures / name).read_bytes() for name in names)
+    except (OSError, UserError):
+      return False
+    return True
 
   def _path(self, start: int) -> epath.Path:
     return self._part / f"shard_{start:09d}"
@@ -148,12 +163,12 @@ class SampleStore:
     if self._out.suffix == ".npz":
       content = io.BytesIO()
       np.save(content, images)
-      whole.write(self._path(start), content.getvalue())
+      whole.write(self._path(start), sealed(content.getvalue()))
       return
     # Encoding is what takes time: it is done here, beside the device's work.
     pngs = [encode_png(image) for image in images]
     if self._out.suffix == ".zip":
-      whole.write(self._path(start), _packed(pngs))
+      whole.write(self._path(start), sealed(_packed(pngs)))
       if self._assemble:
         self._append()
       return
@@ -161,14 +176,14 @@ class SampleStore:
       (self._pictures / name).mkdir(parents=True, exist_ok=True)
     for name, png in zip(self._names(start, len(pngs)), pngs, strict=True):
       (self._pictures / name).write_bytes(png)
-    whole.write(self._path(start), b"")  # the files of a shard without this are written again
+    whole.write(self._path(start), sealed(digest(pngs)))  # without this they are written again
 
   def _append(self) -> None:
     """Put the shards that are there into the zip, up to the first gap: at the end little is left to do."""
     if self._archive is None:
       self._archive = zipfile.ZipFile(self._zip, "w", zipfile.ZIP_STORED)
     while self._next < self._num and self._path(self._next).exists():
-      pngs = _unpacked(self._path(self._next))
+      pngs = _unpacked(opened(self._path(self._next)))
       for name, png in zip(self._names(self._next, len(pngs)), pngs, strict=True):
         self._archive.writestr(name, png)
       self._next += self._shard
@@ -216,7 +231,7 @@ class SampleStore:
 
   def _finish_npz(self, labels: np.ndarray | None) -> None:
     """As numpy.savez, with one shard in memory at a time."""
-    read = lambda start: np.load(io.BytesIO(self._path(start).read_bytes()), allow_pickle=False)
+    read = lambda start: np.load(io.BytesIO(opened(self._path(start))), allow_pickle=False)
     first = read(0)
     header = {"descr": first.dtype.str, "fortran_order": False, "shape": (self._num, *first.shape[1:])}
     with whole.writing(self._out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -255,7 +270,7 @@ def _packed(pngs: list[bytes]) -> bytes:
   return content.getvalue()
 
 
-def _unpacked(path: epath.Path) -> list[bytes]:
-  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+def _unpacked(packed: bytes) -> list[bytes]:
+  with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
     data, ends = stored["bytes"].tobytes(), np.cumsum(stored["sizes"])
   return [data[end - size : end] for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]

@@ -92,6 +92,7 @@ def check_target(folder: epath.PathLike) -> epath.Path:
       raise UserError(str(target), foreign[0], expected)
   elif target.exists() or is_link:
     raise UserError(str(target), "a file or link", "a folder, or a path that does not exist")
+  whole.check_writable("out", target)
   return target
 
 

@@ -7,9 +7,11 @@ and copied, since an object store shows a file only once it is complete.
 
 import contextlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from etils import epath
 from cm_jax.errors import UserError
 
 ROOM = "a place that can be written, with room enough"
+ABANDONED = 86400.0  # seconds after which what a killed process left beside a file is cleared
+_UMASK = os.umask(0)  # can only be read by being set
+os.umask(_UMASK)
 
 
 def place(path: epath.PathLike) -> epath.Path:
@@ -98,7 +103,9 @@ def writing(path: epath.PathLike) -> Iterator[Path]:
         publish(temporary, target)
       return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(target).with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Never the same twice: two processes, of two machines too, may write the same file.
+    temporary = Path(target).with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    _clear_abandoned(target, ".tmp")
     try:
       yield temporary
       publish(temporary, target)
@@ -154,7 +161,10 @@ def publish(temporary: Path, path: epath.PathLike, last: str = "") -> None:
       _copy(file, target / file.relative_to(temporary).as_posix() if is_folder else target)
     return
   for file in files:
+    os.chmod(file, 0o666 & ~_UMASK)  # what libraries write for themselves alone
     _flush(file)
+  for below in sorted({file.parent for file in files}) if is_folder else ():
+    _flush(below)
   os.replace(temporary, target)
   _flush(Path(target).parent)
 
@@ -186,7 +196,9 @@ def folder(path: epath.PathLike, last: str = "") -> Iterator[Path]:
     if local:
       target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(target).parent if local else None
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=beside) as scratch:
+    if local:
+      _clear_abandoned(target, ".new")
+    with tempfile.TemporaryDirectory(".new", f".{target.name}.", beside) as scratch:
       new, old = Path(scratch) / "new", Path(scratch) / "old"
       new.mkdir()
       with told_as(str(path), new):
@@ -210,8 +222,33 @@ def check_writable(field: str, path: epath.PathLike) -> None:
   if not is_local(path):
     return
   parent = next(parent for parent in Path(absolute(path)).parents if parent.exists())
-  if not parent.is_dir() or not os.access(parent, os.W_OK):
-    raise UserError(field, str(path), f"a place that can be written, unlike {parent}")
+  try:
+    with tempfile.TemporaryFile(dir=parent):  # what access rights say is not all: root, /proc, quotas
+      pass
+  except OSError as error:
+    raise UserError(field, str(path), f"a place that can be written, unlike {parent}") from error
+
+
+def check_room(field: str, path: epath.PathLike, size: int) -> None:
+  """Check that a local disk has room for a file of so many bytes, before the work that makes it.
+
+  Raises:
+    UserError: It has less.
+  """
+  if not is_local(path):
+    return
+  disk = shutil.disk_usage(next(parent for parent in Path(absolute(path)).parents if parent.exists()))
+  if disk.total and disk.free < size:  # some mounts know of nothing
+    raise UserError(field, str(path), f"a place with {size:,} bytes of free space, not {disk.free:,}")
+
+
+def _clear_abandoned(target: epath.Path, suffix: str) -> None:
+  """Remove what killed processes left beside a file; what another one writes just now is young."""
+  for left in Path(target).parent.iterdir():
+    with contextlib.suppress(OSError):
+      ours = left.name.startswith(f".{target.name}.") and left.name.endswith(suffix)
+      if ours and time.time() - left.stat().st_mtime > ABANDONED:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -8,9 +8,10 @@ distillation). Readers take one item, or one average, without the rest; what the
 sha256 it was written with (`step_folder`).
 """
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +19,13 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers
 
 from cm_jax.errors import UserError, one_of
 from cm_jax.storage.run import RunFolder, note_saved
-from cm_jax.training import step_folder
+from cm_jax.storage.whole import ROOM
+from cm_jax.training import failed_save, step_folder
 from cm_jax.training.averages.track import join_averages, split_averages
+from cm_jax.training.kept import NewestUntil, kept
 from cm_jax.types import Params, TrainState
 
 _ASIDE = ".damaged"
@@ -32,22 +34,6 @@ Read = TypeVar("Read")
 
 class Damaged(UserError):
   """A checkpoint that cannot be read, or is not what was written."""
-
-
-class _NewestUntil:
-  """Keeps the newest checkpoint up to a step, which may move.
-
-  Attributes:
-    step: None keeps none.
-  """
-
-  step: int | None = None
-
-  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-    """Say of each checkpoint whether this policy keeps it."""
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    good = max((step for step in steps if self.step is not None and step <= self.step), default=None)
-    return [step == good for step in steps]
 
 
 def _abstract(tree: Any, shardings: Any = None) -> Any:
@@ -74,25 +60,25 @@ class CheckpointStore:
   ):
     self.folder = Path(RunFolder.at(workdir).checkpoints)
     self.workdir, self._writing_step = workdir, -1
-    self._good = _NewestUntil()
-    policies: list[Any] = [checkpoint_managers.LatestN(keep), self._good]
-    if keep_every:
-      policies.append(checkpoint_managers.EveryNSteps(keep_every))
-    if keep_steps:
-      policies.append(checkpoint_managers.CustomSteps(list(keep_steps)))
+    self._good = NewestUntil()
     self._options = ocp.CheckpointManagerOptions(
       enable_async_checkpointing=True,
-      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-      async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+      preservation_policy=kept(keep, keep_every, keep_steps, self._good),
+      # A folder that cannot be made is an error at once; in the background it is a wait of five minutes.
+      async_options=ocp.AsyncOptions(
+        create_directories_asynchronously=False, post_finalization_callback=self._seal
+      ),
     )
     self._manager: ocp.CheckpointManager | None = None
-    # Orbax reports routine things at warning level, over the progress bar.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    self._loud: Callable[[], None] = lambda: None
+    # Orbax reports routine things at warning level, over the progress bar, and what fails once a thread.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
   def _open(self) -> ocp.CheckpointManager:
     if self._manager is None:
       trees = {name: ocp.PyTreeCheckpointHandler() for name in ("state", "averages", "teacher")}
       handlers = {**trees, "extra": ocp.JsonCheckpointHandler()}
+      self._loud = failed_save.silence()
       self._manager = ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
     return self._manager
 
@@ -113,7 +99,11 @@ class CheckpointStore:
     self, state: TrainState, extra: dict[str, Any], teacher: Params = None, force: bool = True
   ) -> None:
     """Begin to write a checkpoint of `state`, and of a teacher;
-    returns once the arrays are copied off the devices."""
+    returns once the arrays are copied off the devices.
+
+    Raises:
+      UserError: The disk is full, or cannot be written: for this checkpoint, or the one before it.
+    """
     opt_state, averages = split_averages(state.opt_state)
     items = {
       "state": ocp.args.PyTreeSave(state.replace(opt_state=opt_state)),  # type: ignore[attr-defined]
@@ -124,7 +114,8 @@ class CheckpointStore:
       items["teacher"] = ocp.args.PyTreeSave(teacher)
     self.wait()
     self._writing_step = int(state.step)
-    self._open().save(self._writing_step, args=ocp.args.Composite(**items), force=force)
+    with self._writing():
+      self._open().save(self._writing_step, args=ocp.args.Composite(**items), force=force)
 
   def _seal(self) -> None:
     """Seal what is on disk but its name; called by the thread that saves, on the process that names it."""
@@ -151,16 +142,48 @@ class CheckpointStore:
       multihost_utils.sync_global_devices(f"set aside {step}")
     self.close()  # Orbax remembers which steps there are
 
-  def wait(self) -> None:
-    """Wait until what was begun is on disk."""
+  def check(self) -> None:
+    """Look, without waiting, whether what was begun went wrong.
+
+    Raises:
+      UserError: As for `save`.
+    """
     if self._manager is not None:
-      self._manager.wait_until_finished()
+      with self._writing():
+        self._manager.check_for_errors()
+
+  def wait(self) -> None:
+    """Wait until what was begun is on disk.
+
+    Raises:
+      UserError: As for `save`.
+    """
+    if self._manager is not None:
+      with self._writing():
+        self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Wait, then release the threads."""
+    """Wait, then release the threads.
+
+    Raises:
+      UserError: As for `save`.
+    """
+    self.wait()
     if self._manager is not None:
       self._manager.close()
       self._manager = None
+      self._loud()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Turn what goes wrong in a save into one line, and remove what it left."""
+    try:
+      yield
+    except Exception as error:  # Orbax and tensorstore raise many types, from many threads
+      place, reason = str(self.folder / str(self._writing_step)), failed_save.reason(error)
+      manager, self._manager = self._manager, None
+      failed_save.abandon(manager, self.folder)
+      raise UserError("checkpoint", place, f"{ROOM} ({reason})") from None
 
   def choose(self, step: int = -1) -> int:
     """Return `step`, or the newest for -1.

@@ -5,8 +5,9 @@ The position in the data, the curriculum and every schedule are functions of the
 TrainState is all that an exact resume needs.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from etils import epath
 from cm_jax import config as config_lib
 from cm_jax.data.pipeline import Pipeline, Rows, batches, rows_of
 from cm_jax.errors import TrainingStopped, UserError, within
+from cm_jax.storage import lock, whole
 from cm_jax.storage import run as run_lib
 from cm_jax.training import sharding
 from cm_jax.training.checkpoint import CheckpointStore
@@ -34,6 +36,7 @@ def train(
   hooks: Sequence[tuple[int, Hook]] = (),
   progress: bool = True,
   began: Callable[[int], object] = lambda step: None,
+  stopped: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
   """Train, from the newest checkpoint in `workdir` if there is one, to the end of the run,
   or where it is to stop earlier.
@@ -44,22 +47,39 @@ def train(
     hooks: Pairs (every, hook): hook(step, state) is called after every so many steps and after the last.
     progress: Show a progress bar.
     began: Called once with the step that training starts after, when everything has been checked.
+    stopped: Asked after every step whether to save and end there; on several hosts it has to answer all of
+      them alike.
 
   Returns:
     The final state.
 
   Raises:
     UserError: The folder holds another run, or a checkpoint that cannot be read, or was trained on other
-      data.
+      data; another process trains there; the disk is full.
     TrainingStopped: `config.run.max_nonfinite` steps in a row were not finite.
   """
+  run_lib.check_entries(workdir)
+  with contextlib.ExitStack() as held:
+    hold = lambda: held.enter_context(lock.held(run_lib.RunFolder.at(workdir).lock, "workdir", str(workdir)))
+    mine = sharding.on_main(hold)
+    still_mine = (lambda: None) if mine is None else mine.check
+    return _train(experiment, workdir, hooks, progress, began, stopped, still_mine)
+
+
+def _train(
+  experiment: Experiment,
+  workdir: epath.PathLike,
+  hooks: Sequence[tuple[int, Hook]],
+  progress: bool,
+  began: Callable[[int], object],
+  stopped: Callable[[int], bool],
+  still_mine: Callable[[], None],
+) -> TrainState:
   config, run, method = experiment.config, experiment.config.run, experiment.method
   folder, num_steps = run_lib.RunFolder.at(workdir), method.num_steps
   stored = run_lib.read_config(folder.path)
   if stored is not None:
     experiment.check_resume(stored, str(folder.config))
-  elif folder.path.exists() and not folder.path.is_dir():
-    raise UserError("workdir", str(workdir), "a folder, or a path that does not exist yet")
   program = Program(experiment)
   stages = method.objective.needs.stages
   store = CheckpointStore(folder.path, run.keep_checkpoints, run.keep_every, keep_steps=stages[1:])
@@ -94,47 +114,64 @@ def train(
   elapsed = lambda: seconds_before + time.perf_counter() - clock
 
   def save(state: TrainState) -> None:
+    still_mine()
     extra = {**made_with, "seconds": elapsed()}
     store.save(state, extra, teacher_params if stage_starts and int(state.step) >= stage_starts[0] else None)
 
   states = (*method.objective.progress(0), *STATES)
-  log = MetricsLog(
-    folder.path,
-    start,
-    num_steps,
-    config.batch_size,
-    states,
-    progress,
-    store.newest_until,
-    method.learning_rate,
-  )
-  try:
-    for step, batch in enumerate(
-      batches(pipeline, start, num_steps - start, run.data_workers), start=start + 1
-    ):
+  with _ending(store, workdir) as ending:
+    log = MetricsLog(
+      folder.path,
+      start,
+      num_steps,
+      config.batch_size,
+      states,
+      progress,
+      store.newest_until,
+      method.learning_rate,
+    )
+    ending.callback(log.close)
+    stream = ending.enter_context(
+      contextlib.closing(batches(pipeline, start, num_steps - start, run.data_workers))
+    )
+    for step, batch in enumerate(stream, start=start + 1):
       placed = sharding.to_global(batch, experiment.mesh)
       state, metrics = program.step(state, placed, key, teacher_params, distance_params)
       log.add(metrics)
-      last = step == num_steps
+      last = step == num_steps or stopped(step)
       if step % check_every == 0 or last:
-        _stop_if_diverged(metrics, step, run.max_nonfinite, store)
+        _stop_if_diverged(metrics, step, run.max_nonfinite)
       if step % run.log_every == 0 or last:
         log.write(step, elapsed())
         store.keep_good(log.health.good)
+        store.check()
       if step in stage_starts:
         state, teacher_params = program.next_stage(state)
       # Before the checkpoint: a run that is killed in between makes them again, and not never.
       for every, hook in hooks:
-        if step % every == 0 or last:
+        if step % every == 0 or step == num_steps:
           hook(step, state)
       if step % run.checkpoint_every == 0 or step in stage_starts or last:
         save(state)
       if last:
         log.health.end(step)
-  finally:
-    log.close()
-    store.close()
+        break
   return state
+
+
+@contextlib.contextmanager
+def _ending(store: CheckpointStore, workdir: epath.PathLike) -> Iterator[contextlib.ExitStack]:
+  """Close what is open at the end, the checkpoints last; errors say which of them is good."""
+  try:
+    with contextlib.ExitStack() as ending:
+      ending.callback(store.close)
+      yield ending
+  except UserError as error:
+    expected = f"{error.expected}; {_last_good(store)}"
+    raise type(error)(error.field, error.value, expected) from error
+  except OSError as error:
+    field, said = str(error.filename or workdir), error.strerror or str(error)
+    raise UserError(field, said, f"{whole.ROOM}; {_last_good(store)}") from error
 
 
 def _shapes(rows: Rows, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -143,14 +180,18 @@ def _shapes(rows: Rows, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
   return {name: jax.ShapeDtypeStruct((batch_size, *row.shape[1:]), row.dtype) for name, row in one.items()}
 
 
-def _stop_if_diverged(metrics: dict[str, jax.Array], step: int, limit: int, store: CheckpointStore) -> None:
+def _stop_if_diverged(metrics: dict[str, jax.Array], step: int, limit: int) -> None:
   in_a_row = int(jnp.asarray(metrics["nonfinite_in_a_row"]))
   if in_a_row < limit:
     return
-  store.wait()
-  latest = store.latest()
-  good = "there is no checkpoint yet"
-  if latest is not None:
-    good = f"the last good checkpoint is {store.folder / str(latest)}"
   found = f"not finite for {in_a_row} steps in a row up to step {step}"
-  raise TrainingStopped("loss", found, f"finite numbers; {good}; try a lower learning rate")
+  raise TrainingStopped("loss", found, "finite numbers, as a lower learning rate may give")
+
+
+def _last_good(store: CheckpointStore) -> str:
+  latest = store.latest()
+  return (
+    "there is no checkpoint yet"
+    if latest is None
+    else f"the last good checkpoint is {store.folder / str(latest)}"
+  )

@@ -1,21 +1,24 @@
 """Metrics of a run: kept on the device between log steps, then to `metrics.jsonl`,
 TensorBoard and the progress bar."""
 
+import contextlib
 import datetime
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from cm_jax.errors import UserError
 from cm_jax.notices import notice
 from cm_jax.storage import lines
 from cm_jax.storage.run import RunFolder
 from cm_jax.training.bins import bin_names
+from cm_jax.training.board import Board
 from cm_jax.training.health import Health
 from cm_jax.types import Metrics, Schedule
 
@@ -77,7 +80,7 @@ class MetricsLog:
     self._states = tuple(states)
     self._clock: float | None = None
     self._main = jax.process_index() == 0
-    self._writer: Any = None
+    self._board = Board(self._run.tensorboard) if self._main else None
     self._bar = tqdm(
       total=num_steps,
       initial=start,
@@ -124,13 +127,9 @@ class MetricsLog:
       print(self._line(step, scalars), file=sys.stderr, flush=True)
     clean = lines.finite(scalars)
     lines.append(self._run.metrics, [{"step": step, "seconds": seconds, **clean}])
-    if self._writer is None:
-      from tensorboardX import SummaryWriter
-
-      self._writer = SummaryWriter(str(self._run.tensorboard), purge_step=step)
-    for name, number in clean.items():
-      if number is not None:
-        self._writer.add_scalar(name, number, step)
+    with self._tolerant():
+      if self._board is not None:
+        self._board.write(step, clean)
 
   def _line(self, step: int, scalars: Mapping[str, float]) -> str:
     """Return what the bar would show, for a log that is no terminal."""
@@ -145,5 +144,15 @@ class MetricsLog:
   def close(self) -> None:
     """Flush and end the bar."""
     self._bar.close()
-    if self._writer is not None:
-      self._writer.close()
+    with self._tolerant():
+      if self._board is not None:
+        self._board.close()
+
+  @contextlib.contextmanager
+  def _tolerant(self) -> Iterator[None]:
+    """Go on without TensorBoard, which nothing depends on, when it cannot be written."""
+    try:
+      yield
+    except (OSError, UserError) as error:
+      notice(f"{self._run.tensorboard}: {error}; training goes on without TensorBoard")
+      self._board = None

@@ -1,18 +1,23 @@
 """Devices: the mesh, where each array lives on it, and joining the processes of a pod.
 Device count never changes the maths."""
 
+import json
 import os
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cm_jax.errors import UserError
 
+T = TypeVar("T")
 AXES = ("data", "fsdp")
+_LINE = 4096  # bytes of an error that one process tells the others
 LARGE_LEAF = 2**16  # elements; smaller leaves are replicated, since gathering them costs more than they weigh
 
 
@@ -48,6 +53,35 @@ def _number(name: str, text: str, low: int, high: int | None) -> int:
   if value < low or (high is not None and value > high):
     raise UserError(name, text, f"an integer, {low} " + ("or more" if high is None else f"to {high}"))
   return value
+
+
+def on_main(action: Callable[[], T]) -> T | None:
+  """Let the first process of a job do something that it may have to refuse; the others get None.
+
+  Raises:
+    UserError: On every process, what it raised on the first.
+  """
+  if jax.process_count() == 1:
+    return action()
+  done, refused = None, b""
+  if jax.process_index() == 0:
+    try:
+      done = action()
+    except UserError as error:
+      refused = json.dumps([error.field, str(error.value), error.expected]).encode()[:_LINE]
+  told = multihost_utils.broadcast_one_to_all(np.frombuffer(refused.ljust(_LINE), np.uint8))
+  line = bytes(np.asarray(told)).decode(errors="replace").strip()
+  if line:
+    raise UserError(*json.loads(line))
+  return done
+
+
+def preempted(step: int) -> bool:
+  """Say whether the processes of a job should end after this step, which is the same for all of them.
+
+  JAX takes their SIGTERM, and agrees on a step; every process has to ask after every step.
+  """
+  return multihost_utils.reached_preemption_sync_point(step)
 
 
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:

@@ -19,7 +19,7 @@ def test_every_name_is_its_own_and_in_the_folder(place):
   fields = [name for name, value in inspect.getmembers(run.RunFolder) if isinstance(value, property)]
   paths = [getattr(folder, name) for name in fields]
   paths += [folder.grid_of_step(5), folder.grid_of_nfe(2), folder.search(2), folder.snapshot(5)]
-  assert len(set(map(str, paths))) == len(paths) == len(fields) + 4 and len(fields) == 11
+  assert len(set(map(str, paths))) == len(paths) == len(fields) + 4 and len(fields) == 12
   assert all(str(path).startswith(f"{place}/") for path in paths) and not folder.path.exists()
 
 

@@ -160,3 +160,22 @@ def test_latents_keep_their_numbers(place):
   samples.collect(lambda indices: [latents[indices]], samples.missing())
   samples.finish(None)
   np.testing.assert_array_equal(stored(place / "x.npz")[0], latents)
+
+
+@pytest.mark.parametrize("name", OUTS)
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
+def test_a_damaged_shard_is_drawn_again(tmp_path, name, damage):
+  first = store(tmp_path / name)
+  first.begin()
+  first.collect(draw, first.missing()[:2])
+  part = tmp_path / f".{name}.part"
+  shard = part / ("done/00000/img00000011.png" if name == "x" else "shard_000000008")
+  content = bytearray(shard.read_bytes())
+  content[len(content) // 2] ^= 4
+  shard.write_bytes({"flipped": content, "cut": content[: len(content) // 2], "emptied": b""}[damage])
+  again = store(tmp_path / name)
+  again.begin()
+  assert [indices.start for indices in again.missing()] == [8, 16]
+  again.collect(draw, again.missing())
+  again.finish(LABELS)
+  np.testing.assert_array_equal(stored(tmp_path / name)[0], DRAWN)

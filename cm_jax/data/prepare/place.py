@@ -1,13 +1,13 @@
 """Where a data set is put: checked beforehand, filled in a hidden folder beside it, one run at a time."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cm_jax.errors import UserError
+from cm_jax.storage import lock
 from cm_jax.storage.whole import check_writable
 
 
@@ -35,23 +35,14 @@ def beside(out: Path) -> Iterator[Path]:
   Raises:
     UserError: Another run is writing there.
   """
-  new = [parent for parent in out.parents if not parent.exists()]
-  part = out.with_name(f".{out.name}.part")
-  part.mkdir(parents=True, exist_ok=True)
-  lock = os.open(part, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError("out", str(out), "a place where no other run is writing") from None
-    for left in part.iterdir():
-      shutil.rmtree(left) if left.is_dir() else left.unlink()
+  with lock.held(lock.beside(out), "out", str(out)):
+    if os.path.lexists(out):  # put there by the one that held it until now
+      raise UserError("out", str(out), "a path that does not exist yet")
+    part = out.with_name(f".{out.name}.part")
+    if part.is_dir():
+      shutil.rmtree(part)
+    part.mkdir()
     try:
       yield part
     finally:
       shutil.rmtree(part, ignore_errors=True)
-      for parent in new:  # empty unless all went well
-        with contextlib.suppress(OSError):
-          parent.rmdir()
-  finally:
-    os.close(lock)
