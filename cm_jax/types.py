@@ -216,9 +216,14 @@ class Sampler(Protocol):
 
 
 class Operator(Protocol):
-  """An editing task: what is measured of an image, and how measured and generated content merge."""
+  """An editing task: what is measured of an image, and how measured and generated content merge.
+
+  `shown` is the measurement as people read it, an image in [-1, 1]; `forward` as the equations have it.
+  """
 
   def forward(self, x: Array, /) -> Array: ...
+
+  def shown(self, x: Array, /) -> Array: ...
 
   def merge(self, x: Array, y: Array, /) -> Array: ...
 
@@ -377,7 +382,7 @@ class Model:
     sigmas_by_nfe: Tuned noise levels by number of network evaluations, as far as known.
     sampler: The run's own `config.sampler`; None for a weights folder.
     provenance: path, step, average, config_sha256, dataset_fingerprint, source, framing (how its images were
-      cropped):
+      cropped), label_dropout:
       what a record states about it; None where unknown. A source that is code (python:) is left out.
     class_names: In the order of the classes' numbers; () where they have none.
     draw: What `sample` calls: `cm_jax.sample`, given by who makes the model, since sampling is a layer above.

@@ -12,6 +12,7 @@ when it is started again; the result appears when it is whole. Latents go to an 
 import contextlib
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,11 @@ def main(values: flags.FlagValues) -> None:
   if suffix == ".png":
     whole.check_room("--out", values.out, most_bytes(values.num, model.image_shape))
     if is_main():
-      batches = -(-values.num // values.batch_size)
-      images = list(tqdm(draw(range(values.num)), total=batches, desc="sampling", unit="batch"))
+      images = []
+      with tqdm(total=values.num, desc="sampling", unit="img") as bar:
+        for batch in draw(range(values.num)):
+          images.append(batch)
+          bar.update(len(batch))
       save_grid(np.concatenate(images), values.out)
   else:
     stream(draw, described(values, model, sampler, label), values, model)
@@ -141,12 +145,18 @@ def check_out(out: str | None) -> None:
   """Check that --out can be written.
 
   Raises:
-    UserError: It cannot, or would overwrite a folder that is not empty.
+    UserError: It cannot, would overwrite a picture or a folder that is not empty, or has another ending.
   """
   if not out:
     raise UserError("--out", "", "where to write: x.png, x.npz or a folder")
   path = whole.absolute(out)
   is_file = path.suffix in (".png", ".npz", ".zip")
+  if not is_file and re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", path.suffix) and not path.is_dir():
+    raise UserError(
+      "--out", out, "a name that ends in .png, .npz or .zip, or that of a folder, without an ending"
+    )
+  if path.suffix == ".png" and path.exists() and not path.is_dir():
+    raise UserError("--out", out, "a path that does not exist yet: a picture is not overwritten")
   if is_file and path.is_dir():
     raise UserError("--out", out, f"a {path.suffix} file, not a folder")
   if not is_file and path.exists() and (not path.is_dir() or any(path.iterdir())):

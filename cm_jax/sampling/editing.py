@@ -32,7 +32,7 @@ class Edited(NamedTuple):
   Attributes:
     results: The edited images.
     inputs: The image that each was made from; None where there is none.
-    known: What the task measured of it; None likewise.
+    known: What the task measured of it, as people read it; None likewise.
   """
 
   results: np.ndarray
@@ -53,6 +53,7 @@ def edit(
   mesh: jax.sharding.Mesh | None = None,
   num_scales: int = 18,
   progress: bool = True,
+  between: tuple[int, int] = (0, 1),
 ) -> Edited:
   """Edit images with a consistency model (CM Alg. 4).
 
@@ -63,7 +64,7 @@ def edit(
     images: uint8 [N,H,W,C] of the model's shape.
     sigmas: Descending noise levels; by default CM's for the task.
     sigma: Of "denoise": the level of the images' noise, in [-1, 1] units.
-    num: Results of each image; of "interpolate", the images on the way from sample 0 to sample 1 of the seed.
+    num: Results of each image; of "interpolate", the images on the way from one sample to another.
     label: Class of the images, its number or its name; -1 for none.
     seed: Result i depends on (seed, i) only.
     batch_size: Images at a time.
@@ -71,6 +72,7 @@ def edit(
     num_scales: Where `sigmas` are those of an operator by default: points of the Karras grid; CM has 18 for
       CIFAR-10, 40 for LSUN.
     progress: Show a bar.
+    between: Of "interpolate": the numbers of the two samples of the seed, as they are drawn in one step.
 
   Raises:
     UserError: Names the argument: an unknown task, a label the model has not, levels out of range or not
@@ -91,7 +93,9 @@ def edit(
     if not isinstance(task, str):  # tells what does not fit before any work
       jax.eval_shape(task.forward, jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32))
     inputs = images.repeat(num, axis=0)
-  program = _editor(model, task, levels, num)
+  if min(between) < 0 or len(between) != 2:
+    raise UserError("between", str(between), "the numbers of two samples, 0 or more")
+  program = _editor(model, task, levels, num, between)
 
   def generator(params: Any, seed: Any, indices: Array, label: Array | None) -> Array:
     rows = None if inputs is None else jax.device_put(inputs[np.asarray(indices)], indices.sharding)
@@ -120,12 +124,14 @@ def edit(
     return Edited(results)
   if isinstance(task, str):
     return Edited(results, inputs, inputs)
-  show = jax.jit(lambda image: quantize(task.forward(normalize(image))))
+  show = jax.jit(lambda image: quantize(task.shown(normalize(image))))
   parts = [np.asarray(show(inputs[i : i + batch_size])) for i in range(0, len(inputs), batch_size)]
   return Edited(results, inputs, np.concatenate(parts))
 
 
-def _editor(model: Model, task: Operator | str, sigmas: tuple[float, ...], num: int) -> Callable[..., Array]:
+def _editor(
+  model: Model, task: Operator | str, sigmas: tuple[float, ...], num: int, between: tuple[int, int]
+) -> Callable[..., Array]:
   """Return the jitted (params, seed, indices, label, images) -> uint8 results."""
   low, high = model.noise.sigma_min, model.noise.sigma_max
 
@@ -133,7 +139,7 @@ def _editor(model: Model, task: Operator | str, sigmas: tuple[float, ...], num: 
   def program(params: Any, seed: Array, indices: Array, label: Array | None, images: Array | None) -> Array:
     f, key = model.preconditioned(params, Condition(label)), jax.random.key(seed)
     if images is None:
-      a, b = per_sample_noise(key, jnp.arange(2))(0, (2, *model.image_shape))
+      a, b = per_sample_noise(key, jnp.array(between))(0, (2, *model.image_shape))
       return quantize(interpolate(f, a, b, jnp.linspace(0, 1, num)[indices], high))
     noise, x = per_sample_noise(key, indices), normalize(images)
     if not isinstance(task, str):

@@ -41,6 +41,8 @@ class Mask:
     """Return the measurement as an image."""
     return jnp.where(self._known(x), x, self.unknown)
 
+  shown = forward
+
   def merge(self, x: Array, y: Array) -> Array:
     """Return y where it is known, x elsewhere."""
     return jnp.where(self._known(x), y, x)
@@ -71,6 +73,11 @@ class Colorize:
   def forward(self, x: Array) -> Array:
     """Return the part of x along the luminance."""
     return self._along(x)
+
+  def shown(self, x: Array) -> Array:
+    """Return the luminance as a grey image; the part along it alone has a colour of its own."""
+    luminance = x @ jnp.asarray(np.array(LUMINANCE) / sum(LUMINANCE), x.dtype)
+    return jnp.broadcast_to(luminance[..., None], x.shape)
 
   def merge(self, x: Array, y: Array) -> Array:
     """Return x with the luminance of y."""
@@ -106,6 +113,8 @@ class SuperResolution:
       raise UserError("factor", f, f"a divisor of {height}x{width}, the image's sides")
     means = x.reshape(batch, height // f, f, width // f, f, channels).mean(axis=(2, 4))
     return functools.reduce(lambda m, axis: jnp.repeat(m, f, axis=axis), (1, 2), means)
+
+  shown = forward
 
   def merge(self, x: Array, y: Array) -> Array:
     """Return x with the block means of y."""

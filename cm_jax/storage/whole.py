@@ -57,6 +57,13 @@ def absolute(path: epath.PathLike) -> epath.Path:
   return epath.Path(os.path.abspath(known)) if is_local(known) else known
 
 
+def usual_mode() -> int:
+  """Return the permissions of a new file, as the umask has them."""
+  mask = os.umask(0o077)  # there is no way to ask without setting it
+  os.umask(mask)
+  return 0o666 & ~mask
+
+
 @contextlib.contextmanager
 def told_as(field: str, hidden: epath.PathLike | None = None) -> Iterator[None]:
   """Turn what the system says when a place cannot be written, or is full, into an error about `field`.

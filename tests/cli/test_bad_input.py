@@ -210,10 +210,17 @@ def test_sample(tmp_path, capsys, trained, arguments, expected):
 def test_sample_without_a_place_or_a_model(tmp_path, capsys, trained):
   assert "--out = " in refused(capsys, "sample", f"--workdir={trained}")
   assert "--model = " in refused(capsys, "sample", f"--out={tmp_path / 'x.png'}")
-  assert "--model = " in refused(capsys, "sample", f"--out={tmp_path / 'x.png'}", f"--workdir={tmp_path}")
+  assert "--workdir = " in refused(capsys, "sample", f"--out={tmp_path / 'x.png'}", f"--workdir={tmp_path}")
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "file").write_text("kept")
   assert "--out" in refused(capsys, "sample", f"--workdir={trained}", f"--out={tmp_path / 'full'}")
+  for name in ("x.jpeg", "x.PNG", "x.tar", "x.webp"):
+    said = refused(capsys, "sample", f"--workdir={trained}", f"--out={tmp_path / name}")
+    assert f"{name}: expected a name that ends in .png, .npz or .zip" in said
+  (tmp_path / "old.png").write_text("kept")
+  said = refused(capsys, "sample", f"--workdir={trained}", f"--out={tmp_path / 'old.png'}")
+  assert "old.png: expected a path that does not exist yet" in said
+  assert (tmp_path / "old.png").read_text() == "kept"
 
 
 def test_evaluate(tmp_path, capsys, trained):

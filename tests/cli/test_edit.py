@@ -30,7 +30,9 @@ def edit(folder, out, *arguments: str) -> int:
 
 
 def read(out) -> np.ndarray:
-  return np.stack([np.asarray(Image.open(path)) for path in sorted(out.glob("0*.png"))])
+  return np.stack(
+    [np.asarray(Image.open(path)) for path in sorted(out.glob("*.png")) if path.name != "grid.png"]
+  )
 
 
 def test_inpainting_keeps_the_known_pixels_bit_for_bit(folder, tmp_path):
@@ -90,6 +92,12 @@ def test_denoising_and_interpolation(folder, tmp_path):
     (["--task=inpaint", "--input=IN", "--mask=LARGE"], "--mask = 9x9: expected 8x8"),
     (["--task=inpaint", "--input=IN", "--mask=GREY"], "black (0) and white (255) only"),
     (["--task=stroke"], "--input = : expected an image"),
+    (
+      ["--task=superres", "--input=LARGE", "--factor=2"],
+      "9x9: expected 8x8, the model's size (or --resize), or 4x4",
+    ),
+    (["--task=interpolate", "--input=IN"], "expected none: interpolate goes between two samples"),
+    (["--task=interpolate", "--between=1"], "--between = 1: expected the numbers of two samples"),
     (["--task=stroke", "--input=none.png"], "--input = none.png"),
     (["--task=stroke", "--input=LARGE"], "9x9: expected 8x8, the model's size (or --resize)"),
     (["--task=stroke", "--input=COLOUR"], "3 channels: expected 1, as the model's images"),
@@ -127,10 +135,53 @@ def _fill(argument: str, places) -> str:
   return f"{flag}={places.get(value, value)}"
 
 
+def grid_of(out) -> tuple[int, int]:
+  """Return the rows and columns of a grid of 8x8 images."""
+  width, height = Image.open(out / "grid.png").size
+  return height // 98, width // 98
+
+
+def test_results_have_their_inputs_names_and_rows(folder, tmp_path):
+  given = f"--input={folder / 'in'}"
+  assert edit(folder, tmp_path / "a", "--task=stroke", given, "--num=4") == 0
+  names = sorted(path.name for path in (tmp_path / "a").iterdir())
+  assert names == sorted([*(f"{i}_{k}.png" for i in range(3) for k in range(4)), "grid.png"])
+  assert grid_of(tmp_path / "a") == (3, 5)  # what is known is all of the input: no column of its own
+  mask = f"--mask={folder / 'mask.png'}"
+  assert edit(folder, tmp_path / "b", "--task=inpaint", given, mask, "--num=2") == 0
+  assert grid_of(tmp_path / "b") == (3, 4)
+
+
+def test_a_small_image_is_enlarged(folder, tmp_path):
+  small = np.array([[30, 200], [90, 120]], np.uint8)
+  Image.fromarray(small).save(tmp_path / "small.png")
+  given = f"--input={tmp_path / 'small.png'}"
+  assert edit(folder, tmp_path / "x", "--task=superres", given, "--factor=4") == 0
+  sheet = np.asarray(Image.open(tmp_path / "x" / "grid.png"))
+  np.testing.assert_array_equal(sheet[5:90:48, 5:90:48], small)
+  assert sheet.shape == (98, 2 * 98)
+
+
+def test_interpolation_between_any_two_samples(folder, tmp_path):
+  assert edit(folder, tmp_path / "x", "--task=interpolate", "--between=4,2", "--num=3", "--seed=7") == 0
+  ends = read(tmp_path / "x")[[0, 2]]
+  out = tmp_path / "drawn"
+  assert (
+    run(["sample", f"--model={folder / 'run'}", "--sigmas=80", "--num=5", "--seed=7", f"--out={out}"]) == 0
+  )
+  drawn = np.stack([np.asarray(Image.open(path)) for path in sorted((out / "00000").iterdir())])
+  assert np.abs(ends.astype(int) - drawn[[4, 2]]).max() <= 1
+
+
 def test_resize_crops_and_resizes(folder, tmp_path):
   Image.fromarray(np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)).save(tmp_path / "large.png")
   assert edit(folder, tmp_path / "x", "--task=stroke", f"--input={tmp_path / 'large.png'}", "--resize") == 0
   assert read(tmp_path / "x").shape == (1, 8, 8)
+  Image.fromarray(np.full((9, 9, 3), (250, 10, 10), np.uint8)).save(tmp_path / "red.png")
+  red = f"--input={tmp_path / 'red.png'}"
+  assert edit(folder, tmp_path / "y", "--task=superres", red, "--resize", "--factor=8") == 0
+  grey = round(250 * 0.2989 + 10 * 0.701)
+  assert abs(int(np.asarray(Image.open(tmp_path / "y" / "grid.png"))[40, 40]) - grey) <= 1
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(folder, tmp_path, capsys):

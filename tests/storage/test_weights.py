@@ -224,3 +224,14 @@ def test_what_a_model_says_of_itself_is_all_but_where_it_comes_from():
     and info["sigmas_by_nfe"] == {2: [50.0, 0.8]}
   )
   assert weights.info_of(dataclasses.replace(model, kind="consistency")) == {**info, "kind": "consistency"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007])
+def test_whoever_the_umask_lets_may_read_the_weights(tmp_path, umask):
+  before = os.umask(umask)
+  try:
+    folder = weights.save_weights(tmp_path / "w", PARAMS, INFO)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
+    assert os.umask(umask) == umask
+  finally:
+    os.umask(before)
