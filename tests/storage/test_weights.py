@@ -231,7 +231,7 @@ def test_whoever_the_umask_lets_may_read_the_weights(tmp_path, umask):
   before = os.umask(umask)
   try:
     folder = weights.save_weights(tmp_path / "w", PARAMS, INFO)
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
+    assert {os.stat(path).st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
     assert os.umask(umask) == umask
   finally:
     os.umask(before)
