@@ -12,7 +12,8 @@ from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.grids import karras_grid
 from cm_jax.diffusion.precond import EDM, Boundary
 from cm_jax.networks import as_net
-from cm_jax.sampling.editing import fill_in, slerp
+from cm_jax.sampling.editing import fill_in
+from cm_jax.sampling.interpolation import slerp
 from cm_jax.sampling.multistep import Multistep
 from cm_jax.sampling.ode import Euler, Heun
 from cm_jax.sampling.operators import Colorize, Mask, SuperResolution

@@ -18,8 +18,8 @@ from cm_jax.sampling.editing import (
   fill_in,
   interpolate,
   resample,
-  slerp,
 )
+from cm_jax.sampling.interpolation import slerp
 from cm_jax.sampling.operators import LUMINANCE, Colorize, Mask, SuperResolution
 from cm_jax.types import NoiseRange
 from tests.gaussian import Gaussian, GaussianPreconditioned
