@@ -119,8 +119,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
   "metric": {name: name for name in ("fd", "class_entropy", "nn_distance")},
   # What follows the scheme; PATH is made by the test that opens it.
   "source": {
-    "digits": "digits:train", "folder": "folder:PATH", "latents": "latents:PATH", "npz": "npz:PATH.npz",
-    "python": "python:MODULE:FUNCTION", "tfds": "tfds:NAME:train:PATH", "zip": "zip:PATH.zip",
+    "digits": "digits:train", "folder": "folder:PATH", "latents": "latents:PATH", "lmdb": "lmdb:PATH",
+    "npz": "npz:PATH.npz", "python": "python:MODULE:FUNCTION", "tfds": "tfds:NAME:train:PATH",
+    "zip": "zip:PATH.zip",
   },
   # What a command is at least given, so that it says what it lacks and not that a flag is wrong.
   "command": dict.fromkeys(COMMANDS, ()),

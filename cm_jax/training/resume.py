@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cm_jax.data.sources import is_data_of
 from cm_jax.errors import UserError, within
 from cm_jax.notices import notice
 from cm_jax.storage import digests, lines, run
@@ -98,7 +99,8 @@ def _read(
 
 def _check_data(experiment: Experiment, extra: Mapping[str, Any]) -> None:
   config = experiment.config
-  if extra["fingerprint"] != experiment.source.fingerprint and config.run.on_other_data != "allow":
+  is_same = is_data_of(experiment.source, extra["fingerprint"], config.data.conditional)
+  if not is_same and config.run.on_other_data != "allow":
     expected = "the data this run began with (or run.on_other_data = allow to go on with it)"
     with within("config"):
       raise UserError("data.source", config.data.source, expected)

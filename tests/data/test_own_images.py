@@ -2,15 +2,20 @@
 
 import io
 import json
+import math
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cm_jax.data.sources import Framing, class_names, images, labels, open_source, told
+from cm_jax.data.sources.classes import Classes, renumbered
 from cm_jax.data.sources.decoding import Reading, decode
 from cm_jax.errors import UserError
+from cm_jax.networks import init_params
+from cm_jax.networks.small_unet import SmallUNet
 from tests.data.test_sources import PIXELS, png
 
 rng = np.random.default_rng(5)
@@ -268,3 +273,42 @@ def test_prepared_sets_keep_the_names_of_their_classes(tmp_path, form):
   written = open_source(made.spec)
   assert class_names(written) == class_names(open_source(spec)) == ("10", "ant", "zoo")
   assert made.told == ["3 classes: 0 10, 1 ant, 2 zoo"] and written.fingerprint == made.fingerprint
+
+
+def test_labels_do_not_matter_to_a_model_without_classes(tmp_path):
+  """A run on a zip of class folders goes on that began when these were not read."""
+  from cm_jax.data.sources import is_data_of
+
+  source = open_source(write_zip(tmp_path / "a.zip", ZIPS["zip -r"]))
+  former = open_source(write_zip(tmp_path / "b.zip", ["a.png", "b.png", "c.png"])).fingerprint
+  entries = {"a.png": 3, "b.png": 2, "c.png": 4}  # the images of the other, in the order of their names
+  with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+    for name, index in entries.items():
+      archive.writestr(name, png(PIXELS[3][index % 6]))
+  same = open_source(f"zip:{tmp_path / 'c.zip'}").fingerprint
+  assert source.fingerprint not in (same, former)
+  assert is_data_of(source, same, conditional=False) and not is_data_of(source, same, conditional=True)
+  assert not is_data_of(source, former, conditional=False)
+
+
+def test_classes_of_one_set_in_the_numbers_of_another():
+  given = Classes(np.array([1, 0, -1, 2]), ("ant", "bee", "cow"))
+  assert renumbered(given, ("bee", "cow", "dog", "ant"), 4, "x").tolist() == [0, 3, -1, 1]
+  assert renumbered(given, (), 3, "x").tolist() == [1, 0, -1, 2]  # nothing is known of the model's
+  assert renumbered(Classes(np.array([3, 0])), ("a", "b", "c", "d"), 4, "x").tolist() == [3, 0]
+  with pytest.raises(UserError, match="source = x: expected no class that the model has not, such as ant"):
+    renumbered(given, ("bee", "cow", "dog"), 3, "x")
+  assert renumbered(Classes(np.array([1, 2]), given.names), ("bee", "cow", "dog"), 3, "x").tolist() == [0, 1]
+  with pytest.raises(UserError, match="class numbers below 2"):
+    renumbered(Classes(np.array([0, 2])), (), 2, "x")
+
+
+@pytest.mark.parametrize(
+  ("resolution", "channels", "least", "most"),
+  [(8, 1, 1.5, 2.5), (28, 1, 1.5, 2.5), (32, 3, 1.5, 2.5), (64, 3, 6.5, 9.5), (128, 3, 17, 23)],
+)
+def test_the_small_network_has_about_the_parameters_that_it_says(resolution, channels, least, most):
+  net = SmallUNet(img_resolution=resolution, in_channels=channels, out_channels=channels)
+  shapes = jax.eval_shape(lambda: init_params(net, jax.random.key(0), (resolution, resolution, channels)))
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6
+  assert least < count < most

@@ -69,7 +69,7 @@ WRITERS = {"folder": write_folder, "npz": write_npz, "tfds": write_tfds, "zip": 
 
 def test_every_file_source_is_tested():
   """The others have tests of their own in test_more_sources.py."""
-  assert set(WRITERS) == set(SOURCES) - {"digits", "latents", "python"}
+  assert set(WRITERS) == set(SOURCES) - {"digits", "latents", "lmdb", "python"}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -155,7 +155,7 @@ def test_folder_reads_jpeg_palette_and_dataset_json(tmp_path):
   ("spec", "words"),
   [
     ("digit", "'digits' (did you mean it?)"),
-    ("", "one of: digits, folder, latents, npz, python, tfds, zip"),
+    ("", "one of: digits, folder, latents, lmdb, npz, python, tfds, zip"),
     ("digits:trian", "'train' (did you mean it?)"),
     ("folder:/no/such/place", "existing folder"),
     ("folder", "existing folder"),

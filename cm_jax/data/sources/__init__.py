@@ -13,6 +13,7 @@ from cm_jax.data.sources.encoded import EncodedImages, images
 from cm_jax.data.sources.folder import FolderSource
 from cm_jax.data.sources.framing import AS_THEY_ARE, Framing
 from cm_jax.data.sources.latents import LatentSource
+from cm_jax.data.sources.lmdb import LmdbSource
 from cm_jax.data.sources.python import PythonSource
 from cm_jax.data.sources.tfds import TfdsSource
 from cm_jax.data.sources.views import framed, without_corrupt
@@ -25,6 +26,7 @@ __all__ = [
   "class_names",
   "images",
   "is_code",
+  "is_data_of",
   "labels",
   "open_source",
   "told",
@@ -44,6 +46,7 @@ SOURCES: dict[str, SourceKind] = {
   "digits": DigitsSource,
   "folder": FolderSource,
   "latents": LatentSource,
+  "lmdb": LmdbSource,
   "npz": NpzSource,
   "python": PythonSource(),
   "tfds": TfdsSource,
@@ -68,6 +71,7 @@ def validate_source(spec: str) -> None:
 
   Args:
     spec: `"digits"`, `"digits:train"`, `"digits:test"`, `"folder:/path"`, `"npz:/path"`, `"zip:/path"`,
+      `"lmdb:/path"`,
       `"tfds:NAME:SPLIT:DATA_DIR"` (the last two may be left out), `"latents:/path"` or
       `"python:MODULE:FUNCTION"`.
 
@@ -110,6 +114,21 @@ def open_source(spec: str, skip_corrupt: bool = False, framing: Framing = AS_THE
     if problems:
       print(f"{spec}: {len(problems)} of {count} images skipped", file=sys.stderr)
   return source
+
+
+def is_data_of(source: Source, fingerprint: str, conditional: bool) -> bool:
+  """Whether a source is the data that a fingerprint is of.
+
+  For a model without classes labels do not matter: a zip's class folders had none before they were read.
+
+  >>> is_data_of(open_source("digits:test"), "0" * 64, False)
+  False
+  """
+  if source.fingerprint == fingerprint:
+    return True
+  return (
+    not conditional and isinstance(source, EncodedImages) and source.unlabelled_fingerprint == fingerprint
+  )
 
 
 def told(source: Source) -> list[str]:

@@ -2,12 +2,13 @@
 
 import abc
 import functools
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from cm_jax.data.sources.classes import Classes, count_classes
+from cm_jax.data.sources.classes import UNLABELLED, Classes, count_classes
 from cm_jax.data.sources.decoding import LOSSLESS, decode, marks, read_header
 from cm_jax.data.sources.fingerprints import fingerprint, remembered
 from cm_jax.data.sources.framing import AS_THEY_ARE, Framing
@@ -109,11 +110,19 @@ class EncodedImages(abc.ABC):
     It is remembered in the cache folder by the files' paths, sizes and times, so that a large set is read
     once and not at every start.
     """
+    return self._hash(self.labels)
+
+  @property
+  def unlabelled_fingerprint(self) -> str:
+    """The fingerprint that the images would have without labels."""
+    return self._hash(np.full(len(self), UNLABELLED, np.int32))
+
+  def _hash(self, labels: np.ndarray) -> str:
     framing = self.framing
     about = f"uint8 {self.shape}" + (f" {framing.crop}" if framing.crops else "")
     blobs = lambda: in_order(self.blob, range(len(self)), "fingerprint")
-    stamp = [f"{framing}\n", *self.stamp()]
-    return remembered(stamp, lambda: fingerprint(about, blobs(), self.labels))
+    stamp = [f"{framing}\n", f"{hashlib.sha256(labels.tobytes()).hexdigest()}\n", *self.stamp()]
+    return remembered(stamp, lambda: fingerprint(about, blobs(), labels))
 
   def __len__(self) -> int:
     return len(self.labels)
