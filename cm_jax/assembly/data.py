@@ -43,6 +43,9 @@ def resolve(config: ml_collections.ConfigDict, source: Source) -> ml_collections
   """
   resolved, data = ml_collections.ConfigDict(config), config.data
   shape = tuple(int(size) for size in source[0]["image"].shape)
+  if shape[0] != shape[1]:
+    expected = "square images: config.data.crop = center and config.data.resolution = 64, or data prepare"
+    raise UserError("config.data.image_shape", shape, expected)
   given = tuple(data.image_shape)
   if given not in ((), shape):
     raise UserError("config.data.image_shape", given, f"{shape}, the shape of the images of {data.source}")

@@ -18,7 +18,7 @@ class SmallUNet(SongUNet):
 
   Args:
     model_channels, channel_mult, num_blocks: 0 and () take them from `SIZES`; as of `SongUNet` otherwise. A
-      resolution that does not halve so often has fewer levels, of which the lowest keeps its width.
+      resolution that does not halve so often has fewer levels, of which the lowest is wider.
     Others: As in `SongUNet`.
 
   >>> net = SmallUNet(img_resolution=48, in_channels=3, out_channels=3)
@@ -48,9 +48,12 @@ def _levels(widths: tuple[int, ...], resolution: int) -> tuple[int, ...]:
   """Return the widths of as many levels as a resolution has.
 
   >>> _levels((1, 2, 4, 6), 64), _levels((1, 2, 4, 6), 50), _levels((1, 2, 3), 8), _levels((1, 2, 3), 31)
-  ((1, 2, 4, 6), (1, 6), (1, 3), (2,))
+  ((1, 2, 4, 6), (1, 7), (1, 4), (4,))
   """
   count = 1
   while count < len(widths) and resolution % (1 << count) == 0 and resolution >> count >= SMALLEST:
     count += 1
-  return (*widths[: count - 1], widths[-1]) if count > 1 else (widths[1],)
+  if count == len(widths):
+    return widths
+  lowest = widths[-1] + 1
+  return (*widths[: count - 1], lowest) if count > 1 else (min(lowest, 4),)  # all of it at full size

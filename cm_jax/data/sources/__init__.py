@@ -7,7 +7,7 @@ import sys
 from typing import Protocol
 
 from cm_jax.data.sources.archives import NpzSource, ZipSource
-from cm_jax.data.sources.classes import Classes, class_names, labels, listed
+from cm_jax.data.sources.classes import class_names, labels, listed
 from cm_jax.data.sources.digits import DigitsSource
 from cm_jax.data.sources.encoded import EncodedImages, images
 from cm_jax.data.sources.folder import FolderSource
@@ -139,10 +139,11 @@ def told(source: Source) -> list[str]:
   >>> told(open_source("digits:test"))
   ['10 classes']
   """
-  about = listed(Classes(labels(source), class_names(source)), source.num_classes)
+  names, count = class_names(source), source.num_classes
   if isinstance(source, EncodedImages):
-    about += source.notes + source.survey.told(source.framing)
-  return about
+    about = listed(names, count, source.survey.labels.keys())
+    return about + source.notes + source.survey.told(source.framing)
+  return listed(names, count, set(labels(source).tolist())) if count else []
 
 
 def _parse(spec: str) -> tuple[str, str]:

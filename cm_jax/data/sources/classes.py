@@ -1,7 +1,7 @@
 """Labels of a data set: class numbers, the classes' names, EDM's `dataset.json`, and one set's classes in
 another's numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -188,24 +188,29 @@ def renumbered(given: Classes, names: Sequence[str], count: int, spec: str) -> n
   return given.labels
 
 
-def listed(given: Classes, count: int) -> list[str]:
+def listed(names: Sequence[str], count: int, present: Collection[int]) -> list[str]:
   """Return what there is to tell of the classes of a set: their numbers and names, and which have no image.
 
-  >>> listed(Classes(np.array([0, 1, 1]), ("cat", "ship")), 2)
+  Args:
+    names: In the order of the classes' numbers; () where they have none.
+    count: Number of classes.
+    present: The numbers of which there are images.
+
+  >>> listed(("cat", "ship"), 2, {0, 1})
   ['2 classes: 0 cat, 1 ship']
-  >>> listed(Classes(np.array([1, 3])), 4)
+  >>> listed((), 4, {1, 3})
   ['4 classes; of 0, 2 there is no image (numbers are kept as they are)']
   """
   if not count:
     return []
-  empty = np.setdiff1d(np.arange(count), given.labels)
-  name = lambda number: f"{number} {given.names[number]}" if given.names else str(number)
+  empty = [number for number in range(count) if number not in present]
+  name = lambda number: f"{number} {names[number]}" if names else str(number)
   several = lambda numbers: (
     ", ".join(map(name, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
   )
   line = f"{count} class{'es' * (count > 1)}"
-  if given.names:
+  if names:
     line += f": {several(range(count))}"
-  if len(empty):
+  if empty:
     line += f"; of {several(empty)} there is no image (numbers are kept as they are)"
   return [line]

@@ -2,8 +2,7 @@
 
 import abc
 import functools
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ def check_shape(name: str, shape: tuple[int, ...], first_name: str, first_shape:
   """Raise UserError unless an image has the height, width and channels of the set's first one."""
   if shape != first_shape:
     given, wanted = ("x".join(map(str, size)) for size in (shape, first_shape))
-    raise UserError(name, given, f"{wanted} (height x width x channels) as in {first_name}")
+    raise UserError(name, given, f"{wanted} (height x width x channels) as in {first_name}, or a crop")
 
 
 class EncodedImages(abc.ABC):
@@ -73,7 +72,7 @@ class EncodedImages(abc.ABC):
   @functools.cached_property
   def survey(self) -> Survey:
     """What kinds of files these are; reads their headers once."""
-    return survey(lambda index: self.record(index)[0], self.where, len(self), self.stamp())
+    return survey(self.record, self.where, len(self), self.stamp())
 
   @functools.cached_property
   def shape(self) -> tuple[int, ...]:
@@ -110,19 +109,19 @@ class EncodedImages(abc.ABC):
     It is remembered in the cache folder by the files' paths, sizes and times, so that a large set is read
     once and not at every start.
     """
-    return self._hash(self.labels)
+    return self._hash("", lambda: self.labels)
 
   @property
   def unlabelled_fingerprint(self) -> str:
     """The fingerprint that the images would have without labels."""
-    return self._hash(np.full(len(self), UNLABELLED, np.int32))
+    return self._hash("unlabelled\n", lambda: np.full(len(self), UNLABELLED, np.int32))
 
-  def _hash(self, labels: np.ndarray) -> str:
+  def _hash(self, about_labels: str, labels: Callable[[], np.ndarray]) -> str:
     framing = self.framing
     about = f"uint8 {self.shape}" + (f" {framing.crop}" if framing.crops else "")
     blobs = lambda: in_order(self.blob, range(len(self)), "fingerprint")
-    stamp = [f"{framing}\n", f"{hashlib.sha256(labels.tobytes()).hexdigest()}\n", *self.stamp()]
-    return remembered(stamp, lambda: fingerprint(about, blobs(), labels))
+    stamp = [f"{framing}\n", about_labels, *self.stamp()]
+    return remembered(stamp, lambda: fingerprint(about, blobs(), labels()))
 
   def __len__(self) -> int:
     return len(self.labels)

@@ -24,12 +24,14 @@ class Survey:
     sizes: By the shorter side in pixels.
     kinds: With the property of a `Header` of that name: alpha, wide, cmyk, frames; turned; coloured.
     unreadable: That are no images.
+    labels: By class, -1 for none.
   """
 
   formats: Mapping[str, int]
   sizes: Mapping[int, int]
   kinds: Mapping[str, int]
   unreadable: int
+  labels: Mapping[int, int]
 
   @property
   def grey(self) -> bool:
@@ -43,7 +45,7 @@ class Survey:
   def told(self, framing: Framing) -> list[str]:
     """Return what is done to images that are not plain, a line each.
 
-    >>> Survey({"JPEG": 3}, {50: 1, 90: 2}, {"turned": 2}, 0).told(Framing("edm", 64))
+    >>> Survey({"JPEG": 3}, {50: 1, 90: 2}, {"turned": 2}, 0, {-1: 3}).told(Framing("edm", 64))
     ['2 turned as their EXIF data asks', '1 smaller than 64 pixels: enlarged']
     """
     background = {"": "opaque", "drop": "dropped"}.get(framing.reading.alpha, f"over {framing.reading.alpha}")
@@ -60,26 +62,28 @@ class Survey:
 
 
 def survey(
-  record: Callable[[int], bytes], where: Callable[[int], str], count: int, stamp: Iterable[str]
+  record: Callable[[int], tuple[bytes, int]], where: Callable[[int], str], count: int, stamp: Iterable[str]
 ) -> Survey:
   """Return what the headers of a set's files say; remembered in the cache folder.
 
   Args:
-    record: From an image's number to its file's bytes.
+    record: From an image's number to its file's bytes and its label.
     where: From its number to what an error calls it.
     count: Number of images.
     stamp: What changes when a file does.
   """
 
-  def header(index: int) -> Header | None:
+  def header(index: int) -> tuple[Header | None, int]:
+    data, label = record(index)
     try:
-      return read_header(record(index), where(index))
+      return read_header(data, where(index)), label
     except UserError:
-      return None
+      return None, label
 
   def compute() -> str:
-    formats, sizes, kinds, bad = (collections.Counter[str]() for _ in range(4))
-    for found in in_order(header, range(count), "looking at the images"):
+    formats, sizes, kinds, bad, labels = (collections.Counter[str]() for _ in range(5))
+    for found, label in in_order(header, range(count), "looking at the images"):
+      labels[str(label)] += 1
       if found is None:
         bad["unreadable"] += 1
         continue
@@ -88,7 +92,8 @@ def survey(
       kinds.update(kind for kind in _COUNTED if getattr(found, kind))
       kinds["turned"] += found.turned != 1
       kinds["coloured"] += not found.grey
-    return json.dumps([formats, sizes, kinds, bad["unreadable"]])
+    return json.dumps([formats, sizes, kinds, bad["unreadable"], labels])
 
-  formats, sizes, kinds, unreadable = json.loads(remembered(["survey\n", *stamp], compute))
-  return Survey(formats, {int(size): number for size, number in sizes.items()}, kinds, unreadable)
+  formats, sizes, kinds, unreadable, labels = json.loads(remembered(["survey 2\n", *stamp], compute))
+  numbers = lambda counts: {int(key): number for key, number in counts.items()}
+  return Survey(formats, numbers(sizes), kinds, unreadable, numbers(labels))
