@@ -78,7 +78,7 @@ def default() -> ml_collections.ConfigDict:
         "decay_images": 0,  # 0: num_images
         "warmup_images": 10_000_000,  # 0: none
         "clip_norm": 0.0,  # 0: no clipping
-        "nonfinite": "skip",  # or "zero": the peers' nan-to-zero
+        "nonfinite": "skip",  # or the peers' nan-to-zero: "zero" (EDM, ECT), "zero_inf" (EDM2)
       },
       "averages": {"ema": {"name": "half_life", "half_life_images": 500_000, "ramp_up": 0.05}},
       "teacher": {"path": "", "step": -1, "average": "ema"},

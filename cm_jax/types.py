@@ -287,6 +287,8 @@ class Needs:
     target_decay: mu(step) of the target average that the optimiser carries as `averages["target"]`; None
       where the target is the student itself.
     weighting: Draws the parameters of the loss's own head, `params["weighting"]`; None if it has none.
+    weighting_projection: What is applied to that head after every update where the network has a projection
+      too (EDM2); None for a head whose weights are free.
     stages: The steps before which the student becomes the teacher and the optimiser starts afresh, with the
       end of the last (progressive distillation); empty for all others.
     group: So many consecutive rows of a batch belong together, and micro-batches must not tear them.
@@ -299,6 +301,7 @@ class Needs:
   second_time: bool = False
   target_decay: Decay | None = None
   weighting: Callable[[Array], Params] | None = None
+  weighting_projection: Callable[[Params], Params] | None = None
   stages: tuple[int, ...] = ()
   group: int = 1
   guidance: bool = False

@@ -7,6 +7,11 @@ images, dropout 0.2.
 Their README: FID 3.86 with 1 NFE, 2.15 with 2 after these 200k steps. Ours: not yet run. The second level of
   2 NFE is 0.821. A teacher of
 configs/cifar10_edm.py, too, can be the start (--init=runs/cifar10/edm).
+
+The eight stages follow the run's length. ECT's own stages stay 25k steps long and go on past the eighth in a
+longer run, such as its 400k row:
+  --config.num_images=51200000 --config.objective.pairs.stages.stage_images=3200000
+  --config.objective.pairs.stages.num_stages=0
 """
 
 import cifar10_edm
@@ -18,6 +23,7 @@ def get_config():
   config.num_images = 25_600_000  # 200k steps, 25k a stage
   config.data.augment = {}  # the network keeps the teacher's augmentation input, which gets nothing
   config.precond = {"name": "ect"}
+  config.noise.sigma_min = 0.003  # the boundary in evaluation, as in ECT's ECMPrecond
   config.objective = {
     "name": "consistency",
     "drift": "monte_carlo",

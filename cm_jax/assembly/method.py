@@ -18,13 +18,13 @@ from cm_jax.data.augment import Augment
 from cm_jax.data.preprocess import Preprocess
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of
-from cm_jax.networks import NETWORKS
+from cm_jax.networks import NETWORKS, frozen
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling import SAMPLERS
 from cm_jax.training.averages.decays import DECAYS
 from cm_jax.training.optim import OPTIMIZERS, Optimizer
 from cm_jax.training.step import init_state
-from cm_jax.types import Array, Decay, Method, NoiseRange, Objective, Params, Sampler
+from cm_jax.types import Array, Decay, Method, Needs, NoiseRange, Objective, Params, Sampler
 
 
 class Parts(NamedTuple):
@@ -66,7 +66,8 @@ def assemble(
   if parts.augment is not None:
     check_augment(config, parts.augment)
   averages = parts.averages | ({} if needs.target_decay is None else {"target": needs.target_decay})
-  init, optimizer = _with_weighting(init_net, parts.objective), parts.recipe(averages, _projection(config))
+  init = _with_weighting(init_net, parts.objective)
+  optimizer = parts.recipe(averages, _projection(config, needs), frozen)
   jax.eval_shape(lambda: init_state(init, optimizer, 0))
   return Method(
     config=ml_collections.FrozenConfigDict(whole), noise=parts.noise, image_shape=shape,
@@ -146,6 +147,14 @@ def _with_weighting(init_net: Callable[[Array], Params], objective: Objective) -
   return lambda key: {**init_net(key), "weighting": weighting(jax.random.fold_in(key, 1))}
 
 
-def _projection(config: ml_collections.ConfigDict) -> Callable[[optax.Params], optax.Params] | None:
-  project = NETWORKS[config.network.name].projection
-  return None if project is None else lambda params: {**params, "net": project(params["net"])}
+def _projection(
+  config: ml_collections.ConfigDict, needs: Needs
+) -> Callable[[optax.Params], optax.Params] | None:
+  """Return what is applied to the params after every update of a network with forced weight normalisation:
+  its own projection, and that of the loss's head where the head is magnitude-preserving too."""
+  project, of_head = NETWORKS[config.network.name].projection, needs.weighting_projection
+  if project is None:
+    return None
+  if of_head is None:
+    return lambda params: {**params, "net": project(params["net"])}
+  return lambda params: {**params, "net": project(params["net"]), "weighting": of_head(params["weighting"])}

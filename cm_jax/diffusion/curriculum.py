@@ -111,19 +111,24 @@ def stages(stage_steps: int = 0, num_stages: int = 8, length: int = 0) -> Curric
 
   Args:
     stage_steps: Length of a stage in training steps; 0: the run's length over their number.
-    num_stages: Number of stages, >= 1.
+    num_stages: Number of stages; 0: as many as the run is long, as in ECT's code, where a longer run goes on
+      to finer stages.
     length: Of the run, in steps.
 
   Raises:
-    UserError: No stage, or one without a step.
+    UserError: A negative number, or a stage without a step.
 
   >>> [int(stages(100, 3)(k)) for k in (0, 99, 100, 1000)]
   [0, 0, 1, 2]
-  >>> stages(num_stages=3, length=90).starts
-  (0, 30, 60)
+  >>> stages(num_stages=3, length=90).starts, stages(40, 0, length=90).starts
+  ((0, 30, 60), (0, 40, 80))
   """
-  if num_stages < 1:
-    raise UserError("num_stages", num_stages, "at least one stage")
+  if num_stages < 0:
+    raise UserError("num_stages", num_stages, "at least one stage, or 0 for as many as the run is long")
+  if not num_stages and not (stage_steps and length):
+    expected = "at least one stage; 0, as many as the run is long, needs stage_images and num_images"
+    raise UserError("num_stages", 0, expected)
+  num_stages = num_stages or -(-length // stage_steps)
   stage_steps = stage_steps or length // num_stages
   if stage_steps < 1:
     raise UserError("stage_steps", stage_steps, "stages of at least one step")

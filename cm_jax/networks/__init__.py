@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cm_jax.diffusion.denoiser import NOTHING
@@ -27,6 +28,22 @@ NETWORKS: dict[str, type[Network]] = {
   "small_unet": SmallUNet,
   "toy": ToyNet,
 }
+
+
+# How the names of parameters end that are drawn once and not trained.
+_FROZEN = (("freqs",), ("phases",), ("GaussianFourierProjection_0", "W"))
+
+
+def frozen(params: Params) -> Any:
+  """Return a tree of bool: which parameters are drawn once and never trained, the frequencies and phases of
+  Fourier embeddings. They are kept beside the weights, have no gradient, and nothing else may move them.
+
+  >>> frozen({"net": {"emb_fourier": {"freqs": 1.0}, "conv": {"weight": 1.0}}})
+  {'net': {'conv': {'weight': False}, 'emb_fourier': {'freqs': True}}}
+  """
+  is_frozen = lambda path, _: any(tuple(path[-len(end) :]) == end for end in _FROZEN)
+  named = lambda path, leaf: is_frozen([key.key for key in path], leaf)
+  return jax.tree_util.tree_map_with_path(named, params)
 
 
 def as_net(module: nn.Module) -> Net:

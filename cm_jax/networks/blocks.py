@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, attend, check_divides, resample
+from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, attend, check_divides, resample, wide
 from cm_jax.types import Array
 
 
@@ -64,7 +64,8 @@ class UNetBlock(nn.Module):
     h = nn.silu(GroupNorm(self.eps, name="norm0")(x))
     h = Conv(self.features, 3, **resampling, initial=self.initial, dtype=self.dtype, name="conv0")(h)
     width = self.features * (2 if self.adaptive_scale else 1)
-    affine = Linear(width, self.initial, dtype=self.dtype, name="affine")(emb)[:, None, None, :]
+    affine = Linear(width, self.initial, dtype=wide(self.dtype).name, name="affine")(emb)
+    affine = affine.astype(self.dtype)[:, None, None, :]
     norm1 = GroupNorm(self.eps, name="norm1")
     if self.adaptive_scale:
       scale, shift = jnp.split(affine, 2, axis=-1)

@@ -50,6 +50,18 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
   return x * (1 + scale[:, None, :]) + shift[:, None, :]
 
 
+class Modulation(nn.Module):
+  """Map the conditioning vector to shifts, scales and gates, in at least float32; they come as `dtype`."""
+
+  features: int
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, emb: Array) -> Array:
+    linear = Linear(self.features, INIT_ZERO, dtype=layers.wide(self.dtype).name, name="1")
+    return linear(nn.silu(emb)).astype(self.dtype)
+
+
 class DiTBlock(nn.Module):
   """Transformer block, its norms and branches modulated by the conditioning vector; the identity at first."""
 
@@ -64,7 +76,7 @@ class DiTBlock(nn.Module):
     c = x.shape[-1]
     linear = functools.partial(Linear, dtype=self.dtype)
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
-    modulation = Scope(name="adaLN_modulation")(lambda e: linear(6 * c, INIT_ZERO, name="1")(nn.silu(e)), emb)
+    modulation = Modulation(6 * c, self.dtype, name="adaLN_modulation")(emb)
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
     def attention(h: Array) -> Array:
@@ -159,8 +171,8 @@ class DiT(Network):
 
     def final_layer(h: Array) -> Array:
       linear = functools.partial(Linear, initial=INIT_ZERO, dtype=self.dtype)
-      of_emb = lambda emb: linear(2 * self.hidden_size, name="1")(nn.silu(emb))
-      shift, scale = jnp.split(Scope(name="adaLN_modulation")(of_emb, emb), 2, axis=-1)
+      modulation = Modulation(2 * self.hidden_size, self.dtype, name="adaLN_modulation")(emb)
+      shift, scale = jnp.split(modulation, 2, axis=-1)
       return linear(p * p * self.out_channels, name="linear")(modulate(layer_norm(h), shift, scale))
 
     patches = Scope(name="final_layer")(final_layer, Scope(name="blocks")(blocks, tokens))

@@ -45,8 +45,8 @@ class EDM2Block(nn.Module):
       x = normalize(widen(x), -1)
     y = conv(self.features, name="conv_res0")(mp_silu(x))
     gain = self.param("emb_gain", nn.initializers.zeros, ())
-    scale = conv(self.features, 0, name="emb_linear")(emb, gain) + 1
-    y = mp_silu(y * scale[:, None, None, :])
+    scale = MPConv(self.features, 0, layers.wide(self.dtype).name, name="emb_linear")(emb, gain) + 1
+    y = mp_silu(y * scale.astype(y.dtype)[:, None, None, :])
     y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
     y = conv(self.features, name="conv_res1")(y)
     if self.flavor == "dec":

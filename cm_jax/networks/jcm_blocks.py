@@ -123,7 +123,8 @@ class ResnetBlock(nn.Module):
     resized = functools.partial(layers.resample, up=self.up, down=self.down, resample_filter=taps)
     h = weights(3, name="Conv_0")(resized(act(GroupNorm(name="GroupNorm_0")(x))))
     if emb is not None:
-      h = h + weights(name="Dense_0")(act(emb))[:, None, None, :]
+      shift = weights(dtype=layers.wide(self.dtype).name, name="Dense_0")(act(emb))
+      h = h + shift.astype(h.dtype)[:, None, None, :]
     h = nn.Dropout(self.dropout, deterministic=not self.train)(act(GroupNorm(name="GroupNorm_1")(h)))
     h = weights(3, self.init_scale, name="Conv_1")(h)
     skip = resized(x)

@@ -5,6 +5,7 @@ d(a, b) = sum_l mean_hw sum_c w_lc (n_lc(a) - n_lc(b))^2,  n_l VGG16's l-th feat
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from cm_jax.errors import UserError
+from cm_jax.errors import UserError, one_of
 from cm_jax.networks.layers import conv
 from cm_jax.storage.weights import load_arrays, save_arrays
 from cm_jax.types import Array, Params
@@ -22,6 +23,7 @@ from cm_jax.types import Array, Params
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 WIDTHS = (64, 128, 256, 512, 512)
 MAKE = '"cm_jax convert" makes it from LPIPS\' published files'
+POOLINGS: dict[str, Callable[..., Array]] = {"max": jnp.max, "average": jnp.mean}
 _EPS = 1e-10
 # ImageNet's mean and deviation for images in [-1, 1] instead of [0, 1]
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -52,17 +54,23 @@ class LPIPS:
       weights.
     size: Images smaller than this are enlarged to size x size, bilinearly (CM appendix C: 224 for 32x32 and
       64x64); larger ones are not touched (none at 256x256). 0 for never.
+    pooling: VGG16's between blocks: "max", its own, which jcm and the `lpips` package take (CIFAR-10's rows),
+      or "average", piq's `replace_pooling=True`, which OpenAI's torch code takes (ImageNet's and LSUN's).
 
   Note:
-    jcm's and the `lpips` package's numbers. OpenAI's torch code uses piq's LPIPS with average pooling, which
-    is another number. LPIPS' features come from ImageNet labels: an FID measured after training with it is
-    flattered.
+    The two poolings are two distances. LPIPS' features come from ImageNet labels: an FID measured after
+    training with it is flattered.
   """
 
   weights: str = ""
   size: int = 224
+  pooling: str = "max"
 
   is_norm: ClassVar[bool] = False
+
+  def __post_init__(self):
+    if self.pooling not in POOLINGS:
+      raise UserError("pooling", self.pooling, one_of(POOLINGS, self.pooling))
 
   def load(self) -> Params:
     """Read the weights file; never random weights.
@@ -83,7 +91,7 @@ class LPIPS:
     if params is None:
       raise ValueError("LPIPS needs its weights: distance_params from LPIPS.load()")
     total: Array | float = 0.0
-    taps = (features(params, self._prepared(image)) for image in (a, b))
+    taps = (features(params, self._prepared(image), self.pooling) for image in (a, b))
     for block, (left, right) in enumerate(zip(*taps, strict=True)):
       difference = jnp.square(unit(left) - unit(right))
       total = total + jnp.mean(difference @ params[f"lin{block}"].astype(difference.dtype), axis=(1, 2))
@@ -101,12 +109,12 @@ class LPIPS:
     return (x - shift[None, None, None]) / scale[None, None, None]
 
 
-def features(params: Params, x: Array) -> list[Array]:
+def features(params: Params, x: Array, pooling: str = "max") -> list[Array]:
   """Return VGG16's five taps of normalised images x [B,H,W,3]."""
   taps = []
   for block, numbers in enumerate(BLOCKS):
     if block:
-      x = pool(x)
+      x = pool(x, pooling)
     for number in numbers:
       weight, bias = (params[f"features.{number}.{kind}"].astype(x.dtype) for kind in ("weight", "bias"))
       x = jax.nn.relu(conv(x, weight, padding=1) + bias[None, None, None])
@@ -114,17 +122,17 @@ def features(params: Params, x: Array) -> list[Array]:
   return taps
 
 
-def pool(x: Array) -> Array:
-  """Return the maxima of 2x2 pixels, an odd last row or column left out.
+def pool(x: Array, pooling: str = "max") -> Array:
+  """Return the maxima or averages of 2x2 pixels, an odd last row or column left out.
 
   A maximum over an axis has derivatives of every order.
 
-  >>> pool(jnp.arange(6.0).reshape(1, 2, 3, 1)).ravel().tolist()
-  [4.0]
+  >>> [pool(jnp.arange(6.0).reshape(1, 2, 3, 1), pooling).ravel().tolist() for pooling in POOLINGS]
+  [[4.0], [2.0]]
   """
   batch, height, width, channels = x.shape
   x = x[:, : height // 2 * 2, : width // 2 * 2]
-  return jnp.max(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+  return POOLINGS[pooling](x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
 def unit(x: Array) -> Array:

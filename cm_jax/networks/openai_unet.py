@@ -46,7 +46,8 @@ class ResBlock(nn.Module):
 
     def emb_layers(emb: Array) -> Array:
       width = self.features * (2 if self.use_scale_shift_norm else 1)
-      return Linear(width, INIT, dtype=self.dtype, name="1")(nn.silu(emb))[:, None, None, :]
+      affine = Linear(width, INIT, dtype=layers.wide(self.dtype).name, name="1")(nn.silu(emb))
+      return affine.astype(self.dtype)[:, None, None, :]
 
     def out_layers(h: Array, emb: Array) -> Array:
       norm = GroupNorm(name="0")

@@ -11,6 +11,7 @@ from cm_jax.diffusion.levels import Levels, Lognormal
 from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.weights import Weight, karras
 from cm_jax.errors import UserError
+from cm_jax.networks.magnitude import normalize_weights
 from cm_jax.networks.weighting import LogVariance
 from cm_jax.types import (
   Array,
@@ -49,10 +50,11 @@ class Denoising(Objective):
     noise: For sigma_data.
     levels: Distribution of sigma.
     weight: lambda, as a function (t, r, sigma_data) of t = sigma.
-    reduction: "sum" over pixels as EDM and jcm, or "mean" as OpenAI and EDM2; it matters for clipping, Adam's
+    reduction: "sum" over pixels as EDM, EDM2 and jcm, or "mean" as OpenAI; it matters for clipping, Adam's
       eps and the logged loss.
     uncertainty: Learn the log-variance u(sigma) of the loss: L/e^u + u (EDM2 eq. 15), which makes the loss'
-      magnitude the same at all levels. Goes with the reduction "mean".
+      magnitude the same at all levels. With the reduction "sum" all of it, u too, is summed over the pixels,
+      as in EDM2's code: Adam's eps is then as small beside the gradients as theirs.
     label_dropout: Probability of hiding an example's label,
       so that one network is conditional and unconditional: for guidance.
 
@@ -72,17 +74,16 @@ class Denoising(Objective):
   def __post_init__(self):
     if self.reduction not in ("sum", "mean"):
       raise UserError("reduction", self.reduction, "sum or mean")
-    if self.uncertainty and self.reduction != "mean":
-      raise UserError("reduction", self.reduction, "mean, with uncertainty = True")
     if not 0 <= self.label_dropout < 1:
       raise UserError("label_dropout", self.label_dropout, "a probability in [0, 1)")
 
   @property
   def needs(self) -> Needs:
-    """The head of u, with uncertainty."""
-    return Needs(
-      weighting=(lambda key: LogVariance().init(key, jnp.zeros(1))["params"]) if self.uncertainty else None
-    )
+    """The head of u, with uncertainty, whose weight EDM2 normalises as those of its network."""
+    if not self.uncertainty:
+      return Needs()
+    draw = lambda key: LogVariance().init(key, jnp.zeros(1))["params"]
+    return Needs(weighting=draw, weighting_projection=normalize_weights)
 
   def draw(self, key: Array, batch: Batch, step: Array) -> DenoisingDraws:
     """Draw noise levels, noise and the labels to hide for a batch."""
@@ -109,5 +110,5 @@ class Denoising(Objective):
     if self.uncertainty:
       metrics["weighted_error"] = per_example.mean()
       u = jnp.asarray(LogVariance().apply({"params": params["weighting"]}, jnp.log(sigma) / 4))
-      per_example = per_example / jnp.exp(u) + u
+      per_example = per_example / jnp.exp(u) + (u * error.shape[1] if self.reduction == "sum" else u)
     return ObjectiveOutput(per_example.mean(), per_example, sigma, metrics)

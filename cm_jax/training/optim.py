@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cm_jax.errors import UserError
+from cm_jax.errors import UserError, one_of
 from cm_jax.training.averages.track import track_averages
 from cm_jax.training.schedules import learning_rate
 from cm_jax.types import Array, Decay, Params, Schedule
@@ -115,11 +115,40 @@ def project_params(project: Callable[[Params], Params]) -> optax.GradientTransfo
   return optax.stateless(update)
 
 
-def nan_to_zero() -> optax.GradientTransformation:
-  """Replace nan by 0, +inf by 1e5 and -inf by -1e5 in gradients: what EDM and ECT do instead of skipping the
-  step."""
-  clean = lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5)
+def decay_weights(rate: float, frozen: Callable[[Params], Any]) -> optax.GradientTransformation:
+  """Add rate times the parameter to its update, but for those that are never trained.
+
+  Args:
+    rate: The decay.
+    frozen: params -> a tree of bool.
+
+  >>> decay = decay_weights(0.5, lambda params: {"freqs": True, "weight": False})
+  >>> params = {"freqs": jnp.ones(1), "weight": jnp.ones(1)}
+  >>> jax.tree.map(jnp.sum, decay.update(jax.tree.map(jnp.zeros_like, params), decay.init(params), params)[0])
+  {'freqs': Array(0., dtype=float32), 'weight': Array(0.5, dtype=float32)}
+  """
+
+  def update(updates: Params, params: Params) -> Params:
+    add = lambda u, p, still: u if still else u + rate * p
+    return jax.tree.map(add, updates, params, frozen(params))
+
+  return optax.stateless(update)
+
+
+def nan_to_zero(infinite: float = 1e5) -> optax.GradientTransformation:
+  """Replace nan by 0, +inf by `infinite` and -inf by -`infinite` in gradients: what the peers do instead of
+  skipping the step."""
+  clean = lambda g: jnp.nan_to_num(g, nan=0.0, posinf=infinite, neginf=-infinite)
   return optax.stateless(lambda updates, _: jax.tree.map(clean, updates))
+
+
+# What is done about gradients that are not finite. EDM, and ECT on CIFAR-10, turn infinite ones into 1e5,
+# EDM2, and ECT on ImageNet, into 0.
+NONFINITE: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
+  "skip": lambda: reject_unsound(),
+  "zero": lambda: optax.with_extra_args_support(nan_to_zero()),
+  "zero_inf": lambda: optax.with_extra_args_support(nan_to_zero(0.0)),
+}
 
 
 def reject_unsound() -> optax.GradientTransformationExtraArgs:
@@ -146,7 +175,8 @@ class Optimizer:
     learning_rate, schedule, decay_steps, warmup_steps, stages, length: See `schedules.learning_rate`.
     weight_decay: Decoupled; for a rule that decays weights only.
     clip_norm: Largest global gradient norm; 0 for no clipping.
-    nonfinite: "skip" the step, or the peers' "zero".
+    nonfinite: "skip" the step, or of `NONFINITE` the peers' "zero" (nan to 0, infinite to 1e5: EDM, ECT) or
+      "zero_inf" (both to 0: EDM2, ECT on ImageNet).
 
   Raises:
     UserError: A value out of range, or a decay of weights that the rule has not.
@@ -164,8 +194,8 @@ class Optimizer:
   length: int = 0
 
   def __post_init__(self):
-    if self.nonfinite not in ("skip", "zero"):
-      raise UserError("nonfinite", self.nonfinite, "skip or zero")
+    if self.nonfinite not in NONFINITE:
+      raise UserError("nonfinite", self.nonfinite, one_of(NONFINITE, self.nonfinite))
     check_numbers(self, learning_rate=1e3, weight_decay=1e3, clip_norm=float("inf"))
     if self.weight_decay and not self.rule.decays_weights:
       name = next(
@@ -181,7 +211,10 @@ class Optimizer:
     )
 
   def __call__(
-    self, decays: Mapping[str, float | Decay], project: Callable[[Params], Params] | None = None
+    self,
+    decays: Mapping[str, float | Decay],
+    project: Callable[[Params], Params] | None = None,
+    frozen: Callable[[Params], Any] = lambda params: jax.tree.map(lambda _: False, params),
   ) -> optax.GradientTransformationExtraArgs:
     """Return guard(chain(clip, rule, projection, averages));
     its `update` takes `step` and the loss as `value`.
@@ -190,11 +223,12 @@ class Optimizer:
       decays: See `track_averages`.
       project: params -> params, applied after every update and before the averages:
         EDM2's forced weight normalisation.
+      frozen: params -> a tree of bool, True for what is never trained and so must not decay.
     """
     parts = [
       optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else None,
       self.rule(),
-      optax.add_decayed_weights(self.weight_decay) if self.weight_decay else None,
+      decay_weights(self.weight_decay, frozen) if self.weight_decay else None,
       scale_by_step(self.rate()),
       project_params(project) if project else None,
       track_averages(decays),
@@ -202,4 +236,4 @@ class Optimizer:
     # apply_if_finite gives up after max_consecutive_errors and then applies the NaN;
     # the loop decides when to stop.
     guarded = optax.apply_if_finite(optax.chain(*(part for part in parts if part is not None)), 2**31 - 1)
-    return optax.chain(nan_to_zero() if self.nonfinite == "zero" else reject_unsound(), guarded)
+    return optax.chain(NONFINITE[self.nonfinite](), guarded)

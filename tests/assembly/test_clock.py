@@ -62,6 +62,67 @@ def test_every_shipped_config_ends_where_its_row_ends_whatever_the_batch_and_the
       assert 0 < found["rate"] < 0.1 * found["start"]
 
 
+# Audit A1, line by line: what an override of the batch size left of these rows, and what is right.
+ROWS = [
+  ("cifar10_ict", 512, "num_scales", 1281),  # was 81
+  ("cifar10_ct", 256, "num_scales", 151),  # was 107
+  ("cifar10_pd", 256, "num_scales", 1),  # was 32: the one-step student was never trained
+  ("cifar10_ect", 64, "stage", 7),  # was 3
+  ("cifar10_ect", 256, "stage", 7),
+  ("imagenet64_ct", 1024, "num_scales", 201),
+]
+
+
+@pytest.mark.parametrize(("name", "batch_size", "key", "last"), ROWS)
+def test_a_row_of_another_batch_size_ends_as_the_row_does(name, batch_size, key, last):
+  assert ends(name, batch_size=batch_size)[key] == last
+
+
+def test_ects_stages_are_equally_long_at_any_batch_size():
+  for batch_size in (64, 96, 256):
+    config = shipped("cifar10_ect")
+    config.batch_size = batch_size
+    config.network, config.data.augment = {"name": "toy"}, {}
+    method = assemble(config, SHAPE, 0)
+    starts = np.array(method.objective.pairs.stages.starts)
+    assert len(starts) == 8 and set(np.diff(starts)) == {method.num_steps // 8}
+
+
+def test_a_teacher_of_another_batch_size_sees_as_many_images():
+  assert ends("cifar10_edm", batch_size=256)["steps"] * 256 == 200_000_000
+  assert ends("imagenet64_edm", batch_size=1000)["steps"] * 1000 == 2_500_000_000
+
+
+@pytest.mark.parametrize(
+  ("name", "stop", "instead"), [("digits_cd", 2000, 128_000), ("digits_edm", 2500, 160_000)]
+)
+def test_a_longer_run_is_asked_for_in_images_and_then_learns_to_its_end(name, stop, instead):
+  """README:45 and `train --help` had run.num_steps, past whose cosine nothing was learnt."""
+  config = shipped(name)
+  config.run.num_steps = stop
+  with pytest.raises(UserError, match=rf"a longer run: config\.num_images = {instead}$"):
+    assemble(config, SHAPE, 0)
+  config.run.num_steps, config.num_images = 0, instead
+  method = assemble(config, SHAPE, 0)
+  rates = [float(method.learning_rate(step)) for step in (0, stop // 2, stop - 1)]
+  assert method.num_steps == stop and rates[2] > 0
+  assert rates[1] == pytest.approx(rates[0] / 2, rel=1e-3)
+
+
+def test_four_times_the_batch_is_a_quarter_of_the_steps_and_the_same_cosine():
+  whole, quarter = (assembled("digits_cd", batch_size=size) for size in (64, 256))
+  assert (whole.num_steps, quarter.num_steps) == (750, 188)
+  for step in (10, 100, 187):
+    wanted = float(whole.learning_rate(step * 750 / 188))
+    assert float(quarter.learning_rate(step)) == pytest.approx(wanted, rel=1e-3, abs=1e-9)
+
+
+def assembled(name: str, **changes):
+  config = shipped(name)
+  config.update(changes)
+  return assemble(config, SHAPE, 0)
+
+
 def config_of(**changes) -> ml_collections.ConfigDict:
   config = tiny.config(tiny.CT, num_steps=0)
   config.num_images = 16 * 20

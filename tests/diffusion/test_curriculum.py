@@ -79,6 +79,17 @@ def test_stages_are_the_formula_at_every_step():
   assert got[:300].tolist() == [min(math.floor(k / 25), 7) for k in range(300)]
 
 
+def test_stages_without_a_cap_go_on_as_long_as_the_run_and_do_not_follow_it():
+  """ECT's stage is not capped: its 400k row reaches stage 15, its 200k row 7 (audit B12)."""
+  long, short = (stages(25_000, 0, length) for length in (400_000, 200_000))
+  assert [int(long(k)) for k in (0, 24_999, 25_000, 199_999, 399_999)] == [0, 0, 1, 7, 15]
+  assert int(short(199_999)) == 7 and short.starts == long.starts[:8]
+  with pytest.raises(UserError, match="num_stages = 0: .* needs stage_images and num_images"):
+    stages(0, 0, 100)
+  with pytest.raises(UserError, match="num_stages = -1"):
+    stages(10, -1, 100)
+
+
 @pytest.mark.parametrize(("convention", "offset"), [("paper", 0), ("code", 1)])
 def test_target_decay_is_the_formula_at_every_step(x64, convention, offset):
   s0, s1, mu0, total = 2, 150, 0.9, 4_000

@@ -51,8 +51,8 @@ def peer_files(folder, arrays):
   return paths
 
 
-def torch_lpips(trunk_path, heads_path, a, b, size):
-  """LPIPS of the paper in plain torch, from the two files."""
+def torch_lpips(trunk_path, heads_path, a, b, size, pooling="max"):
+  """LPIPS of the paper in plain torch, from the two files; "average" as piq's `replace_pooling`."""
   torch = needs.torch()
   functional = torch.nn.functional
   trunk, heads = torch.load(trunk_path), torch.load(heads_path)
@@ -62,7 +62,8 @@ def torch_lpips(trunk_path, heads_path, a, b, size):
     x = functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
     x, found = (x - shift) / scale, []
     for block in ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)):
-      x = functional.max_pool2d(x, 2) if found else x
+      pool2d = functional.max_pool2d if pooling == "max" else functional.avg_pool2d
+      x = pool2d(x, 2) if found else x
       for i in block:
         x = torch.relu(
           functional.conv2d(x, trunk[f"features.{i}.weight"], trunk[f"features.{i}.bias"], padding=1)
@@ -81,13 +82,14 @@ def torch_lpips(trunk_path, heads_path, a, b, size):
   return distance.detach().numpy(), x.grad.numpy().transpose(0, 2, 3, 1)
 
 
-def test_it_is_torchs_through_the_published_files_formats(tmp_path):
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_it_is_torchs_through_the_published_files_formats(tmp_path, pooling):
   trunk, heads = peer_files(tmp_path, weights())
   out = tmp_path / "lpips.safetensors"
   assert run(["convert", "--from=lpips", f"--input={trunk}", f"--heads={heads}", f"--out={out}"]) == 0
-  distance, (a, b) = LPIPS(str(out), size=40), pair(16)
+  distance, (a, b) = LPIPS(str(out), size=40, pooling=pooling), pair(16)
   params = distance.load()
-  want, want_grad = torch_lpips(trunk, heads, a, b, 40)
+  want, want_grad = torch_lpips(trunk, heads, a, b, 40, pooling)
   got = jax.jit(distance)(a, b, params)
   np.testing.assert_allclose(got, want, rtol=1e-5)
   grad = jax.jit(jax.grad(lambda a: distance(a, b, params).sum()))(a)
@@ -104,6 +106,20 @@ def test_the_first_tap_by_hand(x64):
   # four poolings need 16 pixels
   larger = jnp.asarray(np.pad(next(pair(4, np.float64)), ((0, 0), (0, 12), (0, 12), (0, 0))))
   np.testing.assert_allclose(features(params, larger)[0][:, :3, :3], x[:, :3, :3], rtol=1e-10)
+
+
+def test_average_pooling_is_another_distance_and_a_third_is_refused(x64):
+  """The second tap by hand: two convolutions of the averages of 2x2 pixels of the first (audit B1)."""
+  params, x = weights(np.float64), jnp.asarray(next(pair(16, np.float64)))
+  first, second = features(params, x, "average")[:2]
+  want = np.asarray(first).reshape(2, 8, 2, 8, 2, 64).mean((2, 4))
+  for number in (5, 7):
+    weight, padded = params[f"features.{number}.weight"], np.pad(want, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    want = sum(padded[:, i : i + 8, j : j + 8] @ weight[i, j] for i in range(3) for j in range(3))
+    want = np.maximum(want + params[f"features.{number}.bias"], 0)
+  np.testing.assert_allclose(second, want, rtol=1e-10)
+  with pytest.raises(UserError, match=r"^pooling = averge: expected 'average'"):
+    LPIPS(pooling="averge")
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cm_jax.errors import UserError
-from cm_jax.networks import NETWORKS, as_net, init_params
+from cm_jax.networks import NETWORKS, as_net, frozen, init_params
+from cm_jax.networks.weighting import LogVariance
+from cm_jax.training.optim import AdamW, Optimizer
 from tests.networks.small import (
   BATCH,
   CLASSES,
@@ -137,6 +139,36 @@ def test_bfloat16_stays_inside(name):
   assert on_images and all(var.aval.dtype == jnp.bfloat16 for eqn in on_images for var in eqn.invars)
   embedding = [eqn for eqn in products if eqn.invars[0].aval.dtype == jnp.float32]
   assert embedding and all(eqn.invars[0].aval.ndim == 2 for eqn in embedding)
+  # what reads the conditioning vector, its last map in every block too, has a row an example
+  rows = [eqn for eqn in products if eqn.invars[0].aval.ndim == 2 and eqn.invars[0].aval.shape[0] == BATCH]
+  assert all(var.aval.dtype == jnp.float32 for eqn in rows for var in eqn.invars)
+
+
+@every_network
+def test_weight_decay_leaves_what_is_never_trained_alone(name):
+  """Audit A6: 400k steps of adamw would have shrunk Fourier frequencies by e^-4."""
+  fixed_of = {
+    "songunet": ["['map_noise']['freqs']"],
+    "edm2": ["['emb_fourier']['freqs']", "['emb_fourier']['phases']"],
+    "jcm_ncsnpp": ["['GaussianFourierProjection_0']['W']"],
+  }
+  module = make(name, **({"embedding_type": "fourier"} if name in fixed_of else {}))
+  params = {"net": random_params(module), "weighting": random_params_of_head()}
+  still = frozen(params)
+  optimizer = Optimizer(AdamW(), learning_rate=1e-2, weight_decay=0.2)({}, None, frozen)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params, step=0, value=0.0)
+  jax.tree.map(
+    lambda u, p, fixed: np.testing.assert_allclose(u, 0 * p if fixed else -2e-3 * p, rtol=1e-5, atol=1e-9),
+    updates, params, still,
+  )  # fmt: skip
+  found = {jax.tree_util.keystr(path) for path, fixed in jax.tree_util.tree_leaves_with_path(still) if fixed}
+  head = {"['weighting']['logvar_fourier']['freqs']", "['weighting']['logvar_fourier']['phases']"}
+  assert found == head | {f"['net']{path}" for path in fixed_of.get(name, ())}
+
+
+def random_params_of_head():
+  return LogVariance(8).init(jax.random.key(0), jnp.zeros(1))["params"]
 
 
 def equations(jaxpr):

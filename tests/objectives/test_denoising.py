@@ -99,8 +99,24 @@ def test_uncertainty_is_least_where_e_to_the_u_is_the_loss(x64):
   assert bool((run(0.3, head).per_example >= 1 + jnp.log(plain)).all())
   learned = jax.grad(lambda head: run(0.3, head).loss)(head)
   assert float(jnp.abs(learned["logvar_linear"]["weight"]).max()) > 0
-  with pytest.raises(UserError, match=r"reduction = sum"):
-    Denoising(NOISE, uncertainty=True)
+
+
+def test_a_sum_with_uncertainty_is_edm2s_sum_over_pixels(x64):
+  """EDM2 sums lambda / e^u |D - x|^2 + u over pixels: D times the mean's loss and gradient."""
+  bound = Preconditioned(
+    lambda params, x, c_noise, condition, key=None: params * jnp.ones_like(x), EDM(NOISE)
+  )
+  z = jax.random.normal(jax.random.key(1), (3, 2, 2, 2))
+  draws = DenoisingDraws(jnp.array([0.02, 0.3, 20.0]), z, None, jax.random.key(0))
+  summed, mean = (Denoising(NOISE, reduction=how, uncertainty=True) for how in ("sum", "mean"))
+  head = summed.needs.weighting(jax.random.key(3))
+  loss = lambda objective: lambda params: objective.loss(params, Context(bound), BATCH, draws, 0).loss
+  params = {"net": 0.2, "weighting": head}
+  (one, gradient), (other, of_mean) = (
+    jax.value_and_grad(loss(objective))(params) for objective in (summed, mean)
+  )
+  assert float(one) == pytest.approx(8 * float(other), rel=1e-12)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 8 * b, rtol=1e-10), gradient, of_mean)
 
 
 def test_label_dropout_hides_labels_from_the_network_at_its_rate():

@@ -16,7 +16,7 @@ from cm_jax.objectives.targets import Mu
 from cm_jax.training.averages.decays import DECAYS, HalfLife, Power
 from cm_jax.training.averages.posthoc import exponent
 from cm_jax.training.averages.track import read_average, track_averages
-from cm_jax.training.optim import AdamW, Optimizer
+from cm_jax.training.optim import NONFINITE, AdamW, Optimizer
 from cm_jax.training.schedules import learning_rate
 from tests.examples import EXAMPLES
 
@@ -253,3 +253,17 @@ def test_stages_come_from_the_objective_never_from_the_config():
   ) == pytest.approx(0.5e-3)
   with pytest.raises(UserError, match="config.optimizer.stages"):
     call(Optimizer, {"stages": STAGES}, "config.optimizer", stages=())
+
+
+@pytest.mark.parametrize(("name", "infinite"), [("zero", 1e5), ("zero_inf", 0.0)])
+def test_the_peers_nan_to_zero(name, infinite):
+  """EDM's takes infinite gradients for 1e5, EDM2's and ECT's on ImageNet for 0 (audit B9)."""
+  clean = NONFINITE[name]()
+  dirty = {"a": jnp.array([jnp.nan, jnp.inf, -jnp.inf, 0.25])}
+  updates, _ = clean.update(dirty, clean.init(dirty), dirty, step=0, value=jnp.nan)
+  np.testing.assert_allclose(updates["a"], [0.0, infinite, -infinite, 0.25])
+  optimizer, params = Optimizer(learning_rate=0.5, nonfinite=name)({}), {"a": jnp.zeros(4)}
+  updates, _ = optimizer.update(dirty, optimizer.init(params), params, step=0, value=jnp.nan)
+  np.testing.assert_allclose(updates["a"], [0.0, *(-0.5 * np.sign([infinite, -infinite])), -0.5], atol=1e-5)
+  with pytest.raises(UserError, match=r"nonfinite = zeros: expected 'zero'"):
+    Optimizer(nonfinite="zeros")

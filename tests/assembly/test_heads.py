@@ -1,0 +1,39 @@
+"""The head of a loss is trained as its authors train it: EDM2's normalised after every update, sCM's free."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cm_jax.assembly import assemble
+from tests import tiny
+from tests.examples import EXAMPLES
+
+
+@pytest.mark.parametrize(
+  ("objective", "network", "weight", "scale"),
+  [
+    ("denoising", "edm2", lambda head: head["logvar_linear"]["weight"], None),  # projected: rms 1 (audit B8)
+    ("scm", "edm2", lambda head: head["weight"], 3.0),  # sCM's w starts at 0 and is not normalised
+    ("denoising", "toy", lambda head: head["logvar_linear"]["weight"], 3.0),  # no forced normalisation here
+  ],
+)
+def test_a_tripled_head_after_one_update(objective, network, weight, scale):
+  config = tiny.config(EXAMPLES["objective"][objective])
+  config.network = EXAMPLES["network"][network]
+  config.precond = {"name": "edm"}
+  method = assemble(config, (8, 8, 1), 0)
+  head = method.objective.needs.weighting(jax.random.key(0))
+  tripled = jax.tree.map(lambda leaf: 3 * jnp.where(leaf == 0, 1.0, leaf), head)
+  params = {"net": {"conv": {"weight": 5 * jnp.ones((3, 3, 2, 4))}}, "weighting": tripled}
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = method.optimizer.update(zeros, method.optimizer.init(params), params, step=0, value=0.0)
+  after = optax.apply_updates(params, updates)
+  net = float(jnp.sqrt(jnp.square(after["net"]["conv"]["weight"]).mean()))
+  assert net == pytest.approx(1.0 if network == "edm2" else 5.0, rel=1e-3)
+  found = weight(after["weighting"])
+  if scale is None:
+    assert float(jnp.sqrt(jnp.square(found).mean())) == pytest.approx(1.0, rel=1e-3)
+  else:
+    np.testing.assert_allclose(found, weight(tripled), rtol=1e-6)
