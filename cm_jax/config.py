@@ -3,7 +3,8 @@ changes.
 
 Sections with a `name` choose a component; the other keys of the section are that component's fields, and
 those left out take its defaults. To choose another component replace the whole section:
-`config.network = {"name": "toy", "width": 16}`.
+`config.network = {"name": "toy", "width": 16}`. `config.network = {"name": "teacher"}` takes the teacher's
+own, `{"name": "init"}` that of the model it starts from.
 
 There is one clock. `num_images` is the length of a run; durations are in images (`*_images`) and become steps
 when the config is assembled, so that another batch size or length changes every derived value.
@@ -28,6 +29,10 @@ def default() -> ml_collections.ConfigDict:
       "batch_size": 512,  # global: all devices of all hosts
       "accumulation": 1,  # micro-batches inside one step
       "num_images": 204_800_000,  # the length of the run
+      # Of float32 products on GPUs and TPUs: "highest" is float32; "tensorfloat32" and "bfloat16" are faster,
+      # and too coarse where a fine grid compares close noise levels; "default" is as JAX is set. float16 is
+      # not offered: it needs loss scaling, and TensorFloat-32 has its mantissa without.
+      "matmul_precision": "highest",
       "noise": {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0},
       "data": {
         "source": "digits:train",
@@ -100,6 +105,9 @@ def default() -> ml_collections.ConfigDict:
         "ram_gb": 16.0,
         "data_workers": 4,  # processes that decode a larger one; 0: a thread
         "on_other_data": "error",  # or "allow": resume although the data set's fingerprint changed
+        # or "allow": only say what does not go together (assembly/mismatches.py), such as a start whose
+        # network has another filter
+        "on_mismatch": "error",
       },
       "mesh": {"data": -1, "fsdp": 1},
     }
@@ -108,6 +116,12 @@ def default() -> ml_collections.ConfigDict:
 
 # Sections without defaults to check their keys against; what they are passed to does.
 FREE_FORM = ("averages", "augment")
+# What a run stored before a key existed meant, where that is not today's default.
+BEFORE: dict[str, Any] = {
+  "data": {"exif": False},  # photos were read as they lie in their files, whatever they said of up and down
+  "matmul_precision": "default",
+  "run": {"on_mismatch": "allow"},
+}
 MAY_DIFFER = ("run", "mesh")  # the sections that may differ when a run resumes
 _ABOUT = ("format", "config_sha256")  # what config.json says of itself
 

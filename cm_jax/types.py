@@ -30,6 +30,9 @@ Schedule = Callable[[Any], Array]  # of the train step
 # What a model's D(x, sigma) is: the mean of the data given x; the end of the trajectory through x;
 # with a second time both and all between.
 KINDS = ("diffusion", "consistency", "flow_map")
+# How products of float32 are computed: in float32, with TensorFloat-32's 10 bits of mantissa, in bfloat16's
+# 7, or as JAX is set to. CPUs know the first only.
+PRECISIONS = ("highest", "tensorfloat32", "bfloat16", "default")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +296,7 @@ class Needs:
       end of the last (progressive distillation); empty for all others.
     group: So many consecutive rows of a batch belong together, and micro-batches must not tear them.
     guidance: The student must take a guidance scale, and the data must have labels.
+    boundary: The student's preconditioning must make f(x, sigma_min) = x, exactly.
     distance: The distance whose weights the step is to be given; None where the loss has none.
   """
 
@@ -305,6 +309,7 @@ class Needs:
   stages: tuple[int, ...] = ()
   group: int = 1
   guidance: bool = False
+  boundary: bool = False
   distance: Distance | None = None
 
 
@@ -324,6 +329,11 @@ class Objective(abc.ABC):
   def progress(self, step: Array | int) -> Metrics:
     """Return where its curricula stand: N(k), the stage, mu(k)."""
     return {}
+
+  def finest_gap(self, step: int) -> float | None:
+    """Return the smallest (t - r)/t between two noise levels whose f it compares at a step; None where it
+    compares none: then rounding does not grow as steps shrink."""
+    return None
 
   @abc.abstractmethod
   def draw(self, key: Array, batch: Batch, step: Array) -> Any:
@@ -388,6 +398,8 @@ class Model:
       cropped), label_dropout:
       what a record states about it; None where unknown. A source that is code (python:) is left out.
     class_names: In the order of the classes' numbers; () where they have none.
+    guidable: Whether it was trained without its label too, as guidance needs; None where unknown.
+    matmul_precision: One of `PRECISIONS`: in what its float32 products are computed, as they were trained in.
     draw: What `sample` calls: `cm_jax.sample`, given by who makes the model, since sampling is a layer above.
   """
 
@@ -403,6 +415,8 @@ class Model:
   sampler: Mapping[str, Any] | None = None
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: tuple[str, ...] = ()
+  guidable: bool | None = None
+  matmul_precision: str = "default"
   draw: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
 
   def denoiser(self, label: Array | int | None = None) -> Denoiser:
@@ -459,6 +473,11 @@ def _named(section: Mapping[str, Any] | str) -> str:
   return section if isinstance(section, str) else str(section.get("name"))
 
 
+def drops_labels(config: Any) -> bool:
+  """Say whether a complete config trains a network with and without its label: what guidance needs."""
+  return any(config[section].get("label_dropout") for section in ("network", "objective"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
   """What a config says of the maths, for images of a shape: no file, no device, no data; `assemble` makes it.
@@ -509,6 +528,7 @@ class Experiment:
 
   Attributes:
     check_resume: Given a stored config and where it lies, raises a UserError unless it is this run's.
+    cautions: Lines to be told before it begins.
     draw: As of `Model`.
   """
 
@@ -520,6 +540,7 @@ class Experiment:
   initial_params: Params | None = None
   distance_params: Params | None = None
   check_resume: Callable[[Mapping[str, Any], str], None] = lambda stored, where: None
+  cautions: tuple[str, ...] = ()
   draw: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
 
   def model(self, params: Params) -> Model:
@@ -536,6 +557,8 @@ class Experiment:
       precond=config.precond.to_dict(),
       sampler=config.sampler.to_dict(),
       class_names=tuple(config.data.class_names),
+      guidable=drops_labels(config),
+      matmul_precision=config.matmul_precision,
       draw=self.draw,
     )
 

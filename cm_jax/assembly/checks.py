@@ -7,6 +7,7 @@ import ml_collections
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import complete
 from cm_jax.assembly.components import steps
+from cm_jax.assembly.mismatches import TRAINING_ONLY
 from cm_jax.config import FREE_FORM
 from cm_jax.data.augment import Augment
 from cm_jax.diffusion.noise import check_seed
@@ -14,8 +15,6 @@ from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of
 from cm_jax.types import Model, Needs, Preconditioned
 
-# Of config.network: no matter to one that teaches.
-TRAINING_ONLY = ("dropout", "dropres", "label_dropout", "remat")
 # Of config.run: 0 switches off, or is no bound
 MAY_BE_ZERO = ("num_steps", "keep_every", "num_samples", "snapshot_every", "diagnose_every", "data_workers")
 
@@ -58,6 +57,9 @@ def check_run(run: ml_collections.ConfigDict) -> None:
     if key == "on_other_data":
       if value not in ("error", "allow"):
         raise UserError("config.run.on_other_data", value, "error or allow")
+    elif key == "on_mismatch":
+      if value not in ("error", "allow"):
+        raise UserError("config.run.on_mismatch", value, "error or allow")
     elif key == "ram_gb":
       if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise UserError("config.run.ram_gb", value, "gigabytes, 0 or more")

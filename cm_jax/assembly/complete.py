@@ -11,7 +11,6 @@ import ml_collections
 
 from cm_jax import config as config_lib
 from cm_jax.assembly.components import completed, completed_fields
-from cm_jax.assembly.data import BEFORE
 from cm_jax.data.augment import Augment
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.networks import NETWORKS
@@ -66,11 +65,11 @@ def current(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
     config = MIGRATIONS[number](config)
   config.pop("config_sha256", None)
   for key, default in config_lib.plain_json(config_lib.default()).items():
-    default = {**default, **BEFORE[key]} if key in BEFORE else default
-    if key not in config:
-      config[key] = default
-    elif isinstance(default, dict) and "name" not in default and key not in config_lib.FREE_FORM:
-      config[key] = {**default, **config[key]}  # a section without a component: keys newer than the run
+    is_plain_section = isinstance(default, dict) and "name" not in default and key not in config_lib.FREE_FORM
+    if is_plain_section:  # a section without a component: with keys newer than the run
+      config[key] = {**default, **config_lib.BEFORE.get(key, {}), **config.get(key, {})}
+    elif key not in config:
+      config[key] = config_lib.BEFORE.get(key, default)
   return complete(config)
 
 

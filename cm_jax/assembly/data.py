@@ -9,8 +9,6 @@ from cm_jax.data.sources import Framing, class_names, open_source, validate_sour
 from cm_jax.errors import UserError, renamed
 from cm_jax.types import Source
 
-# What keys meant before there were any: a run of that age keeps it.
-BEFORE = {"data": {"exif": False}}
 FIELDS = tuple(field.name for field in dataclasses.fields(Framing))
 
 

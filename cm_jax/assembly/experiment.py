@@ -1,19 +1,26 @@
 """`build(config) -> Experiment`: a Method placed on data, devices and teachers."""
 
+import dataclasses
+
 import jax
 import ml_collections
 
+from cm_jax.assembly.cautions import cautions
 from cm_jax.assembly.checks import check_same_images, check_stages, check_teachers_augment
+from cm_jax.assembly.complete import complete
 from cm_jax.assembly.components import call
 from cm_jax.assembly.data import open_data, resolve
 from cm_jax.assembly.method import Parts, assemble, make_parts
-from cm_jax.assembly.models import build_network, check_shapes, load_model
+from cm_jax.assembly.mismatches import MAY_DIFFER, TRAINING_ONLY, mismatches
+from cm_jax.assembly.models import build_network, check_shapes, load_model, network_of
 from cm_jax.assembly.resume import check_same_run
 from cm_jax.errors import UserError, renamed, within
 from cm_jax.sampling.images import sample
-from cm_jax.storage import weights
 from cm_jax.training import sharding
 from cm_jax.types import Experiment, Method, Model, Params
+
+# Fields of a network whose layers start without effect, so that weights without them will do.
+ADDED = ("second_time", "guidance_embedding")
 
 
 def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experiment:
@@ -28,6 +35,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     UserError: Anything about the config, the data or the teacher that would not do;
       a typo is told before data is opened.
   """
+  config = with_network_of_another(config)
   parts = make_parts(config)
   with within("config.mesh"):
     mesh = call(sharding.make_mesh, config.mesh, "config.mesh")
@@ -37,7 +45,8 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
   config = resolve(config, source)
   method = assemble(config, config.data.image_shape, config.data.num_classes)
   teacher = _load_teacher(config, parts)
-  initial_params = None if resumes else _load_initial(config, method, teacher)
+  start = None if resumes else _load_start(config, teacher)
+  initial_params = None if start is None else start_from(start, config, method)
   distance = method.objective.needs.distance
   if distance is None:
     distance_params = None
@@ -46,6 +55,10 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
       distance_params = distance.load()
   whole = ml_collections.ConfigDict(method.config)
   whole.teacher.step, whole.init.step = config.teacher.step, config.init.step
+  wrong = mismatches(whole, method, teacher, start)
+  if wrong and config.run.on_mismatch == "error":
+    raise wrong[0]
+  told = (*map(str, wrong), *cautions(whole, method, jax.default_backend()))
   return Experiment(
     config=ml_collections.FrozenConfigDict(whole),
     method=method,
@@ -55,6 +68,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     initial_params=initial_params,
     distance_params=distance_params,
     check_resume=lambda stored, where: check_same_run(whole, stored, where),
+    cautions=told,
     draw=sample,
   )
 
@@ -74,7 +88,39 @@ def _load_teacher(config: ml_collections.ConfigDict, parts: Parts) -> Model | No
   check_stages(config, needs, teacher)
   if parts.augment is not None:
     check_teachers_augment(config, parts.augment, teacher)
-  return teacher
+  network, _ = build_network(  # at the run's own precision, as all that it computes
+    teacher.network, teacher.precond, teacher.noise, teacher.image_shape, teacher.num_classes,
+    config.matmul_precision,
+  )  # fmt: skip
+  return dataclasses.replace(teacher, preconditioned=network, matmul_precision=config.matmul_precision)
+
+
+def with_network_of_another(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Return the config with the network of its teacher or start, where it asks for that by name: without what
+  matters to training only, which the config may say beside the name.
+
+  Raises:
+    UserError: There is no such model, or the config says more of the network.
+  """
+  section = config.get("network")
+  given = {"name": section} if isinstance(section, str) else dict(section.items())
+  name = given.pop("name", None)
+  if name not in ("teacher", "init"):
+    return config
+  whose = "teacher" if name == "init" and config.init.path == "teacher" else name
+  for key in given:
+    if key not in MAY_DIFFER:
+      expected = f"nothing beside the name, since the network is that of config.{whose}.path"
+      raise UserError(f"config.network.{key}", given[key], f"{expected}: --config.network={name}")
+  if not config[whose].path:
+    raise UserError(f"config.{whose}.path", "", f"a model, whose network config.network = {name} is to be")
+  with renamed("model", f"config.{whose}.path"):
+    theirs = network_of(config[whose].path)
+  theirs = {key: type(value)() if key in TRAINING_ONLY else value for key, value in theirs.items()}
+  resolved = ml_collections.ConfigDict(config)
+  with resolved.ignore_type():
+    resolved.network = complete({"network": {**theirs, **given}}).network
+  return resolved
 
 
 def _load(section: ml_collections.ConfigDict, path: str) -> Model:
@@ -86,7 +132,7 @@ def _load(section: ml_collections.ConfigDict, path: str) -> Model:
     return load_model(section.path, section.step, section.average)
 
 
-def _load_initial(config: ml_collections.ConfigDict, method: Method, teacher: Model | None) -> Params | None:
+def _load_start(config: ml_collections.ConfigDict, teacher: Model | None) -> Model | None:
   if not config.init.path:
     return None
   model = teacher
@@ -94,34 +140,32 @@ def _load_initial(config: ml_collections.ConfigDict, method: Method, teacher: Mo
     model = _load(config.init, "config.init")
     config.init.step = -1 if model.provenance["step"] is None else model.provenance["step"]
   check_same_images("config.init.path", config.init.path, model, config)
-  return start_from(model.params, config, method)
+  return model
 
 
-def start_from(params: Params, config: ml_collections.ConfigDict, method: Method) -> Params:
-  """Return what a run starts with, from a network's params: heads of the loss, and the layers of a second
-  time that the params lack, are drawn.
+def start_from(model: Model, config: ml_collections.ConfigDict, method: Method) -> Params:
+  """Return what a run starts with, from a model's params: heads of the loss, and the layers of a second time
+  or a guidance scale that the model does not take, are drawn.
 
   Raises:
     UserError: Names the first parameter that does not fit.
   """
-  where = f"config.init.path = {config.init.path}"
+  where, params = f"config.init.path = {config.init.path}", model.params
   like = jax.eval_shape(lambda: method.init(jax.random.key(0)))
-  lacks_time = config.network.get("second_time", False) and not _fits(params, like["net"])
-  if lacks_time:
-    one_time = {**config.network.to_dict(), "second_time": False}
+  lacks = [
+    field for field in ADDED if config.network.get(field, False) and not model.network.get(field, False)
+  ]
+  if lacks:
+    without = {**config.network.to_dict(), **dict.fromkeys(lacks, False)}
     shape, classes = tuple(config.data.image_shape), config.data.num_classes
-    _, init_net = build_network(one_time, config.precond, method.noise, shape, classes)
+    _, init_net = build_network(without, config.precond, method.noise, shape, classes)
     check_shapes(params, jax.eval_shape(lambda: init_net(jax.random.key(0))), where)
   else:
     check_shapes(params, {"net": like["net"]}, where)
-  if set(like) == {"net"} and not lacks_time:
+  if set(like) == {"net"} and not lacks:
     return params
   drawn = jax.jit(method.init)(jax.random.key(config.seed))
   return {**drawn, "net": _over(drawn["net"], params["net"])}
-
-
-def _fits(params: Params, like: Params) -> bool:
-  return set(weights.flatten(params["net"])) == set(weights.flatten(like))
 
 
 def _over(drawn: Params, params: Params) -> Params:

@@ -16,8 +16,9 @@ from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.models import build_network
 from cm_jax.data.augment import Augment
 from cm_jax.data.preprocess import Preprocess
+from cm_jax.diffusion.precision import check_precision
 from cm_jax.diffusion.precond import PRECONDS
-from cm_jax.errors import UserError, one_of
+from cm_jax.errors import UserError, one_of, within
 from cm_jax.networks import NETWORKS, frozen
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling import SAMPLERS
@@ -59,7 +60,7 @@ def assemble(
   shape = (int(height), int(width), int(channels))
   whole.data.image_shape, whole.data.num_classes = shape, num_classes if config.data.conditional else 0
   student, init_net = build_network(
-    config.network, config.precond, parts.noise, shape, whole.data.num_classes
+    config.network, config.precond, parts.noise, shape, whole.data.num_classes, config.matmul_precision
   )
   needs = parts.objective.needs
   check_needs(config, needs, student)
@@ -88,6 +89,8 @@ def make_parts(config: ml_collections.ConfigDict) -> Parts:
   check_run(config.run)
   framing_of(config)
   check_length(config)
+  with within("config"):
+    check_precision(config.matmul_precision)
   noise = call(NoiseRange, config.noise, "config.noise")
   batch_size, length = config.batch_size, length_of(config)
   given = {"noise": noise, "length": length}

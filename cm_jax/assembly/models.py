@@ -25,11 +25,16 @@ from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling.images import sample
 from cm_jax.storage import run, weights
 from cm_jax.training.checkpoint import CheckpointStore, Damaged
-from cm_jax.types import KINDS, Array, Model, NoiseRange, Params
+from cm_jax.types import KINDS, Array, Model, NoiseRange, Params, drops_labels
 
 
 def build_network(
-  network: Any, precond: Any, noise: NoiseRange, image_shape: tuple[int, int, int], num_classes: int
+  network: Any,
+  precond: Any,
+  noise: NoiseRange,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  matmul_precision: str = "default",
 ) -> tuple[Preconditioned, Callable[[Array], Params]]:
   """Return a preconditioned network and its init; `init(key)` draws `{"net": ...}`.
 
@@ -54,7 +59,7 @@ def build_network(
       expected = f"sizes that fit together, and images of {image_shape} ({type(error).__name__}: {said})"
       raise UserError("config.network", numbers, expected) from error
 
-  return Preconditioned(as_net(module), scalings), init
+  return Preconditioned(as_net(module), scalings, matmul_precision), init
 
 
 def load_model(path: epath.PathLike, step: int = -1, average: str = "ema", kind: str | None = None) -> Model:
@@ -153,7 +158,8 @@ def model_of(
   config = current(stored)
   noise = call(NoiseRange, config.noise, "config.noise")
   shape, num_classes = tuple(config.data.image_shape), config.data.num_classes
-  network, _ = build_network(config.network, config.precond, noise, shape, num_classes)
+  precision = config.matmul_precision
+  network, _ = build_network(config.network, config.precond, noise, shape, num_classes, precision)
   known = {"path": None, "step": None, "average": None, "dataset_fingerprint": None}
   # a source that is code counts only where the user names it: nothing that a stored run says is run
   source = None if is_code(config.data.source) else config.data.source
@@ -169,8 +175,24 @@ def model_of(
     network, params, OBJECTIVES[name].trains, noise, shape, num_classes,
     config_lib.plain_json(config.network), config_lib.plain_json(config.precond),
     sigmas_by_nfe or {}, config_lib.plain_json(config.sampler), {**known, **about, **(provenance or {})},
-    tuple(config.data.class_names), sample,
+    tuple(config.data.class_names), drops_labels(config) if num_classes else None, precision, sample,
   )  # fmt: skip
+
+
+def network_of(path: epath.PathLike) -> dict[str, Any]:
+  """Return the network section of a run or weights folder, without loading its weights.
+
+  Raises:
+    UserError: Neither kind of folder.
+  """
+  if weights.is_weights_folder(path):
+    section = weights.load_info(path)["network"]
+  else:
+    stored = run.read_config(path)
+    if stored is None:
+      raise UserError("model", str(path), "a run folder or a weights folder")
+    section = current(stored).network
+  return config_lib.plain_json({"network": section})["network"]
 
 
 def init_of(model: Model) -> Callable[[Array], Params]:
@@ -184,8 +206,9 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
   params, info = weights.load_weights(path)
   _check_kind(kind, info["kind"])
   noise = weights.noise_of(info)
+  precision = info.get("matmul_precision", "default")
   network, init = build_network(
-    info["network"], info["precond"], noise, info["image_shape"], info["num_classes"]
+    info["network"], info["precond"], noise, info["image_shape"], info["num_classes"], precision
   )
   check_shapes(params, jax.eval_shape(lambda: init(jax.random.key(0))), str(path))
   unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source", "framing", "label_dropout")
@@ -193,7 +216,8 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
     network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
     info["num_classes"], info["network"], info["precond"],
     {nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()}, None,
-    {"path": str(path), **dict.fromkeys(unknown)}, tuple(info.get("class_names", ())), sample,
+    {"path": str(path), **dict.fromkeys(unknown)}, tuple(info.get("class_names", ())),
+    info.get("guidable"), precision, sample,
   )  # fmt: skip
 
 

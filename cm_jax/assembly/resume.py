@@ -9,7 +9,6 @@ import ml_collections
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import Config, complete, current
 from cm_jax.assembly.components import construct
-from cm_jax.assembly.data import BEFORE
 from cm_jax.assembly.identity import CLOCK, differing_keys, flat
 from cm_jax.assembly.method import length_of, make_recipe
 from cm_jax.errors import UserError
@@ -24,8 +23,8 @@ def reconcile(
 ) -> ml_collections.ConfigDict:
   """Return `config` with what it leaves open as the stored run resolved it.
 
-  That is the data's shape and classes, "the newest" checkpoint of a teacher or start, and what a run of
-  before there was a key does in its place.
+  That is the data's shape and classes, "the newest" checkpoint of a teacher or start and the network that is
+  theirs, and what a run of before there was a key does in its place.
   """
   resolved = ml_collections.ConfigDict(config)
   if stored is None:
@@ -37,16 +36,35 @@ def reconcile(
     ("teacher", "step", -1),
     ("init", "step", -1),
   )
+  if _name(resolved.get("network")) in ("teacher", "init") and "network" in stored:
+    given = {} if isinstance(resolved.network, str) else resolved.network.to_dict()
+    with resolved.ignore_type():
+      resolved.network = {
+        **current(stored).network.to_dict(),
+        **{k: v for k, v in given.items() if k != "name"},
+      }
   for section, key, open_value in opened:
     value = stored.get(section, {}).get(key)
     is_folder = key == "step" and weights.is_weights_folder(resolved[section].path or ".")  # has no steps
     if value is not None and resolved[section][key] == open_value and not is_folder:
       resolved[section][key] = tuple(value) if isinstance(value, list) else value
-  for section, meant in BEFORE.items():
-    for key, value in meant.items():
-      if key not in stored.get(section, {}):
-        resolved[section][key] = value
+  for key, meant in config_lib.BEFORE.items():
+    if not isinstance(meant, dict):
+      _leave_as_before(resolved, stored, key, meant, config_lib.default())
+      continue
+    for name, value in meant.items():
+      _leave_as_before(resolved[key], stored.get(key, {}), name, value, config_lib.default()[key])
   return resolved
+
+
+def _leave_as_before(section: Any, stored: Mapping[str, Any], key: str, value: Any, default: Any) -> None:
+  """Set what a run of before there was a key does in its place, where the config says nothing else."""
+  if key not in stored and section[key] == default[key]:
+    section[key] = value
+
+
+def _name(section: Any) -> Any:
+  return section if isinstance(section, str) or section is None else section.get("name")
 
 
 def check_same_run(config: Config, stored: Mapping[str, Any], where: str) -> None:

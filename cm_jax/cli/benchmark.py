@@ -27,6 +27,7 @@ from absl import flags
 from cm_jax.benchmark.cases import CASES, WORKLOADS, Workload, case_of
 from cm_jax.benchmark.records import Column, check_out, circumstances, table, write
 from cm_jax.cli.flags import is_main, parse_sigmas, start
+from cm_jax.config import default
 
 Measured: TypeAlias = tuple[list[dict[str, Any]], dict[str, Column]]
 
@@ -67,6 +68,7 @@ def main(values: flags.FlagValues) -> None:
   if values.out:
     about = {"batch_size": batch_size, **{key: values[key].value for key in ("rounds", "seed")}}
     config = {"network": workload.network, "image_shape": workload.image_shape}
+    config |= {"matmul_precision": default().matmul_precision}  # as cases.config_of
     what = {"what": values.what, "network": values.network, **about, "config": config}
     write({**what, **circumstances(), "rows": rows}, values.out)
 

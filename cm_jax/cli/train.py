@@ -19,6 +19,7 @@ from cm_jax.cli import signals
 from cm_jax.cli.flags import is_main, start
 from cm_jax.cli.header import described, ended
 from cm_jax.errors import UserError
+from cm_jax.notices import notice
 
 if TYPE_CHECKING:
   import ml_collections
@@ -63,6 +64,8 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
   resumes = bool(CheckpointStore(values.workdir).steps())
   experiment = build(reconcile(config, run_lib.read_config(values.workdir)), resumes)
+  for caution in experiment.cautions:
+    notice(caution)
   run = experiment.config.run
   draws = run.num_samples and not is_latent(experiment.method.image_shape)  # latents are no picture
   hooks = [(run.sample_every, sample_grids(experiment, values.workdir))] if draws else []

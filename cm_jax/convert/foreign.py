@@ -38,6 +38,8 @@ class Foreign:
     sigmas_by_nfe: Noise levels its authors publish, by number of evaluations.
     peer, licence: Where it comes from.
     kind: One of `KINDS`; None where nothing says it.
+    guidable: Whether it was trained without its label too; None where nothing says it.
+    matmul_precision: Of its float32 products, one of `PRECISIONS`.
     assumed: What the file does not say and was taken as usual, in words.
   """
 
@@ -52,6 +54,8 @@ class Foreign:
   licence: str
   kind: str | None = None
   sigmas_by_nfe: Mapping[int, Sequence[float]] = dataclasses.field(default_factory=dict)
+  guidable: bool | None = None
+  matmul_precision: str = "highest"
   assumed: Sequence[str] = ()
 
 
@@ -176,7 +180,9 @@ def build_model(foreign: Foreign, allow_nonfinite: bool = False) -> Model:
   precond = _build_precond(foreign, noise)
   module = build_network(foreign.network, foreign.image_shape, foreign.num_classes)
   return Model(
-    preconditioned=Preconditioned(as_net(module), precond),
+    preconditioned=Preconditioned(as_net(module), precond, foreign.matmul_precision),
+    guidable=foreign.guidable,
+    matmul_precision=foreign.matmul_precision,
     params=fill(foreign, module, allow_nonfinite),
     kind=foreign.kind,
     noise=noise,

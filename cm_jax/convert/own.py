@@ -30,4 +30,6 @@ def read(path: Path, choices: Choices) -> Foreign:
     peer=info.get("peer", "cm_jax"),
     licence=info["licence"],
     kind=info["kind"],
+    guidable=info.get("guidable"),
+    matmul_precision=info.get("matmul_precision", "default"),
   )

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from cm_jax.diffusion.noise import append_dims
+from cm_jax.diffusion.precision import computing_in
 from cm_jax.types import Array, Condition, Denoiser, FlowMap, Net, Params, Precond
 
 NOTHING = Condition()
@@ -24,6 +25,7 @@ class Preconditioned:
 
   net: Net
   precond: Precond
+  matmul_precision: str = "default"  # of the network's float32 products, whoever evaluates it
 
   def __call__(self, params: Params, condition: Condition = NOTHING, key: Array | None = None) -> Denoiser:
     """Bind params and a condition; `key=None` is evaluation mode,
@@ -52,5 +54,6 @@ class Preconditioned:
     """
     if condition.until is not None:
       condition = condition._replace(until=jnp.arctan(condition.until / self.precond.noise.sigma_data))
-    F = self.net(params["net"], x, c_noise, condition, key=key)
+    with computing_in(self.matmul_precision):
+      F = self.net(params["net"], x, c_noise, condition, key=key)
     return F[..., : x.shape[-1]].astype(x.dtype)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.diffusion.grids import vp_sigma, vp_time
-from cm_jax.types import Array, NoiseRange, Scalings, TrigScalings
+from cm_jax.types import Array, NoiseRange, Precond, Scalings, TrigScalings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +216,17 @@ class IDDPM:
     for j in range(self.M, 0, -1):
       u[j - 1] = np.sqrt((u[j] ** 2 + 1) / max(a[j - 1] / a[j], self.C_1) - 1)
     return u
+
+
+def anchored(precond: Precond, train: bool = False) -> bool:
+  """Say whether D(x, sigma_min) = x exactly, in training or in evaluation: a consistency model's boundary.
+
+  >>> [anchored(kind(NoiseRange()), train=True) for kind in (EDM, Boundary, ECT)]
+  [False, True, False]
+  """
+  sigma_min = precond.noise.sigma_min
+  c_skip, c_out, *_ = (float(scaling[0]) for scaling in precond(jnp.full(1, sigma_min), train=train))
+  return abs(c_skip - 1) < 1e-6 and abs(c_out) < 1e-6 * sigma_min
 
 
 PRECONDS: dict[str, Any] = {  # classes that are a Precond

@@ -106,6 +106,7 @@ def bits(
     sampler=about,
     reference=source,
     **records.origin(model),
+    **records.computed_in(model),
     **records.provenance(),
   )
   if out is not None and is_main:

@@ -101,7 +101,7 @@ def evaluate(
     model, measure, reference=sources.reference, train_source=sources.train, test_source=sources.held_out
   )
   common = {**records.origin(model), "features_hash": measure.hash}
-  about = {"seed": seed, "quantiser": QUANTISER, "dtype": model.network.get("dtype")}
+  about = {"seed": seed, "quantiser": QUANTISER, **records.computed_in(model)}
   wanted = [(sampler, {**common, **described(sampler, guidance), **about}) for sampler in samplers]
   run, found = None if out is None else RunFolder.at(out), list[Record]()
   if run is not None and not again and run.evaluations.exists():

@@ -17,6 +17,7 @@ from etils import epath
 from cm_jax.data.pipeline import InMemory, Pipeline, epoch_order
 from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
+from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import UserError
 from cm_jax.networks.classifier import SmallClassifier
 from cm_jax.storage import bounded, whole
@@ -33,7 +34,8 @@ def _classifier(num_classes: int) -> SmallClassifier:
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _forward(params: Params, images: Array, num_classes: int) -> tuple[Array, Array]:
-  outputs: Any = _classifier(num_classes).apply({"params": params}, normalize(images))
+  with computing_in("highest"):  # what measures is the same on every machine
+    outputs: Any = _classifier(num_classes).apply({"params": params}, normalize(images))
   return outputs
 
 
@@ -53,7 +55,8 @@ def _training(
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def train_step(params: Params, state: Any, batch: dict[str, Array], key: Array) -> tuple[Params, Any]:
     def loss(params: Params) -> Array:
-      _, logits = classifier.apply({"params": params}, _shift(normalize(batch["image"]), key))
+      with computing_in("highest"):
+        _, logits = classifier.apply({"params": params}, _shift(normalize(batch["image"]), key))
       return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
     updates, state = optimizer.update(jax.grad(loss)(params), state, params)

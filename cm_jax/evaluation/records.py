@@ -32,6 +32,7 @@ class Record:
     features_hash: Of the network whose features were compared.
     quantiser: How samples became uint8.
     dtype: The network computed in.
+    matmul_precision: Its float32 products were computed in, one of `PRECISIONS`.
     device, versions, commit: Where it ran and by which code (`provenance`).
     seconds, images_per_second: What the samples cost.
   """
@@ -51,6 +52,7 @@ class Record:
   features_hash: str | None = None
   quantiser: str | None = None
   dtype: str | None = None
+  matmul_precision: str | None = None
   device: str | None = None
   versions: Mapping[str, str] | None = None
   commit: str | None = None
@@ -86,6 +88,11 @@ def origin(model: Model) -> dict[str, Any]:
   """Return the fields of a record that say of which weights it is; None where unknown."""
   known = ("average", "step", "config_sha256", "dataset_fingerprint")
   return {key: model.provenance.get(key) for key in known}
+
+
+def computed_in(model: Model) -> dict[str, Any]:
+  """Return the fields of a record that say how precisely the model computed."""
+  return {"dtype": model.network.get("dtype"), "matmul_precision": model.matmul_precision}
 
 
 def provenance() -> dict[str, Any]:

@@ -26,6 +26,8 @@ class Network(nn.Module, kw_only=True):
 
   Attributes:
     projection: What is to be applied to the params after every update; None where nothing is.
+    shown_by_shapes: Fields that matter to the shapes or the first values of parameters only: with the same
+      shapes, and values from elsewhere, they make the same function. For those that may be left to a default.
   """
 
   img_resolution: int
@@ -39,6 +41,7 @@ class Network(nn.Module, kw_only=True):
   remat: bool = False
 
   projection: ClassVar[Callable[[Params], Params] | None] = None
+  shown_by_shapes: ClassVar[tuple[str, ...]] = ()
 
 
 def sizes_of(image_shape: tuple[int, int, int], num_classes: int) -> dict[str, int]:

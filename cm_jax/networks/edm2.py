@@ -112,6 +112,7 @@ class EDM2UNet(Network):
   embedding_type: str = "fourier"
 
   projection: ClassVar[Callable[[Params], Params] | None] = staticmethod(normalize_weights)
+  shown_by_shapes: ClassVar[tuple[str, ...]] = ("channel_mult_noise", "channel_mult_emb")
 
   def __post_init__(self):
     optional = ("channel_mult_noise", "channel_mult_emb")

@@ -7,7 +7,7 @@ as in its checkpoints ("ResnetBlockBigGANpp_3/Conv_0/kernel").
 
 import collections
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -74,6 +74,8 @@ class JcmNCSNpp(Network):
   fourier_scale: float = 16.0
   init_scale: float = 0.0
   nonlinearity: str = "swish"
+
+  shown_by_shapes: ClassVar[tuple[str, ...]] = ("fourier_scale", "init_scale")
 
   def __post_init__(self):
     fields.check_network(self)

@@ -5,7 +5,7 @@ Submodules and parameters are named as in EDM's and ECT's checkpoints ("enc.16x1
 
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -71,6 +71,8 @@ class SongUNet(Network):
   encoder_type: str = "standard"
   decoder_type: str = "standard"
   resample_filter: tuple[float, ...] = (1, 1)
+
+  shown_by_shapes: ClassVar[tuple[str, ...]] = ("fourier_scale",)
 
   def __post_init__(self):
     fields.check_unet(self, "channel_mult_emb", "channel_mult_noise", tuples=("resample_filter",))

@@ -86,13 +86,23 @@ class Consistency(Objective):
 
   @property
   def needs(self) -> Needs:
-    """A teacher, if the drift is one's; the target's average."""
-    return Needs(teacher=self.drift.needs_teacher, target_decay=self._target_decay, distance=self.distance)
+    """A teacher, if the drift is one's; the target's average; f(x, sigma_min) = x, where a grid ends."""
+    return Needs(
+      teacher=self.drift.needs_teacher,
+      target_decay=self._target_decay,
+      distance=self.distance,
+      boundary=self.pairs.scales is not None,
+    )
 
   def progress(self, step: Array | int) -> Metrics:
     """Return N(k) or the stage, and mu(k) of an averaged target."""
     decay = self._target_decay
     return self.pairs.metrics(step) | ({} if decay is None else {"target_decay": jnp.asarray(decay(step))})
+
+  def finest_gap(self, step: int) -> float:
+    """Return the smallest (t - r)/t of many pairs, as they are drawn at a step."""
+    t, r = self.pairs(jax.random.key(0), 8192, jnp.asarray(step))
+    return float(((t - r) / t).min())
 
   def draw(self, key: Array, batch: Batch, step: Array) -> ConsistencyDraws:
     """Draw noise-level pairs and noise for a batch."""

@@ -78,8 +78,8 @@ class Continuous(Objective):
 
   @property
   def needs(self) -> Needs:
-    """A teacher, if the drift is one's."""
-    return Needs(teacher=self.drift.needs_teacher, distance=self.distance)
+    """A teacher, if the drift is one's; f(x, sigma_min) = x, where trajectories end."""
+    return Needs(teacher=self.drift.needs_teacher, distance=self.distance, boundary=True)
 
   def draw(self, key: Array, batch: Batch, step: Array) -> ContinuousDraws:
     """Draw noise levels and noise for a batch."""

@@ -5,9 +5,7 @@ Parameters are float32, their names joined with "/".
 
 import dataclasses
 import json
-import math
 import os
-import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +13,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cm_jax.errors import UserError, one_of
+from cm_jax.errors import UserError
 from cm_jax.storage import bounded, digests, whole
-from cm_jax.types import KINDS, Model, NoiseRange
-
-FORMAT = 2  # of model.json; 1 had no kind
-NOISE = tuple(field.name for field in dataclasses.fields(NoiseRange))
-INFO_KEYS = (
-  *("kind", "network", "precond", "sigma_min", "sigma_max", "sigma_data"),
-  *("num_classes", "image_shape", "sigmas_by_nfe", "source_sha256", "licence"),
-)
-OPTIONAL_INFO_KEYS = ("format", "rho", "source", "peer", "weights_sha256", "class_names")
-WEIGHTS, MODEL = "weights.safetensors", "model.json"
+from cm_jax.storage.model_json import FORMAT, MODEL, NOISE, WEIGHTS, check_format, checked_info
+from cm_jax.storage.model_json import INFO_KEYS as INFO_KEYS  # part of this module's contract
+from cm_jax.types import Model, NoiseRange
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -107,6 +98,8 @@ def info_of(model: Model) -> dict[str, Any]:
     "class_names": list(model.class_names),
     "image_shape": list(model.image_shape),
     "sigmas_by_nfe": {int(nfe): list(levels) for nfe, levels in model.sigmas_by_nfe.items()},
+    "matmul_precision": model.matmul_precision,
+    "guidable": model.guidable,
   }
 
 
@@ -137,8 +130,8 @@ def save_weights(folder: epath.PathLike, params: Mapping[str, Any], info: Mappin
       float array, the disk is full.
   """
   target = check_target(folder)
-  _check_format(info.get("format", FORMAT), "info")
-  checked = _checked_info({**info, "format": FORMAT}, "info")
+  check_format(info.get("format", FORMAT), "info")
+  checked = checked_info({**info, "format": FORMAT}, "info")
   if "net" not in params:
     raise UserError("params", sorted(params), 'a dict with the key "net"')
   arrays = {name: _float32(name, value) for name, value in flatten(params).items()}
@@ -162,12 +155,22 @@ def load_weights(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
   path = whole.place(folder)
   if not is_weights_folder(path):
     raise UserError("weights folder", str(path), f"a folder with {WEIGHTS} and {MODEL}")
-  checked = _checked_info(_read_info(path), str(path / MODEL))
+  checked = load_info(path)
   arrays = load_arrays(path / WEIGHTS, "weights folder", checked.get("weights_sha256"))
   params = unflatten({name: _float32(name, value) for name, value in arrays.items()})
   if not isinstance(params.setdefault("net", {}), dict):
     raise UserError(str(path / WEIGHTS), "net", "a tree of parameters")
   return params, checked
+
+
+def load_info(folder: epath.PathLike) -> dict[str, Any]:
+  """Read the model.json of a weights folder, as `load_weights` does.
+
+  Raises:
+    UserError: It is missing, damaged, or of a newer format.
+  """
+  path = whole.place(folder)
+  return checked_info(_read_info(path), str(path / MODEL))
 
 
 def update_info(folder: epath.PathLike, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -178,7 +181,7 @@ def update_info(folder: epath.PathLike, change: Callable[[dict[str, Any]], dict[
   """
   file = whole.place(folder) / MODEL
   info = change(_read_info(whole.place(folder)))
-  _checked_info(info, str(file))
+  checked_info(info, str(file))
   whole.write(file, json.dumps(info, indent=2, sort_keys=True) + "\n")
 
 
@@ -233,51 +236,3 @@ def _float32(name: str, value: Any) -> np.ndarray:
   if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
     raise UserError(name, str(array.dtype), "a float array")
   return np.ascontiguousarray(array, np.float32).reshape(array.shape)
-
-
-def _check_format(number: Any, where: str) -> None:
-  if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= FORMAT:
-    raise UserError(f"{where}: format", number, f"1 to {FORMAT}, which this version of cm_jax reads")
-
-
-def _checked_info(info: Any, where: str) -> dict[str, Any]:
-  if not isinstance(info, Mapping):
-    raise UserError(where, type(info).__name__, "a JSON object")
-  number = info.get("format")
-  _check_format(number, where)
-  checked = {"kind": None, **info} if number == 1 else dict(info)
-  missing = [key for key in INFO_KEYS if key not in checked]
-  unknown = sorted(set(checked) - {*INFO_KEYS, *OPTIONAL_INFO_KEYS})
-  if missing or unknown:
-    raise UserError(where, f"missing {missing}, unknown {unknown}", f"the keys {', '.join(INFO_KEYS)}")
-  if checked["kind"] not in KINDS and (number != 1 or checked["kind"] is not None):
-    raise UserError(f"{where}: kind", checked["kind"], one_of(KINDS, checked["kind"]))
-  for key in NOISE:
-    value = checked.get(key, 1.0)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (math.isfinite(value) and value > 0):
-      raise UserError(f"{where}: {key}", value, "a positive finite number")
-  digest = checked.get("weights_sha256")
-  if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
-    raise UserError(f"{where}: weights_sha256", digest, f"the sha256 of {WEIGHTS} in 64 hex digits")
-  for key in ("network", "precond"):
-    if not isinstance(checked[key], Mapping) or "name" not in checked[key]:
-      raise UserError(f"{where}: {key}", checked[key], 'a config section with a "name"')
-  try:
-    checked["image_shape"] = tuple(int(size) for size in checked["image_shape"])
-    tuned = checked["sigmas_by_nfe"].items()
-    checked["sigmas_by_nfe"] = {int(nfe): [float(sigma) for sigma in sigmas] for nfe, sigmas in tuned}
-    checked["num_classes"] = int(checked["num_classes"])
-  except (TypeError, ValueError, AttributeError) as error:
-    expected = "image_shape [H, W, C], num_classes an int, sigmas_by_nfe {nfe: [sigma, ...]}"
-    raise UserError(where, str(error), expected) from None
-  if len(checked["image_shape"]) != 3 or min(checked["image_shape"]) < 1 or checked["num_classes"] < 0:
-    shapes = (checked["image_shape"], checked["num_classes"])
-    raise UserError(f"{where}: image_shape, num_classes", shapes, "[H, W, C] and 0 or more")
-  names = checked.get("class_names", [])
-  if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-    raise UserError(f"{where}: class_names", str(names)[:60], "the names of the classes, or []")
-  if names and len(names) != checked["num_classes"]:
-    expected = f"{checked['num_classes']} names, one for every class, or []"
-    raise UserError(f"{where}: class_names", f"{len(names)} names", expected)
-  return checked

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cm_jax.diffusion.precision import computing_in
 from cm_jax.training.averages.track import read_average
 from cm_jax.training.bins import BIN_EDGES, bin_index
 from cm_jax.types import Array, Batch, Context, Method, Metrics, Params, Preconditioned, TrainState
@@ -99,7 +100,10 @@ def make_train_step(
 
       return jax.grad(loss, has_aux=True)(state.params)
 
-    grads, metrics = accumulate(value_and_grad, split_microbatches((ready, draws), accumulation, needs.group))
+    with computing_in(method.config.matmul_precision):  # of a learned distance too
+      grads, metrics = accumulate(
+        value_and_grad, split_microbatches((ready, draws), accumulation, needs.group)
+      )
     value = metrics["loss"]
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step, value=value)
     params = optax.apply_updates(state.params, updates)

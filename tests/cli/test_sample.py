@@ -21,7 +21,7 @@ from tests.cli.weights import weights_folder
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("sample")
-  config = tiny.config(tiny.CT, num_steps=3)
+  config = tiny.config({**tiny.EDM, "label_dropout": 0.2}, num_steps=3)
   config.data.conditional = True
   loop.train(build(config), folder / "run", progress=False)
   return folder / "run"
@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(trained, tmp_path, monkeypa
 
 
 def test_going_on_with_other_samples_is_refused(trained, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(SampleStore, "finish", lambda self, labels: (_ for _ in ()).throw(KeyboardInterrupt))
+  monkeypatch.setattr(SampleStore, "finish", lambda *_: (item for item in ()).throw(KeyboardInterrupt))
   assert draw(trained, tmp_path / "x.npz") == 130
   monkeypatch.undo()
   monkeypatch.setattr(samples, "SHARD", 8)

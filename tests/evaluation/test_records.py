@@ -32,7 +32,8 @@ def test_the_fields_are_those_of_the_design():
       "dataset_fingerprint",
       "reference",
     ),
-    *("features_hash", "quantiser", "dtype", "device", "versions", "commit", "seconds", "images_per_second"),
+    *("features_hash", "quantiser", "dtype", "matmul_precision", "device", "versions", "commit", "seconds"),
+    "images_per_second",
   ]
 
 

@@ -18,6 +18,7 @@ from etils import epath
 from cm_jax.data.companions import companions
 from cm_jax.data.sources import Framing, open_source
 from cm_jax.diffusion.drifts import drift_of
+from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import UserError
 from cm_jax.storage import lines, pictures
 from cm_jax.storage.run import RunFolder
@@ -180,7 +181,8 @@ class Diagnostics:
     bound = None if teacher is None else teacher.preconditioned
     context = Context(self._method.student, bound, target_params, *frozen)
     draws = objective.draw(key, ready, step)
-    gradient = jax.grad(lambda params: objective.loss(params, context, ready, draws, step).loss)(params)
+    with computing_in(self._experiment.config.matmul_precision):  # as in the step
+      gradient = jax.grad(lambda params: objective.loss(params, context, ready, draws, step).loss)(params)
     return jax.tree.map(jnp.add, total, gradient), optax.tree.norm(gradient, squared=True)
 
   def _gradient_noise(self, state: TrainState) -> dict[str, Any] | None:
