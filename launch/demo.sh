@@ -21,11 +21,13 @@ evaluate() { cm_jax evaluate --workdir="$runs/$1" --features="$runs/features" "$
 # Networks this small do not fill two cores: two jobs at a time, each on half of the cores, with a progress bar each.
 cores=$(getconf _NPROCESSORS_ONLN)
 both() {
+  set -m  # a process group each: what stops the demo stops all that each of them started
   NPROC=$((cores > 1 ? cores / 2 : 1)) $1 &
   first=$!
   NPROC=$((cores > 1 ? cores / 2 : 1)) TQDM_POSITION=1 $2 &
   second=$!
-  trap 'kill $first $second 2>/dev/null' EXIT
+  set +m
+  trap 'kill -- -$first -$second 2>/dev/null' EXIT
   wait $first
   wait $second
   trap - EXIT

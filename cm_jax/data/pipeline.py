@@ -4,11 +4,13 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import os
 from collections.abc import Generator, Mapping
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from cm_jax.data import workers as workers_lib
 from cm_jax.data.sources import images, labels
 from cm_jax.errors import UserError
 from cm_jax.types import Source
@@ -187,10 +189,14 @@ def stream(pipeline: Pipeline, start_step: int, num: int, workers: int, ahead: i
   steps = grain.MapDataset.range(start_step, start_step + num).map(pipeline.batch)
   reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
   processes = grain.MultiprocessingOptions(num_workers=min(workers, num), per_worker_buffer_size=ahead)
-  iterator = iter(steps.to_iter_dataset(reading).mp_prefetch(processes))
+  attend = functools.partial(workers_lib.attend, os.getpid())
+  iterator = iter(steps.to_iter_dataset(reading).mp_prefetch(processes, attend))
+  # Out of the shared memory, which is not the reader's to keep.
+  own = lambda batch: {name: np.array(array) for name, array in batch.items()}
   try:
-    for batch in iterator:
-      # Out of the shared memory, which is not the reader's to keep.
-      yield {name: np.array(array) for name, array in batch.items()}
+    with workers_lib.starting():
+      first = own(next(iterator))
+    yield first
+    yield from map(own, iterator)
   finally:
     iterator.close()
