@@ -5,6 +5,7 @@ import ast
 import importlib.util
 import os
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,8 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
   Raises:
     UserError: The file is missing, or fails when it is run.
   """
-  path, _, argument = spec.partition(":")
-  if not Path(path).is_file():
-    raise UserError("--config", spec, "a Python file with get_config()")
+  given, _, argument = spec.partition(":")
+  path = find_config(given)
   sys.path.append(os.path.dirname(os.path.abspath(path)))
   module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
   if module_spec is None or module_spec.loader is None:
@@ -44,6 +44,37 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
     expected = f"a Python file with get_config() ({type(error).__name__}: {error})"
     raise UserError("--config", spec, expected) from error
   return ml_collections.ConfigDict(config)
+
+
+def find_config(given: str) -> str:
+  """Return the path of a config file: as given, or of those that come with cm_jax, `configs/NAME.py`.
+
+  Raises:
+    UserError: Neither is there.
+  """
+  if Path(given).is_file():
+    return given
+  ours = our_configs()
+  name = given.removeprefix("configs/").removeprefix("./configs/")
+  if name in ours:
+    return ours[name]
+  named = one_of([f"configs/{known}" for known in ours], given) if ours else "none are installed"
+  raise UserError("--config", given, f"a Python file with get_config(); cm_jax has {named}")
+
+
+def our_configs() -> dict[str, str]:
+  """Return the paths of the configs that come with cm_jax, by name: of the checkout, or installed."""
+  package = Path(__file__).parents[1]
+  share = Path("share", "cm_jax", "configs")
+  # beside the package in a checkout; below the environment; below the folder of `pip install --target`
+  for folder in (
+    package.parent / "configs",
+    Path(sysconfig.get_path("data")) / share,
+    package.parent / share,
+  ):
+    if (folder / "digits_edm.py").is_file():
+      return {path.name: str(path) for path in sorted(folder.glob("*.py"))}
+  return {}
 
 
 def read_stored(workdir: str) -> ml_collections.ConfigDict:

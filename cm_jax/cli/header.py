@@ -1,6 +1,9 @@
 """What `train` says before it begins and after it ends."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import ml_collections
 
 from cm_jax.cli.flags import counted
 
@@ -90,3 +93,16 @@ def ended(experiment: "Experiment", workdir: str, step: int, trained: bool) -> l
       f"      {program} train --workdir={workdir} --config.run.num_steps=0   # on, to the run's end"
     )
   return lines
+
+
+def keys(config: Any, path: str = "config") -> list[str]:
+  """Return every key of a config with its value, as the command line sets it.
+
+  >>> keys({"seed": 0, "noise": {"rho": 7.0}})
+  ['--config.seed=0', '--config.noise.rho=7.0']
+  """
+  found = []
+  for key, value in config.items():
+    is_section = isinstance(value, (Mapping, ml_collections.ConfigDict, ml_collections.FrozenConfigDict))
+    found += keys(value, f"{path}.{key}") if is_section and len(value) else [f"--{path}.{key}={value}"]
+  return found

@@ -6,6 +6,7 @@
   python -m cm_jax train --workdir=runs/edm                             # goes on with the stored config
   python -m cm_jax train --workdir=runs/edm --config.run.num_steps=600  # stops there; without it, at the end
 
+--dry_run lists every key of the config; what those of a component mean its class says, cm_jax/networks/*.py.
 config.num_images is the length of a run: learning rate, curricula and stages follow it and the batch size.
 The same command runs on one CPU, on all devices of a machine, and on every host of a pod.
 """
@@ -17,7 +18,7 @@ from absl import flags
 
 from cm_jax.cli import signals
 from cm_jax.cli.flags import is_main, start
-from cm_jax.cli.header import described, ended
+from cm_jax.cli.header import described, ended, keys
 from cm_jax.errors import UserError
 from cm_jax.notices import notice
 
@@ -42,12 +43,15 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "init", None, "Run or weights folder to start from (config.init.path).", flag_values=values
   )
-  flags.DEFINE_bool("progress", True, "Show a progress bar.", flag_values=values)
+  text = "Show how far it is: in a bar, or without a terminal in a line each config.run.log_every steps."
+  flags.DEFINE_bool("progress", True, text, flag_values=values)
+  text = "Check everything, say what would be trained, list every key of the config with its value, and stop."
+  flags.DEFINE_bool("dry_run", False, text, flag_values=values)
 
 
 def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   """Build, train, save sample grids and snapshots, diagnose."""
-  if not values.workdir:
+  if not values.workdir and not values.dry_run:
     raise UserError("workdir", "", "the folder the run lives in")
   config = read(values, overrides)
   start(agree_on_the_end=True)
@@ -62,6 +66,10 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   from cm_jax.training.checkpoint import CheckpointStore
   from cm_jax.training.diagnostics.hook import Diagnostics
 
+  if values.dry_run:
+    experiment = build(reconcile(config, run_lib.read_config(values.workdir) if values.workdir else None))
+    print("\n".join([*described(experiment), *keys(experiment.config)]))
+    return
   resumes = bool(CheckpointStore(values.workdir).steps())
   experiment = build(reconcile(config, run_lib.read_config(values.workdir)), resumes)
   for caution in experiment.cautions:

@@ -7,6 +7,7 @@ import pytest
 
 from cm_jax import cli
 from cm_jax.cli import train
+from cm_jax.cli.config_flags import our_configs, read_file
 
 CONFIG = """
 from tests import tiny
@@ -50,6 +51,30 @@ def test_header_lines_and_what_is_next(tmp_path, capsys):
   said = capsys.readouterr()
   assert "next at step 6, every 3" in said.out and "5 done" in said.out
   assert "run: step" not in said.err
+
+
+def test_a_dry_run_says_all_and_writes_nothing(tmp_path, capsys):
+  (tmp_path / "config.py").write_text(CONFIG)
+  command = ["train", f"--config={tmp_path / 'config.py'}", "--config.noise.rho=5", "--dry_run"]
+  assert cli.run([*command, f"--workdir={tmp_path / 'run'}"]) == 0
+  said = capsys.readouterr().out
+  for line in (
+    "model: denoising",
+    "--config.noise.rho=5.0",
+    "--config.network.width=",
+    "--config.batch_size=16",
+  ):
+    assert line in said
+  assert not (tmp_path / "run").exists()
+  assert cli.run(["train", "--config=configs/digits_emd.py", f"--workdir={tmp_path / 'run'}"]) == 2
+  assert "'configs/digits_edm.py' (did you mean it?)" in capsys.readouterr().err
+
+
+def test_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert read_file("configs/digits_cd.py").init.path == "teacher"
+  assert read_file("digits_ict.py").objective.name == "consistency"
+  assert set(our_configs()) >= {"cifar10_edm.py", "folder.py"}
 
 
 @pytest.mark.parametrize(
