@@ -17,7 +17,7 @@ LAYERS = {
   "types": 0, "config": 0, "errors": 0, "notices": 0, "version": 0,
   "storage": 1, "diffusion": 1, "networks": 2,
   "objectives": 3, "sampling": 3, "data": 3, "convert": 3, "training": 4, "evaluation": 4, "assembly": 5,
-  "benchmark": 6, "cli": 7, "__main__": 8,
+  "build": 6, "benchmark": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 # Where something of other people's may or may not have an attribute: the user's own data, Pillow's images,
 # JAX's devices.

@@ -11,6 +11,7 @@ import ml_collections
 
 from cm_jax import config as config_lib
 from cm_jax.assembly.components import completed, completed_fields
+from cm_jax.assembly.form import check_form
 from cm_jax.data.augment import Augment
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.networks import NETWORKS
@@ -59,7 +60,12 @@ def complete(config: Config) -> ml_collections.ConfigDict:
 
 def current(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """Return a stored config of any age as this version writes it: migrated, complete,
-  without what it says of itself."""
+  without what it says of itself.
+
+  Raises:
+    UserError: It has not the form of one.
+  """
+  check_form(stored)
   config = config_lib.plain_json(stored)
   for number in range(config.pop("format", 1), FORMAT):
     config = MIGRATIONS[number](config)

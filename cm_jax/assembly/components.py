@@ -87,6 +87,8 @@ def call(factory: Callable, section: Any, path: str, batch_size: int = 1, **give
     where = f"{path}.{key}"
     if key not in options:
       raise UserError(where, value, one_of(options, key))
+    if value is None and key in COMPONENTS and parameters[options[key]].default is not None:
+      raise UserError(where, None, one_of(COMPONENTS[key], ""))
     arguments[options[key]] = _option(key, value, where, batch_size, given)
   required = inspect.Parameter.empty
   missing = [
@@ -97,8 +99,8 @@ def call(factory: Callable, section: Any, path: str, batch_size: int = 1, **give
   try:
     with _naming(path):
       return factory(**arguments)
-  except TypeError as error:
-    raise UserError(path, dict(section), f"fields of the right types ({error})") from error
+  except (TypeError, ValueError, OverflowError, MemoryError) as error:
+    raise UserError(path, dict(section), f"fields of the right types and sizes ({error})") from error
 
 
 def options_of(factory: Callable) -> dict[str, str]:
@@ -135,7 +137,7 @@ def _option(key: str, value: Any, where: str, batch_size: int, given: dict[str, 
   if key in COMPONENTS:
     return construct(COMPONENTS[key], value, where, batch_size, **given)
   if key in FUNCTIONS:
-    if value not in FUNCTIONS[key]:
+    if not isinstance(value, str) or value not in FUNCTIONS[key]:
       raise UserError(where, value, one_of(FUNCTIONS[key], value))
     return FUNCTIONS[key][value]
   if key.endswith("_images"):

@@ -158,6 +158,8 @@ def model_of(
   config = current(stored)
   noise = call(NoiseRange, config.noise, "config.noise")
   shape, num_classes = tuple(config.data.image_shape), config.data.num_classes
+  if not shape:
+    raise UserError("config.data.image_shape", shape, "[height, width, channels], as training wrote it")
   precision = config.matmul_precision
   network, _ = build_network(config.network, config.precond, noise, shape, num_classes, precision)
   known = {"path": None, "step": None, "average": None, "dataset_fingerprint": None}

@@ -9,6 +9,7 @@ import ml_collections
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import Config, complete, current
 from cm_jax.assembly.components import construct
+from cm_jax.assembly.form import check_form
 from cm_jax.assembly.identity import CLOCK, differing_keys, flat
 from cm_jax.assembly.method import length_of, make_recipe
 from cm_jax.errors import UserError
@@ -29,6 +30,7 @@ def reconcile(
   resolved = ml_collections.ConfigDict(config)
   if stored is None:
     return resolved
+  check_form(stored)
   opened = (
     ("data", "image_shape", ()),
     ("data", "num_classes", 0),

@@ -3,6 +3,7 @@ included, can be set by a flag."""
 
 import ast
 import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
@@ -23,6 +24,8 @@ from cm_jax.storage import run
 def read_file(spec: str) -> ml_collections.ConfigDict:
   """Return what a config file's `get_config()` returns; `FILE.py:ARGUMENT` passes it the argument.
 
+  Where it takes none, `FILE.py:N` makes the run N steps long (`num_images` is N batches).
+
   Files beside it can be imported: `import digits_edm`.
 
   Raises:
@@ -37,13 +40,23 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
   module = importlib.util.module_from_spec(module_spec)
   try:
     module_spec.loader.exec_module(module)
-    config = module.get_config(argument) if argument else module.get_config()
+    takes_it = argument and inspect.signature(module.get_config).parameters
+    config = ml_collections.ConfigDict(module.get_config(argument) if takes_it else module.get_config())
+    if argument and not takes_it:
+      config.num_images = _steps(spec, argument) * config.batch_size
   except UserError:
     raise
   except Exception as error:  # whatever the user's own code raises
     expected = f"a Python file with get_config() ({type(error).__name__}: {error})"
     raise UserError("--config", spec, expected) from error
-  return ml_collections.ConfigDict(config)
+  return config
+
+
+def _steps(spec: str, argument: str) -> int:
+  if not argument.isdecimal() or not 0 < int(argument) < 10**12:
+    expected = "a file whose get_config() takes an argument, or a number of steps behind the colon"
+    raise UserError("--config", spec, expected)
+  return int(argument)
 
 
 def find_config(given: str) -> str:

@@ -1,9 +1,12 @@
 """One record for every measurement, which says what was measured; reports are derived from records alone."""
 
+import collections.abc
 import dataclasses
 import os
 import platform
 import subprocess
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -81,7 +84,24 @@ def _parse(where: str, fields: dict[str, Any]) -> Record:
     record = Record(**fields)
   except TypeError as error:
     raise UserError(where, str(error), "one measurement as JSON, with the fields of a Record") from error
+  for name, hint in typing.get_type_hints(Record).items():
+    if name in fields and not _is_a(fields[name], hint):
+      raise UserError(f"{where}: {name}", fields[name], f"{hint}, as a Record has it")
   return record if record.sigmas is None else dataclasses.replace(record, sigmas=tuple(record.sigmas))
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+  """Say whether a value of JSON is what a type hint of a field says."""
+  kind, inner = typing.get_origin(hint), typing.get_args(hint)
+  if kind in (typing.Union, types.UnionType):
+    return any(_is_a(value, one) for one in inner)
+  if kind is tuple:
+    return isinstance(value, list) and all(_is_a(item, inner[0]) for item in value)
+  if kind is collections.abc.Mapping:
+    return isinstance(value, dict) and all(_is_a(item, inner[1]) for item in value.values())
+  if hint is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+  return hint is Any or type(value) is hint
 
 
 def origin(model: Model) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _train(
   made_with = {
     "fingerprint": experiment.source.fingerprint,
     "teacher_sha256": teacher_sha256(experiment),
-    "config": {**config_lib.content(config), "format": run_lib.FORMAT},
+    "config": {**config_lib.plain_json(config), "format": run_lib.FORMAT},
     "config_sha256": run_lib.identity(stored) if stored and found else config_lib.sha256(config),
   }
   check_every = min(run.log_every, run.max_nonfinite)

@@ -1,12 +1,16 @@
 """What a person types in other ways than --flag=value, and what their shell says to JAX."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
 from cm_jax import cli, errors
-from cm_jax.cli import environment
+from cm_jax.cli import config_flags, environment
 from cm_jax.training import sharding
 from cm_jax.version import __version__
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def said(capsys, *arguments: str, status: int = 2) -> str:
@@ -110,3 +114,17 @@ def test_a_home_folder_that_cannot_be_written_has_no_cache(monkeypatch):
   monkeypatch.setenv("CM_JAX_CACHE", "/proc/none")
   with pytest.raises(errors.UserError, match="CM_JAX_CACHE"):
     environment.keep_programs()
+
+
+def test_a_number_of_steps_behind_a_config_that_takes_no_argument(tmp_path):
+  config = config_flags.read_file(f"{CONFIGS}/digits_ect.py:24")
+  assert config.num_images == 24 * config.batch_size
+  file = tmp_path / "takes.py"
+  file.write_text(
+    "from cm_jax.config import default\n"
+    "def get_config(text='7'):\n  c = default()\n  c.seed = len(text)\n  return c\n"
+  )
+  assert config_flags.read_file(f"{file}:three").seed == 5 and config_flags.read_file(str(file)).seed == 1
+  for wrong in ("x", "0", "-3", "1.5", "1e3"):
+    with pytest.raises(errors.UserError, match=rf"--config = .*:{wrong}: expected .* a number of steps"):
+      config_flags.read_file(f"{CONFIGS}/digits_ect.py:{wrong}")

@@ -74,6 +74,18 @@ def test_a_bad_line_is_named(tmp_path, line):
     read(path)
 
 
+@pytest.mark.parametrize(
+  "field,value",
+  [("sigmas", 3), ("sigmas", [80, "x"]), ("sigmas", True), ("value", "low"), ("n", 1.5), ("step", [1])]
+  + [("versions", ["0.4"]), ("versions", {"jax": 4}), ("sampler", 2), ("average", 0), ("seconds", True)],
+)
+def test_a_field_of_another_type_is_named(tmp_path, field, value):
+  path = tmp_path / "evaluations.jsonl"
+  path.write_text(json.dumps({"metric": "fd_digits", "value": 2, field: value}) + "\n")
+  with pytest.raises(UserError, match=rf"line 1: {field} = "):
+    records.read(path)
+
+
 def test_missing_file(tmp_path):
   with pytest.raises(UserError, match="evaluate"):
     read(tmp_path / "evaluations.jsonl")
