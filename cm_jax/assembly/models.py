@@ -194,7 +194,7 @@ def network_of(path: epath.PathLike) -> dict[str, Any]:
     if stored is None:
       raise UserError("model", str(path), "a run folder or a weights folder")
     section = current(stored).network
-  return config_lib.plain_json({"network": section})["network"]
+  return config_lib.plain_json(section)
 
 
 def init_of(model: Model) -> Callable[[Array], Params]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import ml_collections
@@ -12,6 +13,7 @@ from cm_jax import config as config_lib
 from cm_jax.assembly import build, load_model
 from cm_jax.assembly.complete import current
 from cm_jax.assembly.mismatches import network_settings
+from cm_jax.assembly.models import network_of
 from cm_jax.assembly.resume import reconcile
 from cm_jax.diffusion.precond import PRECONDS, anchored
 from cm_jax.errors import UserError
@@ -22,6 +24,7 @@ from tests import tiny
 from tests.examples import EXAMPLES
 
 DIT = {**EXAMPLES["network"]["dit"], "label_dropout": 0.0}  # the cheapest with a setting of no shape
+OLD = Path(__file__).parents[1] / "storage" / "old"
 CLASSES = {"data": {"conditional": True}}
 
 
@@ -155,6 +158,12 @@ def test_a_network_by_the_name_of_its_teacher_or_start(folder, teacher):
   config = student("", {"name": "teacher"})
   with pytest.raises(UserError, match=r"config\.teacher\.path = : expected a model"):
     build(config)
+
+
+def test_the_network_of_a_run_is_read_without_its_weights():
+  assert network_of(OLD / "run")["name"] == network_of(OLD / "weights")["name"] == "toy"
+  with pytest.raises(UserError, match=r"^model = /no/such: expected a run folder or a weights folder"):
+    network_of("/no/such")
 
 
 def test_which_preconditionings_are_anchored():
