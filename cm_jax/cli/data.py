@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
+from cm_jax.cli.flags import define_framing
 from cm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,12 +47,7 @@ def define(values: flags.FlagValues) -> None:
   text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
   text("source", None, "cifar10, cifar100, or a source as in config.data.source.")
   text("out", None, "What to write: NAME.zip, or a folder with --format=array_record.")
-  about = "Side of the images in pixels, 1 to 4096; by default as they are."
-  flags.DEFINE_integer("resolution", None, about, flag_values=values)
-  text("crop", "none", "center, adm, edm or none.")
-  text("alpha", "", "Behind transparent parts: white or black; by default they are refused (adm drops them).")
-  about = "Turn images as their EXIF data asks."
-  flags.DEFINE_bool("exif", True, about, flag_values=values)
+  define_framing(values)
   text("format", "zip", "zip or array_record.")
   text(
     "split", None, "Of cifar10, cifar100: train (by default) or test. Of other sets: its name in ArrayRecord."

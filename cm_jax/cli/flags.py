@@ -133,6 +133,16 @@ def define_seed(values: flags.FlagValues, meaning: str = "Sample i depends on (s
   flags.DEFINE_integer("seed", 0, meaning, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
 
 
+def define_framing(values: flags.FlagValues) -> None:
+  """Declare the flags that say how images become squares."""
+  text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
+  about = "Side of the images in pixels, 1 to 4096; by default as they are."
+  flags.DEFINE_integer("resolution", None, about, flag_values=values)
+  text("crop", "none", "center, adm, edm or none.")
+  text("alpha", "", "Behind transparent parts: white or black; by default they are refused (adm drops them).")
+  flags.DEFINE_bool("exif", True, "Turn images as their EXIF data asks.", flag_values=values)
+
+
 def define_features(values: flags.FlagValues) -> None:
   """Declare the flags that choose what samples are measured by."""
   flags.DEFINE_string("features", None, "Folder that train-features wrote.", flag_values=values)

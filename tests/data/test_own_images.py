@@ -312,3 +312,22 @@ def test_the_small_network_has_about_the_parameters_that_it_says(resolution, cha
   shapes = jax.eval_shape(lambda: init_params(net, jax.random.key(0), (resolution, resolution, channels)))
   count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6
   assert least < count < most
+
+
+@pytest.mark.parametrize("crop", ["center", "adm", "edm"])
+def test_prepared_beforehand_or_cropped_as_loaded_are_the_same_pixels(tmp_path, crop):
+  from cm_jax.data.prepare import Prepare
+
+  photos = [Image.fromarray(PHOTO).resize((90 + 31 * i, 140 - 17 * i)) for i in range(3)]
+  files = {
+    "a.jpg": encoded(photos[0], "JPEG", **turned_by(5)),
+    "b.webp": encoded(photos[1], "WEBP"),
+    "c.png": encoded(photos[2].convert("RGBA").rotate(30), "PNG"),
+  }
+  spec, out = write(tmp_path / "in", files), tmp_path / "a.zip"
+  (made,) = Prepare(spec, str(out), resolution=20, crop=crop, alpha="black")()
+  source = open_source(spec, framing=Framing(crop, 20, "black"))
+  np.testing.assert_array_equal(images(open_source(f"zip:{out}")), images(source))
+  assert (
+    "1 turned as their EXIF data asks" in made.told and "1 with an alpha channel: over black" in made.told
+  )
