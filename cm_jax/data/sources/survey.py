@@ -43,7 +43,7 @@ class Survey:
     return sum(count for size, count in self.sizes.items() if size < resolution)
 
   def told(self, framing: Framing) -> list[str]:
-    """Return what is done to images that are not plain, a line each.
+    """Return what kinds there are, if several, and what is done to images that are not plain, a line each.
 
     >>> Survey({"JPEG": 3}, {50: 1, 90: 2}, {"turned": 2}, 0, {-1: 3}).told(Framing("edm", 64))
     ['2 turned as their EXIF data asks', '1 smaller than 64 pixels: enlarged']
@@ -58,6 +58,9 @@ class Survey:
     }
     lines = [f"{self.kinds[kind]} {text}" for kind, text in about.items() if self.kinds.get(kind)]
     small = self.smaller_than(framing.resolution) if framing.crops else 0
+    if len(self.formats) > 1 or self.unreadable:
+      counts = {**self.formats, **({"unreadable": self.unreadable} if self.unreadable else {})}
+      lines.insert(0, "files: " + ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts)))
     return lines + ([f"{small} smaller than {framing.resolution} pixels: enlarged"] if small else [])
 
 
