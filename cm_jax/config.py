@@ -89,6 +89,8 @@ def default() -> ml_collections.ConfigDict:
       "teacher": {"path": "", "step": -1, "average": "ema"},
       "init": {"path": "", "step": -1, "average": "ema"},
       "sampler": {"name": "heun", "num_steps": 18},
+      # the noise levels of `sample --nfe=N`, such as {"2": (80.0, 0.8)}; what search-steps finds comes first
+      "sigmas_by_nfe": {},
       "run": {
         "num_steps": 0,  # stop earlier than num_images says; 0: at its end
         "log_every": 100,
@@ -115,7 +117,7 @@ def default() -> ml_collections.ConfigDict:
 
 
 # Sections without defaults to check their keys against; what they are passed to does.
-FREE_FORM = ("averages", "augment")
+FREE_FORM = ("averages", "augment", "sigmas_by_nfe")
 # What a run stored before a key existed meant, where that is not today's default.
 BEFORE: dict[str, Any] = {
   "data": {"exif": False},  # photos were read as they lie in their files, whatever they said of up and down

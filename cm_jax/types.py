@@ -33,6 +33,8 @@ KINDS = ("diffusion", "consistency", "flow_map")
 # How products of float32 are computed: in float32, with TensorFloat-32's 10 bits of mantissa, in bfloat16's
 # 7, or as JAX is set to. CPUs know the first only.
 PRECISIONS = ("highest", "tensorfloat32", "bfloat16", "default")
+# How multistep sampling adds noise again: up to the next level, or all of it.
+RENOISE = ("cm", "ect")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,6 +403,8 @@ class Model:
     guidable: Whether it was trained without its label too, as guidance needs; None where unknown.
     matmul_precision: One of `PRECISIONS`: in what its float32 products are computed, as they were trained in.
     draw: What `sample` calls: `cm_jax.sample`, given by who makes the model, since sampling is a layer above.
+    clip, renoise: Of its own sampler: whether x (multistep) or every D (others) is clipped to [-1, 1], and
+      how multistep sampling adds noise again. None where nothing says it; renoise also for other samplers.
   """
 
   preconditioned: Preconditioned
@@ -418,6 +422,8 @@ class Model:
   guidable: bool | None = None
   matmul_precision: str = "default"
   draw: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
+  clip: bool | None = None
+  renoise: str | None = None
 
   def denoiser(self, label: Array | int | None = None) -> Denoiser:
     """Bind the stored weights in evaluation mode: D(x [B,H,W,C], sigma), sigma and label one for all or [B].
@@ -555,11 +561,14 @@ class Experiment:
       num_classes=method.num_classes,
       network=config.network.to_dict(),
       precond=config.precond.to_dict(),
+      sigmas_by_nfe={int(nfe): tuple(levels) for nfe, levels in config.sigmas_by_nfe.items()},
       sampler=config.sampler.to_dict(),
       class_names=tuple(config.data.class_names),
       guidable=drops_labels(config),
       matmul_precision=config.matmul_precision,
       draw=self.draw,
+      clip=config.sampler.get("clip"),
+      renoise=config.sampler.get("renoise"),
     )
 
   def __repr__(self) -> str:

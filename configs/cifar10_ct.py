@@ -19,4 +19,5 @@ def get_config():
   config.objective.pairs.scales = {"name": "progressive", "s0": 2, "s1": 150}
   config.objective.target = {"name": "curriculum_ema", "s0": 2, "mu0": 0.9, "convention": "code"}
   config.init.path = ""
+  config.sigmas_by_nfe = {}  # not published: search-steps finds it
   return config

@@ -4,9 +4,8 @@ images, dropout 0.2.
   python -m cm_jax convert --input=edm-cifar10-32x32-uncond-vp.pkl --out=weights/edm-cifar10
   python -m cm_jax train --config=configs/cifar10_ect.py --init=weights/edm-cifar10 --workdir=runs/cifar10/ect
 
-Their README: FID 3.86 with 1 NFE, 2.15 with 2 after these 200k steps. Ours: not yet run. The second level of
-  2 NFE is 0.821. A teacher of
-configs/cifar10_edm.py, too, can be the start (--init=runs/cifar10/edm).
+Their README: FID 3.86 with 1 NFE, 2.15 with 2 after these 200k steps. Ours: not yet run. A teacher of
+configs/cifar10_edm.py, too, can be the start (--init=runs/cifar10/edm). Sampled as they do: not clipped.
 
 The eight stages follow the run's length. ECT's own stages stay 25k steps long and go on past the eighth in a
 longer run, such as its 400k row:
@@ -44,5 +43,6 @@ def get_config():
   config.optimizer.learning_rate = 1e-4
   config.optimizer.warmup_images = 0
   config.averages = {"ema": {"name": "constant", "mu": 0.9999}}
-  config.sampler = {"name": "multistep", "sigmas": (80.0,)}
+  config.sampler = {"name": "multistep", "sigmas": (80.0,), "clip": False, "renoise": "ect"}
+  config.sigmas_by_nfe = {"2": (80.0, 0.821)}
   return config

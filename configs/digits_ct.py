@@ -28,5 +28,6 @@ def get_config():
     "target": {"name": "stop_gradient"},
   }
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
+  config.sigmas_by_nfe = {"2": (80.0, 1.6)}
   config.optimizer.learning_rate = 1e-3
   return config

@@ -27,6 +27,7 @@ def get_config():
     "weight": "inverse_gap",
     "target": {"name": "stop_gradient"},
   }
-  config.sampler = {"name": "multistep", "sigmas": (80.0,)}
+  config.sampler = {"name": "multistep", "sigmas": (80.0,), "clip": False, "renoise": "ect"}
+  config.sigmas_by_nfe = {"2": (80.0, 0.8)}
   config.optimizer.learning_rate = 1e-3
   return config

@@ -30,4 +30,5 @@ def get_config():
     "target": {"name": "stop_gradient"},
   }
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
+  config.sigmas_by_nfe = {"2": (80.0, 1.6)}
   return config

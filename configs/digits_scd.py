@@ -20,6 +20,7 @@ def get_config():
     "warmup_images": 12_800,
   }
   config.init.path = "teacher"
-  config.sampler = {"name": "multistep", "sigmas": (80.0,)}
+  config.sampler = {"name": "multistep", "sigmas": (80.0,), "clip": False, "renoise": "ect"}
+  config.sigmas_by_nfe = {"2": (80.0, 1.6)}
   config.optimizer.learning_rate = 1e-3
   return config

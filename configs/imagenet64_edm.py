@@ -35,5 +35,5 @@ def get_config():
   }
   config.optimizer.learning_rate = 1e-4
   config.averages = {"ema": {"name": "half_life", "half_life_images": 50_000_000, "ramp_up": 0.05}}
-  config.sampler = {"name": "heun", "num_steps": 40}
+  config.sampler = {"name": "heun", "num_steps": 40, "clip": True}  # every D, as OpenAI measured
   return config

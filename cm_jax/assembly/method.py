@@ -14,6 +14,7 @@ from cm_jax.assembly.complete import complete
 from cm_jax.assembly.components import call, construct, options_of, split, steps
 from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.models import build_network
+from cm_jax.assembly.tuned import tuned_levels
 from cm_jax.data.augment import Augment
 from cm_jax.data.preprocess import Preprocess
 from cm_jax.diffusion.precision import check_precision
@@ -113,6 +114,7 @@ def make_parts(config: ml_collections.ConfigDict) -> Parts:
     raise UserError("config.averages", sorted(averages), expected)
   recipe = make_recipe(config.optimizer, batch_size, objective.needs.stages, length)
   sampler = construct(SAMPLERS, config.sampler, "config.sampler", **given)
+  tuned_levels(config.sigmas_by_nfe, noise)
   augment = call(Augment, config.data.augment, "config.data.augment") if config.data.augment else None
   return Parts(noise, objective, averages, recipe, sampler, augment)
 

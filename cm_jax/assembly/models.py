@@ -14,6 +14,7 @@ from cm_jax.assembly.complete import current
 from cm_jax.assembly.components import call, construct
 from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.identity import check_unchanged
+from cm_jax.assembly.tuned import tuned_levels
 from cm_jax.data.sources import is_code
 from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
@@ -150,7 +151,7 @@ def model_of(
     stored: config.json, of any age.
     params: `{"net": ...}`.
     provenance: What is known of the weights; by default what the config says.
-    sigmas_by_nfe: Tuned noise levels.
+    sigmas_by_nfe: Tuned noise levels, which come before those of the config.
 
   Raises:
     UserError: A config that does not fit together.
@@ -173,11 +174,14 @@ def model_of(
   name = config.objective.name
   if name not in OBJECTIVES:
     raise UserError("config.objective.name", name, one_of(OBJECTIVES, name))
+  sampler = config_lib.plain_json(config.sampler)
   return Model(
     network, params, OBJECTIVES[name].trains, noise, shape, num_classes,
     config_lib.plain_json(config.network), config_lib.plain_json(config.precond),
-    sigmas_by_nfe or {}, config_lib.plain_json(config.sampler), {**known, **about, **(provenance or {})},
-    tuple(config.data.class_names), drops_labels(config) if num_classes else None, precision, sample,
+    sigmas_by_nfe={**tuned_levels(config.sigmas_by_nfe, noise), **(sigmas_by_nfe or {})}, sampler=sampler,
+    provenance={**known, **about, **(provenance or {})}, class_names=tuple(config.data.class_names),
+    guidable=drops_labels(config) if num_classes else None, matmul_precision=precision, draw=sample,
+    clip=sampler.get("clip"), renoise=sampler.get("renoise"),
   )  # fmt: skip
 
 
@@ -217,9 +221,10 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
   return Model(
     network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
     info["num_classes"], info["network"], info["precond"],
-    {nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()}, None,
-    {"path": str(path), **dict.fromkeys(unknown)}, tuple(info.get("class_names", ())),
-    info.get("guidable"), precision, sample,
+    sigmas_by_nfe={nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()},
+    provenance={"path": str(path), **dict.fromkeys(unknown)}, class_names=tuple(info.get("class_names", ())),
+    guidable=info.get("guidable"), matmul_precision=precision, draw=sample,
+    clip=info.get("clip"), renoise=info.get("renoise"),
   )  # fmt: skip
 
 

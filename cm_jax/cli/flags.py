@@ -117,6 +117,7 @@ def define_model(values: flags.FlagValues) -> None:
     "What --num_steps are steps of: heun, euler, or any other sampler that has a number of steps.",
     flag_values=values,
   )
+  define_protocol(values)
   flags.DEFINE_float(
     "guidance",
     None,
@@ -126,6 +127,14 @@ def define_model(values: flags.FlagValues) -> None:
   )
   define_seed(values)
   flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1, flag_values=values)
+
+
+def define_protocol(values: flags.FlagValues) -> None:
+  """Declare the flags that say how a model is sampled, where it is not to be as it says itself."""
+  about = "Clip to [-1, 1]: x between the steps of multistep sampling, every D of others (--noclip: do not)."
+  flags.DEFINE_bool("clip", None, f"{about} By default as the model's own.", flag_values=values)
+  about = "How multistep sampling adds noise again: cm, up to the next level, or ect, all of it."
+  flags.DEFINE_string("renoise", None, f"{about} By default as the model's own.", flag_values=values)
 
 
 def define_seed(values: flags.FlagValues, meaning: str = "Sample i depends on (seed, i) only.") -> None:
@@ -183,8 +192,9 @@ def read_samplers(values: flags.FlagValues, model: "Model", sigmas: Sequence[str
   if values.nfe is not None and (sigmas or num_steps):
     raise UserError("--nfe", values.nfe, "neither --sigmas nor --num_steps beside it")
   samplers = choose_samplers(
-    model, [parse_sigmas(text) for text in sigmas], num_steps, values.sampler, values.nfe
-  )
+    model, [parse_sigmas(text) for text in sigmas], num_steps, values.sampler, values.nfe,
+    values.clip, values.renoise,
+  )  # fmt: skip
   for doubt in doubts(model, samplers, values.guidance):
     notice(doubt)
   return samplers

@@ -99,11 +99,13 @@ def described(
   values: flags.FlagValues, model: "Model", sampler: "Sampler", label: int | None
 ) -> dict[str, Any]:
   """Return what the samples are of: a run that goes on has to ask for the same."""
-  from cm_jax.sampling.choose import listed, sampler_name
+  from cm_jax.sampling.choose import listed, sampler_name, unusual
 
   about = {key: model.provenance.get(key) for key in ("path", "step", "average", "config_sha256")}
   options = {key: values[key].value for key in ("seed", "batch_size", "guidance", "state")}
-  return {**about, **options, "label": label, "sampler": f"{sampler_name(sampler)} {listed(sampler.sigmas)}"}
+  named = [sampler_name(sampler), listed(sampler.sigmas)]
+  named += [f"{key}={value}" for key, value in unusual(sampler).items()]
+  return {**about, **options, "label": label, "sampler": " ".join(named)}
 
 
 def stream(

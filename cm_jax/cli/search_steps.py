@@ -4,13 +4,21 @@
   python -m cm_jax sample --workdir=runs/cd --nfe=2 --out=x.png
 
 Writes RUN/sigmas.json (for a weights folder: its model.json) and RUN/search_nfe_002.png, the curve. Every
-candidate has the same noise. --method=ternary is the paper's search; golden scans first, with fewer samples,
-and then narrows down.
+candidate has the same noise, and is clipped and noised again as the model itself says (or --clip, --renoise).
+--method=ternary is the paper's search; golden scans first, with fewer samples, and then narrows down.
 """
 
 from absl import flags
 
-from cm_jax.cli.flags import define_features, define_seed, define_weights, is_main, load, start
+from cm_jax.cli.flags import (
+  define_features,
+  define_protocol,
+  define_seed,
+  define_weights,
+  is_main,
+  load,
+  start,
+)
 from cm_jax.errors import UserError
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.whole import check_writable
@@ -20,6 +28,7 @@ def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   define_weights(values)
   define_features(values)
+  define_protocol(values)
   flags.DEFINE_list("nfe", ["2"], "Numbers of network evaluations, 2 to 8.", flag_values=values)
   flags.DEFINE_string("method", "golden", "golden or ternary.", flag_values=values)
   flags.DEFINE_integer("num", 5000, "Samples per candidate.", lower_bound=2, flag_values=values)
@@ -62,6 +71,8 @@ def main(values: flags.FlagValues) -> None:
       values.seed,
       values.batch_size,
       out=path,
+      clip=values.clip,
+      renoise=values.renoise,
     )
     if is_main():
       found = f"--sigmas={listed(best.sigmas)}  FD {best.value:.4f}"

@@ -25,4 +25,6 @@ def read(path: Path, choices: Choices = AS_IT_IS) -> Foreign:
     sigmas[2] = [sigma_max, _MIDDLE[foreign.image_shape[0]]]
   # Whatever the class: EDM2's, which its ImageNet networks have, is a diffusion model's elsewhere.
   kind = "consistency"
-  return dataclasses.replace(foreign, kind=kind, sigmas_by_nfe=sigmas, peer="ECT", licence=LICENCE)
+  return dataclasses.replace(
+    foreign, kind=kind, sigmas_by_nfe=sigmas, clip=False, renoise="ect", peer="ECT", licence=LICENCE
+  )

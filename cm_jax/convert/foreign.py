@@ -40,6 +40,7 @@ class Foreign:
     kind: One of `KINDS`; None where nothing says it.
     guidable: Whether it was trained without its label too; None where nothing says it.
     matmul_precision: Of its float32 products, one of `PRECISIONS`.
+    clip, renoise: How its authors sample it, as in a Model; None where nothing says it.
     assumed: What the file does not say and was taken as usual, in words.
   """
 
@@ -56,6 +57,8 @@ class Foreign:
   sigmas_by_nfe: Mapping[int, Sequence[float]] = dataclasses.field(default_factory=dict)
   guidable: bool | None = None
   matmul_precision: str = "highest"
+  clip: bool | None = None
+  renoise: str | None = None
   assumed: Sequence[str] = ()
 
 
@@ -191,6 +194,8 @@ def build_model(foreign: Foreign, allow_nonfinite: bool = False) -> Model:
     network=full_config(foreign.network, module),
     precond=dict(foreign.precond),
     sigmas_by_nfe={nfe: tuple(levels) for nfe, levels in foreign.sigmas_by_nfe.items()},
+    clip=foreign.clip,
+    renoise=foreign.renoise,
   )
 
 

@@ -91,6 +91,8 @@ def describe(
     licence=LICENCE,
     kind=kind,
     sigmas_by_nfe={1: [80.0]} | ({2: [80.0, middle]} if middle else {}) if kind == "consistency" else {},
+    clip=True if kind == "consistency" else None,
+    renoise="cm" if kind == "consistency" else None,
     assumed=assumed,
   )
 

@@ -31,12 +31,12 @@ class Published(NamedTuple):
   middle: float | None = None
 
 
-# recipes.md section 3
+# the indices of scripts/launch.sh ("--ts 0,22,39 --steps 40") as noise levels
 PUBLISHED: Mapping[str, Published] = {
   "edm_imagenet64_ema": Published("edm", "diffusion"),
   "edm_bedroom256_ema": Published("edm", "diffusion"),
   "edm_cat256_ema": Published("edm", "diffusion"),
-  "cd_imagenet64_l2": Published("boundary", "consistency"),
+  "cd_imagenet64_l2": Published("boundary", "consistency", 1.382),
   "cd_imagenet64_lpips": Published("boundary", "consistency", 1.382),
   "ct_imagenet64": Published("boundary", "consistency", 1.913),
   "cd_bedroom256_l2": Published("boundary", "consistency", 3.520),
@@ -105,6 +105,8 @@ def describe(
     licence=LICENCE,
     kind=kind,
     sigmas_by_nfe={1: [80.0]} | ({2: [80.0, middle]} if middle else {}) if kind == "consistency" else {},
+    clip=True,  # of D too, for diffusion models (image_sample.py: clip_denoised)
+    renoise="cm" if kind == "consistency" else None,
     assumed=assumed,
   )
 

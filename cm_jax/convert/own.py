@@ -32,4 +32,6 @@ def read(path: Path, choices: Choices) -> Foreign:
     kind=info["kind"],
     guidable=info.get("guidable"),
     matmul_precision=info.get("matmul_precision", "default"),
+    clip=info.get("clip"),
+    renoise=info.get("renoise"),
   )

@@ -17,7 +17,7 @@ from cm_jax.evaluation.metrics.base import Samples
 from cm_jax.evaluation.real import RealData, check_images, choose_sources, data_name
 from cm_jax.evaluation.records import Record
 from cm_jax.evaluation.timing import in_turns
-from cm_jax.sampling.choose import sampler_name
+from cm_jax.sampling.choose import sampler_name, unusual
 from cm_jax.sampling.generate import generate, generate_all, local_mesh, make_generator
 from cm_jax.sampling.guidance import check_guidance
 from cm_jax.storage.pictures import save_grid
@@ -159,7 +159,8 @@ def _earlier(before: Sequence[Record], asked: Mapping[str, Any]) -> list[Record]
 
 def described(sampler: Sampler, guidance: float | None) -> dict[str, Any]:
   """Return how records name a sampler, and the guidance if there is some."""
-  about = {"name": sampler_name(sampler), **({} if guidance is None else {"guidance": guidance})}
+  given = {} if guidance is None else {"guidance": guidance}
+  about = {"name": sampler_name(sampler), **unusual(sampler), **given}
   return {"nfe": sampler.nfe, "sigmas": sampler.sigmas, "sampler": about}
 
 

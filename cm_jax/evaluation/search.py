@@ -15,9 +15,9 @@ from cm_jax.evaluation.features import Features, load_features
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments
 from cm_jax.evaluation.real import check_images, data_name, open_like_own, own_reference
-from cm_jax.sampling.choose import listed
+from cm_jax.sampling.choose import listed, own_multistep
 from cm_jax.sampling.generate import generate_all, local_mesh
-from cm_jax.sampling.multistep import multistep
+from cm_jax.sampling.multistep import Multistep
 from cm_jax.sampling.step_search import Evaluation, Metric, StepSearch
 from cm_jax.storage import pictures
 from cm_jax.storage.run import RunFolder, store_sigmas
@@ -48,6 +48,8 @@ def search(
   mesh: jax.sharding.Mesh | None = None,
   out: epath.PathLike | None = None,
   progress: bool = True,
+  clip: bool | None = None,
+  renoise: str | None = None,
 ) -> tuple[Evaluation, list[Evaluation]]:
   """Search for the noise levels of `nfe` network evaluations; every candidate has the same noise.
 
@@ -66,6 +68,7 @@ def search(
     out: Run or weights folder of the model: the levels are stored where sampling finds them, the curve beside
       them.
     progress: Show a bar.
+    clip, renoise: How the candidates are sampled; by default as the model's own sampling.
 
   Returns:
     The best candidate, and every one that was tried.
@@ -82,7 +85,9 @@ def search(
     validate_source(source)
   measure = features if isinstance(features, Features) else load_features(features)
   check_images(model, measure, reference=source)
-  metric = frechet_metric(model, measure, source, seed, batch_size, mesh)
+  given = {key: value for key, value in (("clip", clip), ("renoise", renoise)) if value is not None}
+  sampler = Multistep(model.noise, steps.initial(), **{**own_multistep(model), **given})
+  metric = frechet_metric(model, sampler, measure, source, seed, batch_size, mesh)
   is_main = jax.process_index() == 0
   with tqdm(desc=f"{nfe} NFE", unit=" candidates", disable=not (progress and is_main)) as bar:
 
@@ -94,15 +99,25 @@ def search(
   if out is not None and is_main:
     plot(history, best, RunFolder.at(out).search(nfe))
     name = METRICS["fd"].record.format(data=data_name(source))
-    about = {"metric": name, "value": best.value, "n": best.n, "seed": seed, "method": method}
+    how = {"clip": sampler.clip, "renoise": sampler.renoise}
+    about = {"metric": name, "value": best.value, "n": best.n, "seed": seed, "method": method, **how}
     store_sigmas(out, nfe, best.sigmas, about)
   return best, history
 
 
 def frechet_metric(
-  model: Model, features: Features, reference: str, seed: int, batch_size: int, mesh: jax.sharding.Mesh | None
+  model: Model,
+  sampler: Multistep,
+  features: Features,
+  reference: str,
+  seed: int,
+  batch_size: int,
+  mesh: jax.sharding.Mesh | None,
 ) -> Metric:
-  """Return (sigmas, n) -> Frechet distance of n samples, of the same noise; one program for all levels."""
+  """Return (sigmas, n) -> Frechet distance of n samples, of the same noise; one program for all levels.
+
+  `sampler` says how they are sampled; its own levels are not used.
+  """
   moments = Moments.of(features(images(open_like_own(model, reference)))[0])
   mesh = mesh or local_mesh()
 
@@ -110,7 +125,7 @@ def frechet_metric(
   def draw(params: Params, seed: Any, indices: Array, label: Array | None, sigmas: Array) -> Array:
     noise = per_sample_noise(jax.random.key(seed), indices)
     f = model.preconditioned(params, Condition(label))
-    return quantize(multistep(f, noise, (len(indices), *model.image_shape), sigmas, model.noise.sigma_min))
+    return quantize(sampler.at(sigmas, f, noise, (len(indices), *model.image_shape)))
 
   def metric(sigmas: tuple[float, ...], n: int) -> float:
     levels = jnp.asarray(sigmas, jnp.float32)

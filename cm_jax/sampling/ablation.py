@@ -18,7 +18,7 @@ from cm_jax.diffusion.grids import vp_sigma, vp_time
 from cm_jax.diffusion.solvers import SOLVERS, heun
 from cm_jax.errors import UserError, one_of
 from cm_jax.sampling import grids
-from cm_jax.sampling.walk import check_num_steps
+from cm_jax.sampling.walk import check_num_steps, clipped
 from cm_jax.types import Array, Denoiser, Noise, NoiseRange
 
 DISCRETIZATIONS = ("vp", "ve", "iddpm", "edm")
@@ -49,6 +49,7 @@ class Ablation:
     solver: Of `SOLVERS`, itself or its name; the last step, to 0, is always Euler's.
     alpha: Of the second-order step, in (0, 1]: 1 is Heun's, 1/2 the midpoint rule (EDM eq. 41).
     epsilon_s: Smallest time of the VP discretisation, in (0, 1).
+    clip: Clip every D to [-1, 1].
 
   Raises:
     UserError: An unknown name, or a value out of range.
@@ -69,6 +70,7 @@ class Ablation:
   solver: Any = heun
   alpha: float = 1.0
   epsilon_s: float = grids.EPSILON_S
+  clip: bool = False
 
   def __post_init__(self):
     check_num_steps(self.num_steps)
@@ -124,6 +126,7 @@ class Ablation:
 
   def __call__(self, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...]) -> Array:
     """Return samples of `shape` [B,H,W,C]."""
+    denoiser = clipped(denoiser) if self.clip else denoiser
     curves = self.curves()
     times = [curves.time(float(sigma)) for sigma in self.levels()]
     z = noise(0, shape)

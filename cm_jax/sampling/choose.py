@@ -17,11 +17,13 @@ def choose_samplers(
   num_steps: Sequence[int] = (),
   name: str = "heun",
   nfe: int | None = None,
+  clip: bool | None = None,
+  renoise: str | None = None,
 ) -> list[Sampler]:
   """Return the samplers that are asked for, else that of the model's run, else the usual one of its kind.
 
   The usual one of a diffusion model is Heun's method in 18 steps; of a consistency model or a flow map, one
-  step from sigma_max.
+  step from sigma_max. Whether it clips and how it adds noise again is the model's own, unless said here.
 
   Args:
     model: What is to be sampled.
@@ -29,6 +31,8 @@ def choose_samplers(
     num_steps: Numbers of steps of the sampler `name`, a sampler each.
     name: A sampler that has a number of steps.
     nfe: Multistep sampling with the tuned noise levels of so many network evaluations.
+    clip: Clip to [-1, 1]: x between the steps of multistep sampling, every D of the others.
+    renoise: Of multistep sampling: how noise is added again.
 
   Raises:
     UserError: Values out of range, no levels known for `nfe`, or a choice needed of a model that does not say
@@ -36,23 +40,52 @@ def choose_samplers(
   """
   if name not in with_num_steps():
     raise UserError("sampler", name, one_of(with_num_steps(), name))
-  multistep = {"name": "multistep", "clip": not is_latent(model.image_shape)}
+  flags = {key: value for key, value in (("clip", clip), ("renoise", renoise)) if value is not None}
+  multistep = {"name": "multistep", **own_multistep(model), **flags}
   chosen = [{**multistep, "sigmas": check_sigmas(levels, model.noise)} for levels in sigmas]
-  chosen += [{"name": name, "num_steps": steps} for steps in num_steps]
+  chosen += [{"name": name, "num_steps": steps, **_own_clip(model, name), **flags} for steps in num_steps]
   if nfe is not None:
     known = {1: (model.noise.sigma_max,), **model.sigmas_by_nfe}
     if nfe not in known:
       found = ", ".join(map(str, sorted(known)))
       raise UserError("nfe", nfe, f"one of {found} (search-steps finds others), or noise levels of your own")
-    chosen.append({**multistep, "sigmas": check_sigmas(known[nfe], model.noise, "sigmas.json")})
+    chosen.append({**multistep, "sigmas": check_sigmas(known[nfe], model.noise, "sigmas_by_nfe")})
   if chosen:
-    return [make_sampler(section, model.noise) for section in chosen]
+    return [make_sampler(section, model.noise) for section in _checked(chosen, flags)]
   if model.sampler is not None:
     with within("sampler"):
-      return [make_sampler(model.sampler, model.noise)]
+      return [make_sampler(section, model.noise) for section in _checked([{**model.sampler, **flags}], flags)]
   one_step = {**multistep, "sigmas": (model.noise.sigma_max,)}
-  usual = {"diffusion": {"name": "heun", "num_steps": 18}, "consistency": one_step, "flow_map": one_step}
-  return [make_sampler(usual[known_kind(model)], model.noise)]
+  heun = {"name": "heun", "num_steps": 18, **_own_clip(model, "heun"), **flags}
+  usual = {"diffusion": heun, "consistency": one_step, "flow_map": one_step}
+  return [make_sampler(section, model.noise) for section in _checked([usual[known_kind(model)]], flags)]
+
+
+def own_multistep(model: Model) -> dict[str, Any]:
+  """Return {"clip", "renoise"} of multistep sampling: the model's own, else CM's; latents are not clipped."""
+  clip, renoise = (True, "cm") if model.renoise is None else (bool(model.clip), model.renoise)
+  return {"clip": clip and not is_latent(model.image_shape), "renoise": renoise}
+
+
+def _own_clip(model: Model, name: str) -> dict[str, bool]:
+  """Return {"clip"} of a sampler that is no multistep one, if it can and the model's own says it."""
+  if model.clip is None or model.renoise is not None or "clip" not in _fields(name):
+    return {}
+  return {"clip": model.clip}
+
+
+def _checked(sections: list[dict[str, Any]], flags: Mapping[str, Any]) -> list[dict[str, Any]]:
+  for key, value in flags.items():
+    names = [section["name"] for section in sections if section["name"] in SAMPLERS]
+    unlike = [name for name in names if key not in _fields(name)]
+    if unlike:
+      having = " or ".join(name for name in SAMPLERS if key in _fields(name))
+      raise UserError(key, value, f"sampling by {having}, not {unlike[0]}")
+  return sections
+
+
+def _fields(name: str) -> list[str]:
+  return [field.name for field in dataclasses.fields(SAMPLERS[name]) if field.name != "noise"]
 
 
 def make_sampler(section: Mapping[str, Any], noise: NoiseRange) -> Sampler:
@@ -72,7 +105,7 @@ def make_sampler(section: Mapping[str, Any], noise: NoiseRange) -> Sampler:
   name = fields.pop("name", None)
   if name not in SAMPLERS:
     raise UserError("name", name, one_of(SAMPLERS, name))
-  known = [field.name for field in dataclasses.fields(SAMPLERS[name]) if field.name != "noise"]
+  known = _fields(name)
   for key, value in fields.items():
     if key not in known:
       raise UserError(key, value, one_of(known, key))
@@ -109,6 +142,19 @@ def sampler_name(sampler: Sampler) -> str:
   'euler'
   """
   return next(name for name, cls in SAMPLERS.items() if type(sampler) is cls)
+
+
+def unusual(sampler: Sampler) -> dict[str, Any]:
+  """Return how a sampler clips and adds noise again, where that is not what its class does by default.
+
+  >>> [unusual(make_sampler({"name": "heun", "clip": clip}, NoiseRange())) for clip in (True, False)]
+  [{'clip': True}, {}]
+  """
+  known = dataclasses.fields(SAMPLERS[sampler_name(sampler)])
+  fields = [field for field in known if field.name in ("clip", "renoise")]
+  return {
+    field.name: vars(sampler)[field.name] for field in fields if vars(sampler)[field.name] != field.default
+  }
 
 
 def listed(values: Sequence[float]) -> str:

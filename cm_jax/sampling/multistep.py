@@ -12,11 +12,15 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from cm_jax.errors import UserError
-from cm_jax.types import Array, Denoiser, Noise, NoiseRange
+from cm_jax.types import RENOISE, Array, Denoiser, Noise, NoiseRange
+
+SLACK = 1e-3  # relative: noise levels so little above sigma_max are sigma_max
 
 
 def check_sigmas(sigmas: Sequence[float], noise: NoiseRange, field: str = "sigmas") -> tuple[float, ...]:
   """Return sigmas as floats if they are a valid list for multistep sampling.
+
+  A level no more than 0.1 % above sigma_max is sigma_max: sCM's t_max, 1.56455, is that of 80.046.
 
   Args:
     sigmas: Noise levels.
@@ -28,6 +32,8 @@ def check_sigmas(sigmas: Sequence[float], noise: NoiseRange, field: str = "sigma
 
   >>> check_sigmas((80, 0.8), NoiseRange())
   (80.0, 0.8)
+  >>> check_sigmas(trigflow_sigmas((1.56455, 1.1), 0.5), NoiseRange())[0]
+  80.0
   """
   low, high = f"{noise.sigma_min:g}", f"{noise.sigma_max:g}"
   expected = f"one or more descending noise levels in ({low}, {high}], such as {high},0.8"
@@ -38,6 +44,8 @@ def check_sigmas(sigmas: Sequence[float], noise: NoiseRange, field: str = "sigma
   except (TypeError, ValueError):
     raise UserError(field, sigmas, expected) from None
   given = ",".join(f"{value:g}" for value in values)
+  top = noise.sigma_max
+  values = tuple(top if top < value <= top * (1 + SLACK) else value for value in values)
   in_range = all(math.isfinite(sigma) and noise.sigma_min < sigma <= noise.sigma_max for sigma in values)
   if not values or not in_range or any(a <= b for a, b in itertools.pairwise(values)):
     raise UserError(field, given, expected)
@@ -55,8 +63,8 @@ class Multistep:
     noise: For sigma_min and the valid range.
     sigmas: Descending noise levels, the first normally sigma_max.
     clip: Clip x to [-1, 1] before adding noise again, as both official codes do; switch it off for latents.
-    renoise: "cm" adds sqrt(sigma^2 - sigma_min^2) z as above; "ect" adds sigma z, as ECT (which does not
-      clip) and sCM do.
+    renoise: One of `RENOISE`. "cm" adds sqrt(sigma^2 - sigma_min^2) z as above; "ect" adds sigma z, as ECT
+      and sCM do, which do not clip.
 
   Note:
     sCM's sampler, x' = cos t x + sin t sigma_data z at angle t, is "ect" without clipping at
@@ -79,8 +87,8 @@ class Multistep:
   renoise: str = "cm"
 
   def __post_init__(self):
-    if self.renoise not in ("cm", "ect"):
-      raise UserError("renoise", self.renoise, "cm or ect")
+    if self.renoise not in RENOISE:
+      raise UserError("renoise", self.renoise, " or ".join(RENOISE))
     object.__setattr__(self, "sigmas", check_sigmas(self.sigmas, self.noise))
 
   @property
@@ -90,7 +98,13 @@ class Multistep:
 
   def __call__(self, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...]) -> Array:
     """Return samples of `shape` [B,H,W,C]."""
-    return multistep(denoiser, noise, shape, self.sigmas, self.noise.sigma_min, self.clip, self.renoise)
+    return self.at(self.sigmas, denoiser, noise, shape)
+
+  def at(
+    self, sigmas: Sequence[float] | Array, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...]
+  ) -> Array:
+    """Return samples at other noise levels, which may be traced, so that a search compiles once."""
+    return multistep(denoiser, noise, shape, sigmas, self.noise.sigma_min, self.clip, self.renoise)
 
 
 def multistep(
@@ -102,7 +116,7 @@ def multistep(
   clip: bool = True,
   renoise: str = "cm",
 ) -> Array:
-  """Return samples at noise levels that may be traced, so that a search compiles once; see `Multistep`."""
+  """Return samples at noise levels in any order, which may be traced; see `Multistep`."""
   level = lambda sigma: jnp.full(shape[:1], sigma)
   x = denoiser(sigmas[0] * noise(0, shape), level(sigmas[0]))
   for k in range(1, len(sigmas)):

@@ -71,7 +71,16 @@ class GridSampler(abc.ABC):
 
   def clipped(self, denoiser: Denoiser) -> Denoiser:
     """Return the denoiser with its output in [-1, 1], if asked for."""
-    return (lambda x, sigma: jnp.clip(denoiser(x, sigma), -1, 1)) if self.clip else denoiser
+    return clipped(denoiser) if self.clip else denoiser
+
+
+def clipped(denoiser: Denoiser) -> Denoiser:
+  """Return the denoiser with its output in [-1, 1].
+
+  >>> clipped(lambda x, sigma: 3 * x)(jnp.array([-1.0, 0.25]), jnp.ones(2)).tolist()
+  [-1.0, 0.75]
+  """
+  return lambda x, sigma: jnp.clip(denoiser(x, sigma), -1, 1)
 
 
 def walk(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.types import KINDS, PRECISIONS, NoiseRange
+from cm_jax.types import KINDS, PRECISIONS, RENOISE, NoiseRange
 
 FORMAT = 2  # of model.json; 1 had no kind
 NOISE = tuple(field.name for field in dataclasses.fields(NoiseRange))
@@ -17,7 +17,7 @@ INFO_KEYS = (
 )
 OPTIONAL_INFO_KEYS = (
   *("format", "rho", "source", "peer", "weights_sha256", "class_names"),
-  *("matmul_precision", "guidable"),
+  *("matmul_precision", "guidable", "clip", "renoise"),
 )
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
@@ -58,6 +58,10 @@ def checked_info(info: Any, where: str) -> dict[str, Any]:
     raise UserError(f"{where}: matmul_precision", value, one_of(PRECISIONS, str(value)))
   if checked.get("guidable") not in (True, False, None):
     raise UserError(f"{where}: guidable", checked["guidable"], "true, false or null")
+  if not isinstance(checked.get("clip"), (bool, type(None))):
+    raise UserError(f"{where}: clip", checked["clip"], "true, false or null")
+  if checked.get("renoise") not in (None, *RENOISE):
+    raise UserError(f"{where}: renoise", checked["renoise"], f"{' or '.join(RENOISE)}, or null")
   digest = checked.get("weights_sha256")
   if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
     raise UserError(f"{where}: weights_sha256", digest, f"the sha256 of {WEIGHTS} in 64 hex digits")

@@ -100,6 +100,8 @@ def info_of(model: Model) -> dict[str, Any]:
     "sigmas_by_nfe": {int(nfe): list(levels) for nfe, levels in model.sigmas_by_nfe.items()},
     "matmul_precision": model.matmul_precision,
     "guidable": model.guidable,
+    "clip": model.clip,
+    "renoise": model.renoise,
   }
 
 

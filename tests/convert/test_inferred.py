@@ -95,7 +95,7 @@ def test_openai(fields, classes, size, container, tmp_path):
   }
   for key, array in weights.flatten(stored["net"]).items():
     np.testing.assert_array_equal(array, params[key].astype(dtype).astype(np.float32), err_msg=key)
-  assert info["kind"] == "consistency"
+  assert (info["kind"], info["clip"], info["renoise"]) == ("consistency", True, "cm")
   named = {"precond boundary, from the file's name", "kind consistency, from the file's name"}
   assert named < set(done.checkpoint.assumed)
   said = Choices(precond={"name": "edm"}, kind="diffusion")
@@ -112,7 +112,7 @@ def test_openai_teacher_and_overrides(tmp_path):
   convert.convert(path, tmp_path / "out", choices=Choices(image_size=4, network={"num_head_channels": 16}))
   info = weights.load_weights(tmp_path / "out")[1]
   assert info["precond"] == {"name": "edm", "time_scale": 1000.0} and info["sigmas_by_nfe"] == {}
-  assert info["kind"] == "diffusion"
+  assert (info["kind"], info["clip"], info["renoise"]) == ("diffusion", True, None)
   assert info["image_shape"] == (4, 4, 3) and info["network"]["num_head_channels"] == 16
   model = load_model(tmp_path / "out")
   D = jax.jit(lambda x, s: model.denoiser(jax.numpy.array([2]))(x, s))(
@@ -139,6 +139,7 @@ def test_jcm(fields, size, tmp_path):
     assert info["image_shape"] == (size, size, 3) and info["precond"] == {"name": "boundary"}
     assert info["kind"] == "consistency"
     assert info["sigmas_by_nfe"] == {1: [80.0], 2: [80.0, 0.585]}
+    assert (info["clip"], info["renoise"]) == (True, "cm")
     expected = weights.flatten(trees[tree])
     for key, array in weights.flatten(stored["net"]).items():
       np.testing.assert_array_equal(array, expected[key], err_msg=key)
@@ -197,5 +198,10 @@ def test_other_state_dicts_are_refused(change, tmp_path):
 
 
 def test_every_published_name_has_a_preconditioning_and_a_kind():
+  levels = {name: published.middle for name, published in openai.PUBLISHED.items() if published.middle}
+  assert levels == {
+    "cd_imagenet64_l2": 1.382, "cd_imagenet64_lpips": 1.382, "ct_imagenet64": 1.913, "cd_bedroom256_l2": 3.520,
+    "cd_bedroom256_lpips": 4.366, "ct_bedroom256": 3.991, "ct_cat256": 5.249,
+  }  # fmt: skip
   for name, published in openai.PUBLISHED.items():
     assert published[:2] == (("edm", "diffusion") if name.startswith("edm_") else ("boundary", "consistency"))

@@ -217,7 +217,7 @@ def test_what_a_model_says_of_itself_is_all_but_where_it_comes_from():
   about = {"network": {"name": "toy", "channel_mult": (1, 2)}, "precond": {"name": "edm"}}
   model = Model(None, PARAMS, "diffusion", noise, (8, 8, 1), 0, **about, sigmas_by_nfe={2: (50.0, 0.8)})
   info = weights.info_of(model)
-  more = ("rho", "class_names", "matmul_precision", "guidable")
+  more = ("rho", "class_names", "matmul_precision", "guidable", "clip", "renoise")
   assert {*info, "source_sha256", "licence"} == {*weights.INFO_KEYS, *more}
   assert (
     weights.noise_of(info) == noise
