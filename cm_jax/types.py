@@ -67,6 +67,20 @@ class NoiseRange:
       raise UserError("rho", self.rho, "at least 1")
 
 
+class Domain(NamedTuple):
+  """The noise levels that a network was made for, where its preconditioning says it; a run's range may be
+  narrower.
+
+  Attributes:
+    low, high: The range.
+    levels: The only ones that it knows, if any; a sampler rounds its grid to them.
+  """
+
+  low: float
+  high: float
+  levels: tuple[float, ...] = ()
+
+
 class Condition(NamedTuple):
   """What a network is told besides x and its noise level; every field may be None, which says nothing.
 
@@ -140,13 +154,16 @@ class TrigScalings(NamedTuple):
 
 class Precond(Protocol):
   """A preconditioning: (sigma [B], train) -> Scalings; `trigflow` says what F is in TrigFlow,
-  None where it is nothing."""
+  None where it is nothing; `domain` what noise levels it is for, None where any."""
 
   @property
   def noise(self) -> NoiseRange: ...
 
   @property
   def trigflow(self) -> Callable[[Array], TrigScalings] | None: ...
+
+  @property
+  def domain(self) -> Domain | None: ...
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings: ...
 

@@ -93,7 +93,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "stages": {"name": "stages", "stage_images": 160, "num_stages": 4},
     "halving": {"name": "halving", "first": 8, "stage_images": 160},
   },
-  "distance": {"l1": "l1", "l2": "l2", "pseudo_huber": _HUBER},
+  "distance": {"l1": "l1", "l2": "l2", "linf": "linf", "pseudo_huber": _HUBER},
   "drift": {"teacher": "teacher", "monte_carlo": "monte_carlo"},
   "target": {
     "stop_gradient": "stop_gradient",

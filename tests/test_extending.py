@@ -111,6 +111,7 @@ class Halved:
   noise: NoiseRange
   factor: float = 0.5
   trigflow: ClassVar[None] = None
+  domain: ClassVar[None] = None
 
   def __call__(self, sigma, train=False):
     edm = EDM(self.noise)(sigma)

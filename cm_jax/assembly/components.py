@@ -40,7 +40,7 @@ COMPONENTS: dict[str, Mapping[str, Callable]] = {
 }
 FUNCTIONS: dict[str, Mapping[str, Any]] = {"solver": SOLVERS, "weight": WEIGHTS}
 # What assembly passes by itself: no keys of a config. `parent` and `name` are Flax's own.
-GIVEN = ("noise", "length", "rule", "parent", "name")
+GIVEN = ("noise", "domain", "length", "rule", "parent", "name")
 Section = str | Mapping[str, Any] | ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 

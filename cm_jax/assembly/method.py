@@ -100,7 +100,7 @@ def make_parts(config: ml_collections.ConfigDict) -> Parts:
   for key in fields:
     if key not in (known := options_of(NETWORKS[name])):
       raise UserError(f"config.network.{key}", fields[key], one_of(known, key))
-  construct(PRECONDS, config.precond, "config.precond", noise=noise)
+  domain = construct(PRECONDS, config.precond, "config.precond", noise=noise).domain
   averages = {
     name: construct(DECAYS, section, f"config.averages.{name}", batch_size)
     for name, section in config.averages.items()
@@ -113,7 +113,7 @@ def make_parts(config: ml_collections.ConfigDict) -> Parts:
     expected = "other names: target is the objective's, params the raw parameters'"
     raise UserError("config.averages", sorted(averages), expected)
   recipe = make_recipe(config.optimizer, batch_size, objective.needs.stages, length)
-  sampler = construct(SAMPLERS, config.sampler, "config.sampler", **given)
+  sampler = construct(SAMPLERS, config.sampler, "config.sampler", **given, domain=domain)
   tuned_levels(config.sigmas_by_nfe, noise)
   augment = call(Augment, config.data.augment, "config.data.augment") if config.data.augment else None
   return Parts(noise, objective, averages, recipe, sampler, augment)

@@ -14,12 +14,12 @@ import numpy as np
 from cm_jax.convert.foreign import AS_IT_IS, Choices, Foreign, check_size, torch_layout
 from cm_jax.convert.readers.persistence import Snapshot, read_snapshot
 from cm_jax.convert.readers.pickles import Bounded, Refused
-from cm_jax.diffusion.grids import vp_sigma
-from cm_jax.diffusion.precond import IDDPM
-from cm_jax.types import NoiseRange
+from cm_jax.diffusion.precond import IDDPM, PRECONDS
+from cm_jax.types import Domain, NoiseRange
 
 LICENCE = "CC BY-NC-SA 4.0"
 _HEAD = ("logvar_fourier.freqs", "logvar_fourier.phases", "logvar_linear.weight")
+BOUNDS = ("epsilon_t", "sigma_min", "sigma_max")
 _COMMON = ("img_resolution", "img_channels", "label_dim", "use_fp16", "model_type")
 
 
@@ -44,9 +44,11 @@ WRAPPERS = {
     "vp",
     {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5},
     "SongUNet",
-    keeps=("beta_d", "beta_min", "M"),
+    keeps=("beta_d", "beta_min", "M", "epsilon_t"),
   ),
-  "VEPrecond": Wrapper("ve", {"sigma_min": 0.02, "sigma_max": 100}, "SongUNet"),
+  "VEPrecond": Wrapper(
+    "ve", {"sigma_min": 0.02, "sigma_max": 100}, "SongUNet", keeps=("sigma_min", "sigma_max")
+  ),
   "iDDPMPrecond": Wrapper(
     "iddpm", {"C_1": 0.001, "C_2": 0.008, "M": 1000}, "DhariwalUNet", keeps=("C_1", "C_2", "M"), widens=2
   ),
@@ -109,6 +111,10 @@ def describe(cls: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     fields["out_channels"] = channels * wrapper.widens
   taps = fields.get("resample_filter", [1, 1])
   peer = "ECT" if cls == "ECMPrecond" else "EDM2" if cls == "Precond" else "EDM"
+  # what only bounds the noise levels is said where it is unusual
+  said = [key for key in wrapper.keeps if key not in BOUNDS or own[key] != wrapper.own[key]]
+  precond = {key: int(own[key]) if key == "M" else own[key] for key in said}
+  domain = PRECONDS[wrapper.precond](NoiseRange(), **precond).domain
   kept = {}
   for name, array in arrays.items():
     if name.endswith(".resample_filter"):
@@ -124,8 +130,8 @@ def describe(cls: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarra
   return Foreign(
     arrays=kept,
     network={"name": NETWORKS_BY_CLASS[network_cls], **fields},
-    precond={"name": wrapper.precond, **{key: own[key] for key in wrapper.keeps}},
-    noise=_noise(wrapper.precond, own),
+    precond={"name": wrapper.precond, **precond},
+    noise=_noise(domain, own),
     image_shape=(resolution, resolution, channels),
     num_classes=_size("label_dim", kwargs, 0),
     layout=torch_layout(),
@@ -135,18 +141,11 @@ def describe(cls: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarra
   )
 
 
-def _noise(precond: str, own: Mapping[str, float]) -> dict[str, float]:
-  # EDM's networks accept any sigma ("0 to inf"): its samplers run from 80 to 0.002
-  if precond == "vp":
-    low, high = (vp_sigma(t, own["beta_d"], own["beta_min"]) for t in (own["epsilon_t"], 1.0))
-  else:
-    low, high = own.get("sigma_min", 0), own.get("sigma_max", math.inf)
-  return {
-    "sigma_min": low if low > 0 else 0.002,
-    "sigma_max": high if math.isfinite(high) else 80.0,
-    "sigma_data": own.get("sigma_data", 0.5),
-    "rho": 7.0,
-  }
+def _noise(domain: Domain | None, own: Mapping[str, float]) -> dict[str, float]:
+  # EDM's samplers run from 80 to 0.002, as far as the network goes
+  low, high = domain[:2] if domain else (own.get("sigma_min", 0), own.get("sigma_max", math.inf))
+  sigma_data = own.get("sigma_data", 0.5)
+  return {"sigma_min": max(low, 0.002), "sigma_max": min(high, 80.0), "sigma_data": sigma_data, "rho": 7.0}
 
 
 def _number(key: str, value: Any) -> float:

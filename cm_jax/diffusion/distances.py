@@ -42,6 +42,23 @@ class L1(_Weightless):
 
 
 @dataclasses.dataclass(frozen=True)
+class LInf(_Weightless):
+  """Largest absolute difference over pixels and channels (jcm `linf`).
+
+  >>> LInf()(jnp.zeros((1, 1, 2, 1)), jnp.array([1.0, -3.0]).reshape(1, 1, 2, 1)).tolist()
+  [3.0]
+  """
+
+  is_norm: ClassVar[bool] = True
+
+  def __call__(self, a: Array, b: Array, params: Params = None) -> Array:
+    """Return d(a, b), [B]."""
+    difference = a - b
+    # Not jnp.abs: see L1. Where several are largest, each has its part of the gradient.
+    return jnp.max(_per_example(difference * jnp.sign(difference)), axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class L2(_Weightless):
   """Mean squared difference over pixels and channels (CM section 4).
 
@@ -98,4 +115,9 @@ class PseudoHuber(_Weightless):
     return jnp.where(squared > 0, jnp.sqrt(safe), 0.0) - self.c
 
 
-DISTANCES: dict[str, Callable[..., Distance]] = {"l1": L1, "l2": L2, "pseudo_huber": PseudoHuber}
+DISTANCES: dict[str, Callable[..., Distance]] = {
+  "l1": L1,
+  "l2": L2,
+  "linf": LInf,
+  "pseudo_huber": PseudoHuber,
+}

@@ -1,8 +1,8 @@
 """Preconditionings: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) (EDM eq. 7).
 
 One is a frozen dataclass called as `precond(sigma, train=False) -> Scalings`; `trigflow` says what F is in
-TrigFlow, and is None where it is nothing. Everything is float32 or float64 whatever the network computes in
-(invariant 9).
+TrigFlow, and is None where it is nothing; `domain` says which noise levels F is for, and is None where any.
+Everything is float32 or float64 whatever the network computes in (invariant 9).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.diffusion.grids import vp_sigma, vp_time
-from cm_jax.types import Array, NoiseRange, Precond, Scalings, TrigScalings
+from cm_jax.types import Array, Domain, NoiseRange, Precond, Scalings, TrigScalings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class EDM:
 
   noise: NoiseRange
   time_scale: float = 1.0
+
+  domain: ClassVar[None] = None
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""
@@ -69,6 +71,8 @@ class TrigFlow:
 
   noise: NoiseRange
 
+  domain: ClassVar[None] = None
+
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], >= 0."""
     c_skip, c_out, c_in, _ = EDM(self.noise)(sigma)
@@ -95,6 +99,7 @@ class Boundary:
   time_scale: float = 1.0  # as in EDM
 
   trigflow: ClassVar[None] = None
+  domain: ClassVar[None] = None
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], >= sigma_min."""
@@ -120,6 +125,7 @@ class ECT:
   noise: NoiseRange
 
   trigflow: ClassVar[None] = None
+  domain: ClassVar[None] = None
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B]."""
@@ -142,8 +148,14 @@ class VP:
   beta_d: float = 19.9
   beta_min: float = 0.1
   M: int = 1000
+  epsilon_t: float = 1e-5  # the smallest time of its training
 
   trigflow: ClassVar[None] = None
+
+  @property
+  def domain(self) -> Domain:
+    """The levels of the times from epsilon_t to 1."""
+    return Domain(*(vp_sigma(t, self.beta_d, self.beta_min) for t in (self.epsilon_t, 1.0)))
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""
@@ -168,8 +180,15 @@ class VE:
   """
 
   noise: NoiseRange
+  sigma_min: float = 0.02  # of its training
+  sigma_max: float = 100.0
 
   trigflow: ClassVar[None] = None
+
+  @property
+  def domain(self) -> Domain:
+    """The levels of its training."""
+    return Domain(self.sigma_min, self.sigma_max)
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""
@@ -198,6 +217,12 @@ class IDDPM:
   M: int = 1000
 
   trigflow: ClassVar[None] = None
+
+  @property
+  def domain(self) -> Domain:
+    """The u_j, which EDM's samplers round their grid to, but for u_M = 0."""
+    u = self.levels()[:-1]
+    return Domain(float(u[-1]), float(u[0]), tuple(u.tolist()))
 
   def __call__(self, sigma: Array, train: bool = False) -> Scalings:
     """Return the scalings at sigma [B], > 0."""

@@ -8,7 +8,7 @@ from cm_jax.diffusion.pixels import is_latent
 from cm_jax.errors import UserError, one_of, within
 from cm_jax.sampling import SAMPLERS
 from cm_jax.sampling.multistep import check_sigmas
-from cm_jax.types import KINDS, Model, NoiseRange, Sampler
+from cm_jax.types import KINDS, Domain, Model, NoiseRange, Sampler
 
 
 def choose_samplers(
@@ -50,15 +50,17 @@ def choose_samplers(
       found = ", ".join(map(str, sorted(known)))
       raise UserError("nfe", nfe, f"one of {found} (search-steps finds others), or noise levels of your own")
     chosen.append({**multistep, "sigmas": check_sigmas(known[nfe], model.noise, "sigmas_by_nfe")})
+  domain = model.preconditioned.precond.domain
+  make = lambda section: make_sampler(_checked(section, flags), model.noise, domain)
   if chosen:
-    return [make_sampler(section, model.noise) for section in _checked(chosen, flags)]
+    return [make(section) for section in chosen]
   if model.sampler is not None:
     with within("sampler"):
-      return [make_sampler(section, model.noise) for section in _checked([{**model.sampler, **flags}], flags)]
+      return [make({**model.sampler, **flags})]
   one_step = {**multistep, "sigmas": (model.noise.sigma_max,)}
   heun = {"name": "heun", "num_steps": 18, **_own_clip(model, "heun"), **flags}
   usual = {"diffusion": heun, "consistency": one_step, "flow_map": one_step}
-  return [make_sampler(section, model.noise) for section in _checked([usual[known_kind(model)]], flags)]
+  return [make(usual[known_kind(model)])]
 
 
 def own_multistep(model: Model) -> dict[str, Any]:
@@ -74,26 +76,26 @@ def _own_clip(model: Model, name: str) -> dict[str, bool]:
   return {"clip": model.clip}
 
 
-def _checked(sections: list[dict[str, Any]], flags: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _checked(section: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+  name = section["name"]
   for key, value in flags.items():
-    names = [section["name"] for section in sections if section["name"] in SAMPLERS]
-    unlike = [name for name in names if key not in _fields(name)]
-    if unlike:
-      having = " or ".join(name for name in SAMPLERS if key in _fields(name))
-      raise UserError(key, value, f"sampling by {having}, not {unlike[0]}")
-  return sections
+    if name in SAMPLERS and key not in _fields(name):
+      having = " or ".join(known for known in SAMPLERS if key in _fields(known))
+      raise UserError(key, value, f"sampling by {having}, not {name}")
+  return section
 
 
 def _fields(name: str) -> list[str]:
-  return [field.name for field in dataclasses.fields(SAMPLERS[name]) if field.name != "noise"]
+  return [field.name for field in dataclasses.fields(SAMPLERS[name]) if field.name not in ("noise", "domain")]
 
 
-def make_sampler(section: Mapping[str, Any], noise: NoiseRange) -> Sampler:
+def make_sampler(section: Mapping[str, Any], noise: NoiseRange, domain: Domain | None = None) -> Sampler:
   """Make the sampler that a config section names.
 
   Args:
     section: {"name": ..., **fields}, plain JSON values.
     noise: The range of noise levels.
+    domain: What the network was made for, if its preconditioning says it.
 
   Raises:
     UserError: An unknown name or field, or a value out of range.
@@ -110,7 +112,8 @@ def make_sampler(section: Mapping[str, Any], noise: NoiseRange) -> Sampler:
     if key not in known:
       raise UserError(key, value, one_of(known, key))
     fields[key] = tuple(value) if isinstance(value, list) else value
-  return SAMPLERS[name](noise=noise, **fields)
+  walks = any(field.name == "domain" for field in dataclasses.fields(SAMPLERS[name]))
+  return SAMPLERS[name](noise=noise, **fields, **({"domain": domain} if walks else {}))
 
 
 def with_num_steps() -> tuple[str, ...]:

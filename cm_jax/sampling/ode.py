@@ -5,47 +5,19 @@ of step i. The state has the type of the noise.
 """
 
 import dataclasses
-import math
-from typing import Any
 
 import jax.numpy as jnp
 
 from cm_jax.diffusion.drifts import drift_of
 from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.solvers import ancestral_levels, euler, heun
+from cm_jax.sampling.churn import ChurnSampler
 from cm_jax.sampling.walk import GridSampler, walk
 from cm_jax.types import Array, Denoiser, Noise
 
 
 @dataclasses.dataclass(frozen=True)
-class Churn:
-  """Noise added before a step (EDM Alg. 2): sigma times 1 + gamma, gamma = min(S_churn/N, 2^0.5 - 1).
-
-  Args:
-    S_churn: Total amount; 0 for none.
-    S_min, S_max: Where it acts, both ends included; None for no upper end.
-    S_noise: Deviation of the noise; a little more than 1 makes up for a denoiser that removes too much.
-
-  >>> x, sigma = Churn(S_churn=2.0)(jnp.zeros(()), jnp.ones(()), 10, jnp.ones(()))
-  >>> round(x.item(), 4), round(sigma.item(), 4)  # 1.2^2 = 1 + 0.6633^2
-  (0.6633, 1.2)
-  """
-
-  S_churn: float = 0.0
-  S_min: float = 0.0
-  S_max: float | None = None
-  S_noise: float = 1.0
-
-  def __call__(self, x: Array, sigma: Array, num_steps: int, z: Array) -> tuple[Array, Array]:
-    """Return x and sigma (a scalar) raised, with the draw z."""
-    inside = (sigma >= self.S_min) & (sigma <= (math.inf if self.S_max is None else self.S_max))
-    gamma = jnp.where(inside, min(self.S_churn / num_steps, math.sqrt(2) - 1), 0.0)
-    raised = sigma * (1 + gamma)
-    return x + sigma * jnp.sqrt(gamma * (2 + gamma)) * self.S_noise * z, raised
-
-
-@dataclasses.dataclass(frozen=True)
-class Heun(GridSampler):
+class Heun(ChurnSampler):
   """EDM's second-order sampler (EDM Alg. 1; with S_churn > 0 Alg. 2); the last step, to 0, is a denoise.
 
   Args:
@@ -67,10 +39,6 @@ class Heun(GridSampler):
   0.5
   """
 
-  S_churn: float = 0.0
-  S_min: float = 0.0
-  S_max: float | None = None
-  S_noise: float = 1.0
   denoise: bool = True
 
   @property
@@ -85,21 +53,18 @@ class Heun(GridSampler):
   def __call__(self, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...]) -> Array:
     """Return samples of `shape` [B,H,W,C]."""
     denoiser = self.clipped(denoiser)
-    drift, churn = drift_of(denoiser), Churn(self.S_churn, self.S_min, self.S_max, self.S_noise)
+    drift = drift_of(denoiser)
     level = lambda sigma: jnp.broadcast_to(sigma, shape[:1])
 
-    def raised(x: Array, i: Any, t: Array) -> tuple[Array, Array]:
-      return churn(x, t, self.num_steps, noise(i + 1, shape)) if self.S_churn else (x, t)
-
     def step(x: Array, i: Array, t: Array, r: Array) -> Array:
-      x, t = raised(x, i, t)
+      x, t = self.raised(x, i, t, noise)
       return heun(drift, x, level(t), level(r))
 
     levels = self.levels()
     x = walk(step, noise, shape, levels[:-1])
     if not self.denoise:
       return x
-    x, t = raised(x, self.num_steps - 1, levels[-2].astype(x.dtype))
+    x, t = self.raised(x, self.num_steps - 1, levels[-2].astype(x.dtype), noise)
     return denoiser(x, level(t))  # Euler's step to 0, without its rounding
 
 
@@ -148,7 +113,7 @@ class Euler(GridSampler):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dpm2(GridSampler):
+class Dpm2(ChurnSampler):
   """DPM-Solver-2 as OpenAI has it: a midpoint step, the midpoint half-way in sigma^(1/3).
 
   Args:
@@ -156,6 +121,7 @@ class Dpm2(GridSampler):
     num_steps: Number of steps, >= 1, the last to 0; two network evaluations each.
     clip: Clip every D to [-1, 1].
     grid: A name in `GRIDS`.
+    S_churn, S_min, S_max, S_noise: See `Churn`.
 
   Raises:
     UserError: num_steps < 1, or no such grid.
@@ -186,6 +152,7 @@ class Dpm2(GridSampler):
     level = lambda sigma: jnp.broadcast_to(sigma, shape[:1])
 
     def step(x: Array, i: Array, t: Array, r: Array) -> Array:
+      x, t = self.raised(x, i, t, noise)
       middle = ((jnp.cbrt(t) + jnp.cbrt(r)) / 2) ** 3
       halfway = euler(drift, x, level(t), level(middle))
       return x + append_dims(level(r - t), x) * drift(halfway, level(middle))

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.sampling.grids import GRIDS
-from cm_jax.types import Array, Denoiser, Noise, NoiseRange
+from cm_jax.sampling.grids import GRIDS, accepted, rounded, trained_range
+from cm_jax.types import Array, Denoiser, Domain, Noise, NoiseRange
 
 
 def check_num_steps(num_steps: int) -> None:
@@ -30,7 +30,8 @@ class GridSampler(abc.ABC):
     noise: The grid's range.
     num_steps: Their number, >= 1; each sampler says of what.
     clip: Clip every D to [-1, 1], as OpenAI's code does by default.
-    grid: A name in `GRIDS`.
+    grid: A name in `GRIDS`; of an earlier work's range what the network accepts.
+    domain: What the network was made for, if its preconditioning says it; the grid is rounded to its levels.
 
   Raises:
     UserError: num_steps < 1, or no such grid.
@@ -40,6 +41,7 @@ class GridSampler(abc.ABC):
   num_steps: int = 18
   clip: bool = False
   grid: str = "karras"
+  domain: Domain | None = dataclasses.field(default=None, kw_only=True)
 
   def __post_init__(self):
     check_num_steps(self.num_steps)
@@ -66,7 +68,9 @@ class GridSampler(abc.ABC):
 
   def points(self, count: int, to_zero: bool) -> Array:
     """Return `count` levels of the grid, and a final 0 if asked for."""
-    levels = jnp.asarray(GRIDS[self.grid](count, self.noise))
+    own = self.noise.sigma_min, self.noise.sigma_max
+    span = own if self.grid == "karras" else accepted(trained_range(self.grid), self.noise, self.domain)
+    levels = rounded(jnp.asarray(GRIDS[self.grid](count, self.noise, span)), self.domain)
     return jnp.append(levels, 0.0) if to_zero else levels
 
   def clipped(self, denoiser: Denoiser) -> Denoiser:

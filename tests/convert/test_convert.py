@@ -129,9 +129,16 @@ def test_our_own_folder_goes_through_the_same_door(params, tmp_path):
       "VPPrecond",
       {"beta_d": 20.0},
       {"name": "vp", "beta_d": 20.0, "beta_min": 0.1, "M": 1000},
-      (0.001, math.sqrt(math.expm1(10.1))),
+      (0.002, 80.0),  # as EDM's samplers: 0.002 to 80, as far as the network goes
     ),
-    ("VEPrecond", {}, {"name": "ve"}, (0.02, 100.0)),
+    (
+      "VPPrecond",
+      {"beta_d": 2.0, "epsilon_t": 1e-3},
+      {"name": "vp", "beta_d": 2.0, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-3},
+      (math.sqrt(math.expm1(1.01e-4)), math.sqrt(math.expm1(1.1))),
+    ),
+    ("VEPrecond", {}, {"name": "ve"}, (0.02, 80.0)),
+    ("VEPrecond", {"sigma_max": 50}, {"name": "ve", "sigma_max": 50}, (0.02, 50.0)),
     ("EDMPrecond", {"sigma_min": 0.01, "sigma_max": 50.0, "sigma_data": 1.0}, {"name": "edm"}, (0.01, 50.0)),
   ],
 )

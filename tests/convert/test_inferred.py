@@ -200,8 +200,8 @@ def test_other_state_dicts_are_refused(change, tmp_path):
 def test_every_published_name_has_a_preconditioning_and_a_kind():
   levels = {name: published.middle for name, published in openai.PUBLISHED.items() if published.middle}
   assert levels == {
-    "cd_imagenet64_l2": 1.382, "cd_imagenet64_lpips": 1.382, "ct_imagenet64": 1.913, "cd_bedroom256_l2": 3.520,
-    "cd_bedroom256_lpips": 4.366, "ct_bedroom256": 3.991, "ct_cat256": 5.249,
+    "cd_imagenet64_l2": 1.382, "cd_imagenet64_lpips": 1.382, "ct_imagenet64": 1.913,
+    "cd_bedroom256_l2": 3.520, "cd_bedroom256_lpips": 4.366, "ct_bedroom256": 3.991, "ct_cat256": 5.249,
   }  # fmt: skip
   for name, published in openai.PUBLISHED.items():
     assert published[:2] == (("edm", "diffusion") if name.startswith("edm_") else ("boundary", "consistency"))

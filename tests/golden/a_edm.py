@@ -15,6 +15,7 @@ from cm_jax.networks import layers
 from cm_jax.networks.blocks import UNetBlock
 from cm_jax.types import Condition, NoiseRange
 from tests.golden.networks import (
+  check_mode,
   evaluator,
   labels,
   nchw,
@@ -35,6 +36,7 @@ def is_network(case: Case) -> bool:
 
 
 def run_network(case: Case) -> Iterator[Result]:
+  check_mode(case)
   foreign = describe(case.meta["cls"], case.kwargs, case.weights)
   x, sigma = nhwc(case.input("x")), jnp.asarray(case.input("sigma"))
   condition = Condition(labels(case.input("class_labels")), nhwc(case.input("augment_labels")))
@@ -192,7 +194,7 @@ def levels(case: Case) -> Iterator[Result]:
 
 
 HANDLERS = [
-  Handler(is_network, run_network, "networks"),
+  Handler(is_network, run_network, "networks", ("kwargs", "mode")),
   Handler(is_names, run_names, "networks"),
-  Handler(is_units, run_units, "networks"),
+  Handler(is_units, run_units, "networks", ("kwargs",)),
 ]

@@ -18,6 +18,7 @@ from cm_jax.types import Condition
 from tests.golden.a_edm import name_files, unit_params
 from tests.golden.networks import (
   assemble,
+  check_mode,
   evaluator,
   labels,
   nchw,
@@ -35,6 +36,7 @@ def is_network(case: Case) -> bool:
 
 
 def run_network(case: Case) -> Iterator[Result]:
+  check_mode(case)
   foreign = describe("Precond", case.kwargs, case.weights)
   x, sigma = nhwc(case.input("x")), jnp.asarray(case.input("sigma"))
   condition, evaluate = Condition(labels(case.input("class_labels"))), evaluator(foreign)
@@ -177,8 +179,8 @@ def track(sequence: np.ndarray, decays: list[np.ndarray]) -> np.ndarray:
 
 
 HANDLERS = [
-  Handler(is_network, run_network, "networks"),
+  Handler(is_network, run_network, "networks", ("kwargs", "mode")),
   Handler(is_names, run_names, "networks"),
-  Handler(is_units, run_units, "networks"),
-  Handler(is_averages, run_averages, "averages"),
+  Handler(is_units, run_units, "networks", ("kwargs",)),
+  Handler(is_averages, run_averages, "averages", ("kwargs",)),
 ]

@@ -18,7 +18,17 @@ from cm_jax.networks.layers import positional_embedding
 from cm_jax.networks.openai_unet import AttentionBlock
 from cm_jax.types import Condition, NoiseRange
 from tests.golden.a_edm import name_files, unit_params
-from tests.golden.networks import assemble, evaluator, nchw, nhwc, reduced_precision, same_names, shaped
+from tests.golden.networks import (
+  assemble,
+  check_mode,
+  evaluator,
+  nchw,
+  nhwc,
+  reduced_precision,
+  same_names,
+  shaped,
+)
+from tests.golden.options import read
 from tests.golden.runner import Case, Handler, Result
 
 # what create_model makes of an image size (script_util.py), as facts
@@ -31,6 +41,7 @@ def is_network(case: Case) -> bool:
 
 
 def run_network(case: Case) -> Iterator[Result]:
+  check_mode(case)
   x, sigma, y = nhwc(case.input("x")), jnp.asarray(case.input("sigma")), case.input("y")
   condition, outputs = Condition(None if y is None else jnp.asarray(y, jnp.int32)), case.outputs()
   checkpoints = {
@@ -104,7 +115,8 @@ def is_attention(case: Case) -> bool:
 def run_attention(case: Case) -> Iterator[Result]:
   """Evaluate attention blocks; the peer's half-precision variant differs from ours by its rounding only."""
   for name, kwargs in case.kwargs.items():
-    heads, channels = kwargs.get("num_heads", 1), kwargs.get("num_head_channels", -1)
+    known = read(kwargs, name, channels=None, num_heads=1, num_head_channels=-1, use_checkpoint=False)
+    heads, channels = known.num_heads, known.num_head_channels
     module = AttentionBlock(heads if channels == -1 else kwargs["channels"] // channels)
     y = nchw(jax.jit(module.apply)({"params": unit_params(case, name)}, nhwc(case.input(f"{name}_x"))))
     for output in (f"{name}_y", f"{name}_y_legacyhalf"):
@@ -117,8 +129,11 @@ def is_scalings(case: Case) -> bool:
 
 
 def run_scalings(case: Case) -> Iterator[Result]:
-  ours = ("sigma_min", "sigma_max", "sigma_data", "rho")
-  noise = NoiseRange(**{key: case.kwargs[key] for key in ours if key in case.kwargs})
+  span = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0}
+  # every weighting and both forms of the scalings are outputs: these choose none of them
+  chosen = dict.fromkeys(("weight_schedule", "distillation", "loss_norm"))
+  known = vars(read(case.kwargs, "kwargs", **span, **chosen))
+  noise = NoiseRange(**{name: known[name] for name in span})
   sigma = jnp.asarray(case.input("sigma"), jnp.float32)
   scalings = {"std": EDM(noise)(sigma), "boundary": Boundary(noise)(sigma)}
   for name in case.outputs():
@@ -141,8 +156,8 @@ def run_scalings(case: Case) -> Iterator[Result]:
 
 
 HANDLERS = [
-  Handler(is_network, run_network, "networks"),
+  Handler(is_network, run_network, "networks", ("kwargs", "mode")),
   Handler(is_names, run_names, "networks"),
-  Handler(is_attention, run_attention, "networks"),
-  Handler(is_scalings, run_scalings, "scalings"),
+  Handler(is_attention, run_attention, "networks", ("kwargs",)),
+  Handler(is_scalings, run_scalings, "scalings", ("kwargs",)),
 ]

@@ -1,21 +1,28 @@
 """ECT's, EDM's and OpenAI's samplers on a Gaussian mixture: every network call and the result."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.diffusion.grids import karras_grid
+from cm_jax.diffusion.grids import karras_between
+from cm_jax.diffusion.precond import IDDPM
 from cm_jax.sampling.ablation import Ablation
-from cm_jax.sampling.multistep import Multistep
+from cm_jax.sampling.multistep import multistep
 from cm_jax.sampling.ode import Ancestral, Dpm2, Euler, Heun
-from cm_jax.types import Denoiser, NoiseRange, Sampler
+from cm_jax.types import Array, Denoiser, Domain, Noise, NoiseRange
 from tests.golden.losses import images, real
 from tests.golden.networks import nchw
-from tests.golden.runner import Case, Handler, Result
+from tests.golden.options import UnknownOption, choice, read
+from tests.golden.runner import Case, Handler, Result, each
+
+MIXTURE = "x0 ~ sum_k w_k N(mu_k, s_k^2 I)"  # how meta.json describes the denoiser
+OF_KARRAS_DENOISER = ("sigma_data", "sigma_min", "sigma_max", "weight_schedule", "distillation", "loss_norm")
 
 
 @contextlib.contextmanager
@@ -31,6 +38,8 @@ def float64() -> Iterator[None]:
 
 def mixture(case: Case, prefix: str = "") -> Denoiser:
   """Return the exact denoiser of the case's mixture of two Gaussians (meta.json, `denoiser`)."""
+  if not case.meta["denoiser"].startswith(MIXTURE):
+    raise UnknownOption(f"denoiser = {case.meta['denoiser']!r} is not known here")
   w, mu, s = (real(case.input(f"{prefix}gmm_{name}")) for name in ("w", "mu", "s"))
   mu = mu.transpose(0, 2, 3, 1)
 
@@ -48,7 +57,51 @@ def mixture(case: Case, prefix: str = "") -> Denoiser:
   return denoise
 
 
-def trace(sampler: Sampler, denoiser: Denoiser, draws: jax.Array) -> tuple[jax.Array, np.ndarray, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class Levels:
+  """Our multistep sampling at the peers' noise levels: in any order, from any first noise, to any last one.
+
+  Args:
+    sigmas: Of the network's calls.
+    start: Deviation of the first noise, whatever the first level.
+    sigma_min, clip, renoise: As in `Multistep`.
+    end: The level whose noise the result has; OpenAI's and jcm's samplers go on to it without a call.
+  """
+
+  sigmas: tuple[float, ...]
+  start: float
+  sigma_min: float = 0.002
+  clip: bool = True
+  renoise: str = "cm"
+  end: float | None = None
+
+  @property
+  def nfe(self) -> int:
+    return len(self.sigmas)
+
+  def __call__(self, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...]) -> Array:
+    if not self.sigmas:
+      return self.start * noise(0, shape)
+    draw = lambda k, shape: noise(k, shape) * (1 if k else self.start / self.sigmas[0])
+    x = multistep(denoiser, draw, shape, self.sigmas, self.sigma_min, self.clip, self.renoise)
+    x = jnp.clip(x, -1, 1) if self.clip else x
+    return x if self.end is None else x + left_noise(self.end, self.sigma_min) * noise(self.nfe, shape)
+
+
+def left_noise(end: float, sigma_min: float) -> float:
+  """Return the deviation of what the peers add after their last call: nothing at the end of the grid."""
+  return math.sqrt(max(end**2 - sigma_min**2, 0.0))
+
+
+def levels_at(ts: Sequence[float], steps: int, noise: NoiseRange) -> tuple[tuple[float, ...], float]:
+  """Return (levels of the calls, level the result is noised to) of the peers' indices into a Karras grid."""
+  if not ts or min(ts) < 0 or max(ts) > steps - 1:
+    raise UnknownOption(f"ts = {ts} is not inside the grid of {steps} points")
+  levels = [float(karras_between(noise.sigma_max, noise.sigma_min, t / (steps - 1), noise.rho)) for t in ts]
+  return tuple(levels[:-1]), min(max(levels[-1], noise.sigma_min), noise.sigma_max)
+
+
+def trace(sampler: Any, denoiser: Denoiser, draws: jax.Array) -> tuple[jax.Array, np.ndarray, np.ndarray]:
   """Return (samples, the x of every network call, its noise level), with draws [K,B,H,W,C] for noise."""
   seen: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -60,12 +113,14 @@ def trace(sampler: Sampler, denoiser: Denoiser, draws: jax.Array) -> tuple[jax.A
 
   final = jax.jit(lambda: sampler(watched, lambda k, shape: draws[k], draws.shape[1:]))()
   jax.effects_barrier()
-  return final, np.stack([x for x, _ in seen]), np.array([sigma[0] for _, sigma in seen])
+  calls = np.stack([x for x, _ in seen]) if seen else np.zeros((0, *draws.shape[1:]))
+  return final, calls, np.array([sigma[0] for _, sigma in seen])
 
 
 def yield_trace(
+  case: Case,
   run: str,
-  sampler: Sampler,
+  sampler: Any,
   denoiser: Denoiser,
   draws: jax.Array,
   finish: Callable = lambda x: x,
@@ -73,10 +128,20 @@ def yield_trace(
   note: str = "",
 ) -> Iterator[Result]:
   final, calls, levels = trace(sampler, denoiser, draws)
-  yield Result(f"{run}__final", nchw(finish(final)), dtype=dtype, note=note)
-  yield Result(f"{run}__call_x", calls.transpose(0, 1, 4, 2, 3), dtype=dtype, note=note)
-  yield Result(f"{run}__call_sigma", levels, dtype=dtype, note=note)
+  channels_first = calls.transpose(0, 1, 4, 2, 3)
+  found = {"final": nchw(finish(final)), "call_x": channels_first, "call_sigma": levels}
+  if len(calls):
+    found["call_x_last"] = channels_first[-1]
+  for name, value in found.items():
+    if f"{run}__{name}" in case.outputs():
+      yield Result(f"{run}__{name}", value, dtype=dtype, note=note)
   yield Result(f"{run}: as many calls as nfe says", passed=len(levels) == sampler.nfe)
+
+
+def first_and_further(case: Case) -> jax.Array:
+  """Return the draws of ECT's and EDM's cases: the latents, then the noise."""
+  further = real(case.input("noise")).transpose(0, 1, 3, 4, 2)
+  return jnp.concatenate([images(case.input("latents"))[None], further])
 
 
 def is_ect(case: Case) -> bool:
@@ -84,13 +149,14 @@ def is_ect(case: Case) -> bool:
 
 
 def run_ect(case: Case) -> Iterator[Result]:
+  def compute(run: str, given: dict) -> Iterator[Result]:
+    options = read(given, run, t_max=80.0, mid_t=None)
+    levels = (float(options.t_max), *map(float, options.mid_t or ()))
+    sampler = Levels(levels, levels[0], clip=False, renoise="ect")
+    yield from yield_trace(case, run, sampler, mixture(case), first_and_further(case))
+
   with float64():
-    draws = jnp.concatenate(
-      [images(case.input("latents"))[None], real(case.input("noise")).transpose(0, 1, 3, 4, 2)]
-    )
-    for run, options in case.meta["runs"].items():
-      sampler = Multistep(NoiseRange(), (80.0, *options.get("mid_t", ())), clip=False, renoise="ect")
-      yield from yield_trace(run, sampler, mixture(case), draws)
+    yield from each(case.meta["runs"], compute)
 
 
 def is_edm(case: Case) -> bool:
@@ -98,23 +164,66 @@ def is_edm(case: Case) -> bool:
 
 
 def run_edm(case: Case) -> Iterator[Result]:
+  def compute(run: str, given: dict) -> Iterator[Result]:
+    options = read(given, run, fn=None, kwargs={}, net_attrs={})
+    make = choice(options.fn, {"edm_sampler": _edm_sampler, "ablation_sampler": _ablation_sampler}, "fn")
+    domain, rounds = _domain(case, options.net_attrs, run)
+    sampler, rough = make(options.kwargs, domain, run)
+    rough |= rounds
+    note = "the peer has its levels u_j in float32" if rough else ""
+    dtype = "float32" if rough else "float64"
+    yield from yield_trace(case, run, sampler, mixture(case), first_and_further(case), dtype=dtype, note=note)
+    # The peer draws at every step, needed or not: draw i + 1 is step i's here too.
+    if f"{run}__num_noise_draws" in case.outputs():
+      yield Result(f"{run}__num_noise_draws", sampler.num_steps, exact=True)
+
   with float64():
-    draws = jnp.concatenate(
-      [images(case.input("latents"))[None], real(case.input("noise")).transpose(0, 1, 3, 4, 2)]
-    )
-    for run, options in case.meta["runs"].items():
-      kwargs: dict[str, Any] = dict(options["kwargs"])
-      span = {name: kwargs.pop(name) for name in ("sigma_min", "sigma_max", "rho") if name in kwargs}
-      if options["net_attrs"]:
-        raise ValueError(f"attributes of the network of {run} not known here")
-      sampler = (Heun if options["fn"] == "edm_sampler" else Ablation)(NoiseRange(**span), **kwargs)
-      rough = kwargs.get("discretization") == "iddpm"
-      note = "the peer takes the sines of its levels u_j in float32" if rough else ""
-      yield from yield_trace(
-        run, sampler, mixture(case), draws, dtype="float32" if rough else "float64", note=note
-      )
-      # The peer draws at every step, needed or not: draw i + 1 is step i's here too.
-      yield Result(f"{run}__num_noise_draws", kwargs["num_steps"], exact=True)
+    yield from each(case.meta["runs"], compute)
+
+
+def _edm_sampler(given: dict, domain: Domain, run: str) -> tuple[Heun, bool]:
+  known = read(given, run, num_steps=18, sigma_min=0.002, sigma_max=80, rho=7, **_CHURN)
+  low, high = max(known.sigma_min, domain.low), min(known.sigma_max, domain.high)
+  noise = NoiseRange(low, high, rho=known.rho)
+  return Heun(noise, known.num_steps, **_churn(known), domain=domain), False
+
+
+def _ablation_sampler(given: dict, domain: Domain, run: str) -> tuple[Ablation, bool]:
+  own = {"solver": "heun", "discretization": "edm", "schedule": "linear", "scaling": "none", "alpha": 1}
+  own |= {"epsilon_s": 1e-3, "C_1": 0.001, "C_2": 0.008, "M": 1000, "sigma_min": None, "sigma_max": None}
+  known = read(given, run, num_steps=18, rho=7, **own, **_CHURN)
+  fields = {name: vars(known)[name] for name in own}
+  sampler = Ablation(NoiseRange(rho=known.rho), known.num_steps, **fields, **_churn(known), domain=domain)
+  return sampler, known.discretization == "iddpm"
+
+
+_CHURN = {"S_churn": 0, "S_min": 0, "S_max": math.inf, "S_noise": 1}
+
+
+def _churn(known: Any) -> dict[str, float]:
+  top = vars(known)["S_max"]
+  return {name: vars(known)[name] for name in _CHURN} | {"S_max": None if top is None else float(top)}
+
+
+def _domain(case: Case, given: dict, run: str) -> tuple[Domain, bool]:
+  """Return what the network accepts, and whether it rounds to levels that the peer has in float32.
+
+  `round_sigma`: null or "identity"; "iddpm", or a dict of its C_1, C_2, M; a list of levels; or the name of
+  an input that holds them.
+  """
+  net = read(given, f"{run}: net_attrs", sigma_min=0.0, sigma_max=math.inf, round_sigma=None)
+  low, high, rounding = float(net.sigma_min or 0.0), float(net.sigma_max or math.inf), net.round_sigma
+  if rounding in (None, "identity"):
+    return Domain(low, high), False
+  if isinstance(rounding, str) and case.input(rounding.removeprefix("in_")) is not None:
+    rounding = case.input(rounding.removeprefix("in_")).ravel().tolist()
+  if isinstance(rounding, list):
+    return Domain(low, high, tuple(map(float, rounding))), True
+  if isinstance(rounding, dict) or str(rounding).lower() in ("iddpm", "iddpmprecond"):
+    own = read(rounding if isinstance(rounding, dict) else {}, "round_sigma", C_1=0.001, C_2=0.008, M=1000)
+    known = IDDPM(NoiseRange(), **vars(own)).domain
+    return Domain(low, high, known.levels), True
+  raise UnknownOption(f"{run}: net_attrs round_sigma = {rounding!r} is not known here")
 
 
 def is_openai(case: Case) -> bool:
@@ -123,50 +232,83 @@ def is_openai(case: Case) -> bool:
 
 def run_openai(case: Case) -> Iterator[Result]:
   """With the clipping of D that is OpenAI's default, and of the result, which is not optional there."""
-  with float64():
-    draws, noise = real(case.input("noise")).transpose(0, 1, 3, 4, 2), NoiseRange()
-    denoiser = mixture(case)
+
+  def compute(run: str, given: dict) -> Iterator[Result]:
+    known = read(given, run, steps=None, sampler="heun", clip_denoised=True, progress=False, **_KARRAS_SAMPLE)
+    draws, denoiser = real(case.input("noise")).transpose(0, 1, 3, 4, 2), mixture(case)
+    kinds = {kind: kind for kind in ("heun", "dpm", "ancestral", "euler", "progdist", "onestep", "multistep")}
+    kind = choice(known.sampler, kinds, f"{run}: sampler")
+    sampler = _openai_sampler(case, kind, known)
+    is_consistency = isinstance(sampler, Levels)
     clipped = lambda x, sigma: jnp.clip(denoiser(x, sigma), -1, 1)
-    for run, options in case.meta["runs"].items():
-      steps, clip, ts = options["steps"], options.get("clip_denoised", True), options.get("ts", (0, 0))
-      kind = options["sampler"]
-      sampler: Any = {
-        "heun": lambda steps=steps, clip=clip: Heun(noise, steps, clip),
-        "euler": lambda steps=steps, clip=clip: Euler(noise, steps - 1, clip, denoise=True),
-        "dpm": lambda steps=steps, clip=clip: Dpm2(noise, steps, clip),
-        "ancestral": lambda steps=steps, clip=clip: Ancestral(noise, steps, clip),
-        "progdist": lambda steps=steps, clip=clip: Euler(noise, steps, clip),
-        "onestep": lambda: Multistep(noise, (noise.sigma_max,)),
-        "multistep": lambda steps=steps, ts=ts: Multistep(
-          noise, tuple(float(karras_grid(steps, noise)[i]) for i in ts[:-1])
-        ),
-      }[kind]()
-      consistency = kind in ("onestep", "multistep")
-      clip_all = lambda x: jnp.clip(x, -1, 1)
-      yield from yield_trace(run, sampler, clipped if consistency else denoiser, draws, clip_all)
-      yield from _callbacks(case, run, kind, sampler, denoiser, draws, clip)
-      # how many its generator gave; which draw is whose, call_x shows
-      yield Result(f"{run}__num_noise_draws", is_input=True)
+    f = clipped if is_consistency and known.clip_denoised else denoiser
+    yield from yield_trace(case, run, sampler, f, draws, lambda x: jnp.clip(x, -1, 1))
+    if not is_consistency:
+      yield from _callbacks(case, run, kind, sampler, denoiser, draws)
+    # how many its generator gave; which draw is whose, call_x shows
+    yield Result(f"{run}__num_noise_draws", is_input=True)
+
+  with float64():
+    yield from each(case.meta["runs"], compute)
+
+
+_KARRAS_SAMPLE = {
+  "sigma_min": 0.002,
+  "sigma_max": 80,
+  "rho": 7.0,
+  "ts": None,
+  "model_kwargs": None,
+  "s_churn": 0.0,
+  "s_tmin": 0.0,
+  "s_tmax": math.inf,
+  "s_noise": 1.0,
+}
+
+
+def _openai_sampler(case: Case, kind: str, known: Any) -> Any:
+  if known.model_kwargs:
+    raise UnknownOption(f"model_kwargs = {known.model_kwargs!r} is not known here")
+  noise, steps, clip = (
+    NoiseRange(known.sigma_min, known.sigma_max, rho=known.rho),
+    known.steps,
+    known.clip_denoised,
+  )
+  if kind == "onestep":
+    return Levels((noise.sigma_max,), noise.sigma_max, noise.sigma_min, clip)
+  if kind == "multistep":
+    # its indices are of the grid with the diffusion's rho, not with that of the call
+    ignored = dict.fromkeys(OF_KARRAS_DENOISER)
+    rho = read(case.meta.get("kd_kwargs"), "kd_kwargs", rho=7.0, **ignored).rho
+    levels, end = levels_at(known.ts, steps, dataclasses.replace(noise, rho=rho))
+    return Levels(levels, noise.sigma_max, noise.sigma_min, clip, end=end)
+  top = None if known.s_tmax is None else float(known.s_tmax)
+  churn = {"S_churn": known.s_churn, "S_min": known.s_tmin, "S_max": top, "S_noise": known.s_noise}
+  if kind in ("heun", "dpm"):  # the others take no churn, there neither
+    return (Heun if kind == "heun" else Dpm2)(noise, steps, clip, **churn)
+  if kind == "ancestral":
+    return Ancestral(noise, steps, clip)
+  if kind == "progdist":
+    return Euler(noise, steps, clip)
+  return Euler(noise, steps - 1, clip, denoise=True) if steps > 1 else Heun(noise, 1, clip)
 
 
 def _callbacks(
-  case: Case, run: str, kind: str, sampler: Any, denoiser: Denoiser, draws: jax.Array, clip: bool
+  case: Case, run: str, kind: str, sampler: Any, denoiser: Denoiser, draws: jax.Array
 ) -> Iterator[Result]:
   """Yield what the peer tells its callback: sigma at each step; at the last, x before it and D there."""
   if f"{run}__cb_sigma" not in case.outputs():
     return
   _, calls, levels = trace(sampler, denoiser, draws)
-  per_step = {"heun": 2, "dpm": 2}.get(kind, 1)
-  first = np.arange(0, len(levels), per_step)
-  yield Result(f"{run}__cb_sigma", levels[first], dtype="float64")
-  x = jnp.asarray(calls[first[-1]])
-  D = denoiser(x, jnp.full(len(x), levels[first[-1]]))
+  last = range(0, len(levels), {"heun": 2, "dpm": 2}.get(kind, 1))[-1]
+  yield Result(f"{run}__cb_sigma", np.asarray(sampler.levels()[:-1]), dtype="float64")
+  x = jnp.asarray(calls[last])  # after the step's churn
+  D = sampler.clipped(denoiser)(x, jnp.full(len(x), levels[last]))
   yield Result(f"{run}__cb_last_x", nchw(x), dtype="float64")
-  yield Result(f"{run}__cb_last_denoised", nchw(jnp.clip(D, -1, 1) if clip else D), dtype="float64")
+  yield Result(f"{run}__cb_last_denoised", nchw(D), dtype="float64")
 
 
 HANDLERS = [
-  Handler(is_ect, run_ect, "samplers"),
-  Handler(is_edm, run_edm, "samplers"),
-  Handler(is_openai, run_openai, "samplers"),
+  Handler(is_ect, run_ect, "samplers", ("runs", "denoiser")),
+  Handler(is_edm, run_edm, "samplers", ("runs", "denoiser", "net")),
+  Handler(is_openai, run_openai, "samplers", ("runs", "denoiser", "kd_kwargs")),
 ]

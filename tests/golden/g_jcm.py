@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cm_jax.convert import jcm
-from tests.golden.networks import assemble, evaluator, reduced_precision
+from tests.golden.networks import assemble, evaluator, jcm_config, reduced_precision
 from tests.golden.runner import Case, Handler, Result
 
 
@@ -16,7 +16,7 @@ def is_network(case: Case) -> bool:
 
 def run_network(case: Case) -> Iterator[Result]:
   config, weights = (
-    case.meta["model_config"],
+    jcm_config(case),
     {name.replace("/", "."): array for name, array in case.weights.items()},
   )
   teacher, student = (
@@ -34,4 +34,4 @@ def run_network(case: Case) -> Iterator[Result]:
   yield from reduced_precision(case, student, "distiller", x, t)
 
 
-HANDLERS = [Handler(is_network, run_network, "networks")]
+HANDLERS = [Handler(is_network, run_network, "networks", ("model_config", "image_size"))]

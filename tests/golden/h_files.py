@@ -14,7 +14,7 @@ from cm_jax.assembly import load_model
 from cm_jax.convert import Choices, convert, edm, jcm, openai
 from cm_jax.errors import UserError
 from cm_jax.storage import weights
-from tests.golden.networks import labels, nchw, nhwc
+from tests.golden.networks import jcm_config, labels, nchw, nhwc
 from tests.golden.runner import Case, Handler, Result
 
 
@@ -83,7 +83,7 @@ def is_state(case: Case) -> bool:
 def run_state(case: Case) -> Iterator[Result]:
   """Convert every tree of parameters of a flax state."""
   x, t = jnp.asarray(case.input("x")), jnp.asarray(case.input("t"))
-  config, outputs = case.meta["model_config"], case.outputs()
+  config, outputs = jcm_config(case), case.outputs()
   choices: dict[str, Any] = {"image_size": case.meta["image_size"], "network": jcm.options(config)}
   (path,) = files(case)
   for tree in [name for name in jcm.TREES if name in case.meta["tree"]]:
@@ -127,7 +127,7 @@ def mentioned(described: dict[str, Any]) -> list[str]:
 
 
 HANDLERS = [
-  Handler(is_torch, run_torch, "files"),
-  Handler(is_state, run_state, "networks"),
-  Handler(is_bad, run_bad, "files"),
+  Handler(is_torch, run_torch, "files", ("kwargs",)),
+  Handler(is_state, run_state, "networks", ("model_config", "image_size", "tree")),
+  Handler(is_bad, run_bad, "files", ("files", "model_kwargs")),
 ]

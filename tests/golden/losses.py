@@ -11,16 +11,19 @@ import numpy as np
 from cm_jax.convert.foreign import Foreign, build_network, fill
 from cm_jax.diffusion.curriculum import constant
 from cm_jax.diffusion.denoiser import NOTHING
-from cm_jax.diffusion.distances import L1, L2
+from cm_jax.diffusion.distances import L1, L2, LInf
 from cm_jax.diffusion.pairs import KarrasPairs
+from cm_jax.diffusion.weights import WEIGHTS
 from cm_jax.storage import weights
 from cm_jax.types import Context, NoiseRange
 from tests.compiling import quick_jit
+from tests.golden.options import UnknownOption, choice
 from tests.golden.runner import Case, Result
 
 STEP = np.int32(0)
 KEY = jax.random.key
-DISTANCES = {"l1": L1(), "l2": L2(), "l2-32": L2(size=32)}
+DISTANCES = {"l1": L1(), "l2": L2(), "l2-32": L2(size=32), "linf": LInf()}
+# as OpenAI and jcm write them
 WEIGHT_NAMES = {
   "uniform": "uniform",
   "karras": "karras",
@@ -28,11 +31,30 @@ WEIGHT_NAMES = {
   "snr+1": "snr_plus_one",
   "snrp1": "snr_plus_one",
   "truncated-snr": "truncated_snr",
+  "truncated_snr": "truncated_snr",
 }
 # The draws come from outside; an objective then asks its pairs for metrics only, and runs that differ in
 # nothing else share a program.
 UNUSED_PAIRS = KarrasPairs(NoiseRange(), constant(2))
 PRECISIONS = ("float32", "float64")
+
+
+def distance_of(name: str, where: str) -> Any:
+  """Return the distance that a peer calls so; LPIPS is none, its weights are in no fixture."""
+  return choice(name, DISTANCES, f"{where}: loss_norm")
+
+
+def weight_of(name: str, where: str) -> Any:
+  """Return the weight that a peer calls so."""
+  return WEIGHTS[choice(name, WEIGHT_NAMES, f"{where}: weight")]
+
+
+def is_toy(case: Case) -> bool:
+  """Say whether a case's network is the toy one, else one that meta.json's `net` describes as a dict."""
+  net = case.meta["net"]
+  if isinstance(net, str) and not net.startswith("ToyNet: F(x, c) = conv2(silu(conv1(x)"):
+    raise UnknownOption(f"net = {net[:80]!r} is not known here")
+  return isinstance(net, str)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cm_jax.convert import jcm
 from cm_jax.convert.foreign import Foreign, abstract_params, build_network, fill
 from cm_jax.convert.readers.pickles import Refused
 from cm_jax.diffusion.denoiser import NOTHING, Preconditioned
@@ -14,7 +15,36 @@ from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError
 from cm_jax.networks import as_net
 from cm_jax.types import Condition, NoiseRange
+from tests.golden.options import UnknownOption, choice, read
 from tests.golden.runner import Case, Result
+
+# of jcm's `config.model`: what its NCSNpp does not read, and what has one value only
+_JCM_NO_EFFECT = ("attention_type", "beta_min", "beta_max", "sigma_min", "sigma_max", "ema_rate", "conv_size")
+_JCM_FIXED = {**jcm.FIXED, "name": "ncsnpp"}
+
+
+def jcm_config(case: Case) -> dict[str, Any]:
+  """Return the `config.model` of a case of jcm.
+
+  Raises:
+    UnknownOption: It has an option, or a value, that nothing here acts on.
+  """
+  config = case.meta["model_config"]
+  known = dict.fromkeys((*jcm.OPTIONS, *jcm.OUR_NAMES, *_JCM_FIXED, *_JCM_NO_EFFECT, "num_scales"))
+  read(config, "model_config", **known)
+  for name, value in _JCM_FIXED.items():
+    choice(config.get(name, value), {str(value).lower(): value}, f"model_config: {name}")
+  return config
+
+
+def check_mode(case: Case) -> None:
+  """Check that a network's reference is of evaluation.
+
+  Raises:
+    UnknownOption: It is of something else.
+  """
+  if not case.meta.get("mode", "eval").startswith("eval"):
+    raise UnknownOption(f"mode = {case.meta['mode']!r} is not known here (only eval)")
 
 
 def nhwc(x: np.ndarray | None) -> jax.Array | None:

@@ -2,8 +2,9 @@
 
 A group of cases is one module with `HANDLERS`; a handler says which cases are its own by what their meta.json
 holds (peer, class), and yields what it computed. The runner compares with the stored outputs within
-`meta.json["tol"]` and counts every output nobody computed as failed. To add a group: write its module and put
-it into `GROUPS`.
+`meta.json["tol"]` and counts as failed every output that nobody computed and every option of meta.json that
+nobody acts on, by name. A run that fails takes no other with it (`each`). To add a group: write its module
+and put it into `GROUPS`.
 """
 
 import dataclasses
@@ -27,6 +28,13 @@ GROUPS = (
   "g_jcm",
   "g_jcm_losses",
   "h_files",
+)
+# keys of meta.json that describe and choose nothing
+ABOUT = (
+  *("case", "split", "peer", "commit", "commits", "file", "cls", "call", "layout", "note", "env", "seed"),
+  *("arrays", "tol", "tolerance", "f64", "f32_vs_f64", "verified_reload_recompute_max_abs_diff", "weights"),
+  *("attention", "inpainting_mask", "superres", "Q", "weights_prefixes", "config_file", "overrides"),
+  *("container", "top_level_keys", "opt_state_tree", "bytes", "pickle_protocol", "pickle_globals_needed"),
 )
 STORED = 1.2e-7  # what a float64 reference loses where it is stored as float32
 SUFFIXES = ("_f64", "_f64as32", "_f32")
@@ -125,11 +133,29 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Handler:
-  """Computes the cases that it accepts; `section` is the part after the dot in --only=G.networks."""
+  """Computes the cases that it accepts.
+
+  `section` is the part after the dot in --only=G.networks; `reads` are the keys of meta.json that it acts on.
+  """
 
   accepts: Callable[[Case], bool]
   run: Callable[[Case], Iterable[Result]]
   section: str
+  reads: tuple[str, ...] = ()
+
+
+def each(runs: Mapping[str, Any], compute: Callable[[str, Any], Iterable[Result]]) -> Iterator[Result]:
+  """Yield what `compute(run, options)` yields for every run; one that raises fails alone, with its reason."""
+  for run, options in runs.items():
+    try:
+      yield from compute(run, options)
+    except Exception as error:  # whatever keeps a run from being computed is a failure of that run
+      yield Result(run, passed=False, note=reason(error))
+
+
+def reason(error: Exception) -> str:
+  """Return an error as one line."""
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def handlers() -> list[Handler]:
@@ -176,12 +202,14 @@ def run_case(case: Case, reports: bool = True) -> Iterator[Row]:
     )
     return
   left = case.outputs() if (case.path / "io.npz").is_file() else {}
+  for key in sorted(set(case.meta) - {*ABOUT, *handler.reads}):
+    yield Row(case.name, key, np.nan, np.nan, False, f"option {key} of meta.json is not known here")
   try:
     for result in handler.run(case):
       if result.report and not reports:
         continue
       if result.is_input:
-        left.pop(result.name)
+        left.pop(result.name, None)
       elif result.parts:
         rows = [
           compare(case, left, dataclasses.replace(result, name=name, value=value, parts=None))
@@ -192,9 +220,7 @@ def run_case(case: Case, reports: bool = True) -> Iterator[Row]:
       else:
         yield compare(case, left, result)
   except Exception as error:  # a case that cannot be computed is a failure of that case, with its reason
-    yield Row(
-      case.name, "", np.nan, np.nan, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    )
+    yield Row(case.name, "", np.nan, np.nan, False, reason(error))
   for name in left:
     yield Row(case.name, name, np.nan, np.nan, False, "not computed")
 
@@ -209,7 +235,11 @@ def compare(case: Case, left: dict[str, str], result: Result) -> Row:
   key = known[result.name]
   if not result.report:
     left.pop(result.name, None)
-  reference, value = case.arrays[key], np.asarray(result.value() if callable(result.value) else result.value)
+  try:
+    value = np.asarray(result.value() if callable(result.value) else result.value)
+  except Exception as error:  # a value that is computed late, likewise
+    return Row(case.name, result.name, np.nan, np.nan, False, reason(error))
+  reference = case.arrays[key]
   tolerance = 0.0 if result.exact else case.tolerance(key, result.dtype)
   if not result.exact and reference.dtype == np.float32:
     tolerance = max(tolerance, STORED)
