@@ -1,19 +1,24 @@
 """Every sampler on Gaussian data, whose trajectories are known; what `make_generator` adds."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cm_jax.diffusion.denoiser import Preconditioned
+from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError
 from cm_jax.sampling import SAMPLERS
 from cm_jax.sampling.ablation import DISCRETIZATIONS, SCALINGS, SCHEDULES, Ablation
+from cm_jax.sampling.choose import choose_samplers, make_sampler
 from cm_jax.sampling.generate import make_generator
 from cm_jax.sampling.grids import GRIDS
 from cm_jax.sampling.guidance import guided
 from cm_jax.sampling.multistep import Multistep
 from cm_jax.sampling.ode import Ancestral, Dpm2, Euler, Heun
-from cm_jax.types import NoiseRange
+from cm_jax.types import Domain, NoiseRange
 from tests.compiling import quick_jit
 from tests.gaussian import Gaussian, GaussianPreconditioned
 from tests.sampling.models import GAUSSIAN, model_of
@@ -146,10 +151,42 @@ def test_a_grid_is_descending_levels_that_a_sampler_walks_along(name):
   levels = np.asarray(GRIDS[name](12, NOISE))
   assert levels.shape == (12,) and (np.diff(levels) < 0).all() and (levels > 0).all()
   assert float(GRIDS[name](1, NOISE)[0]) == pytest.approx(float(levels[0]))
-  sampler = Heun(NOISE, 12, grid=name)
+  wide = NOISE if name == "karras" else dataclasses.replace(NOISE, sigma_min=1e-4, sigma_max=200.0)
+  sampler = Heun(wide, 12, grid=name)
   np.testing.assert_allclose(sampler.sigmas, levels, rtol=1e-6)
   x = quick_jit(lambda: sampler(DATA.denoise, noise, (3, 2, 2, 1)))()
   assert bool(jnp.isfinite(x).all())
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("domain", [None, Domain(0.05, 60.0), Domain(0.1, 30.0, (30.0, 12.0, 3.0, 0.8, 0.1))])
+def test_no_grid_leaves_what_the_network_accepts(name, domain):
+  narrow = dataclasses.replace(NOISE, sigma_min=0.1, sigma_max=25.0)
+  low, high = (0.1, 25.0) if domain is None or name == "karras" else domain[:2]
+  if domain and domain.levels:
+    high = 30.0  # the nearest it knows
+  samplers = [Heun(narrow, 7, grid=name, domain=domain)]
+  if name != "karras":
+    samplers.append(Ablation(narrow, 7, name, domain=domain))
+  for sampler in samplers:
+    sigmas = np.array(sampler.sigmas)
+    assert low * (1 - 1e-6) <= sigmas.min() and sigmas.max() <= high * (1 + 1e-6)
+    if domain and domain.levels:
+      assert np.isin(sigmas.astype(np.float32), np.float32(domain.levels)).all()
+    assert bool(jnp.isfinite(sampler(DATA.denoise, noise, (2, 2, 2, 1))).all())
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "iddpm"])
+def test_a_model_is_sampled_inside_what_its_preconditioning_is_for(name):
+  precond = PRECONDS[name](NOISE)
+  bound = model_of(Preconditioned(lambda *_, **__: 0, precond), kind="diffusion")
+  ours = choose_samplers(bound, num_steps=(6,), name="ablation")[0]
+  assert ours.domain == precond.domain
+  whole = [make_sampler({"name": "ablation", "discretization": name, "num_steps": 6}, NOISE, precond.domain)]
+  assert whole[0].sigmas[0] > 80.0 * (1 - 1e-3)
+  (heun,) = choose_samplers(bound, num_steps=(6,))
+  if name == "iddpm":
+    assert np.isin(np.float32(heun.sigmas), np.float32(precond.levels()[:-1])).all()
 
 
 def test_the_karras_grid_is_the_default_and_another_name_is_refused():
