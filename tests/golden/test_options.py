@@ -146,6 +146,7 @@ def edm_case(folder: Path, runs: dict, outputs: dict, **inputs) -> runner.Case:
   return write(folder, "D_edm", meta, outputs, {**GMM, "latents": LATENTS, "noise": NOISE, **inputs})
 
 
+@pytest.mark.slow
 def test_edms_sampler_takes_every_option(tmp_path):
   runs, outputs, known = {}, {}, np.array([60.0, 31.0, 9.0, 4.0, 1.0, 0.3, 0.08])
   churn = {"S_churn": 3.0, "S_min": 0.2, "S_max": 20, "S_noise": 1.01}
@@ -165,6 +166,7 @@ def test_edms_sampler_takes_every_option(tmp_path):
   assert not failures(edm_case(tmp_path, runs, outputs, u=known))
 
 
+@pytest.mark.slow
 def test_the_ablation_sampler_takes_every_option(tmp_path):
   runs, outputs = {}, {}
   churn, u = (
@@ -203,6 +205,7 @@ def test_the_ablation_sampler_takes_every_option(tmp_path):
   assert not failures(edm_case(tmp_path, runs, outputs))
 
 
+@pytest.mark.slow
 def test_openais_samplers_take_every_option(tmp_path):
   runs, outputs, rho, low, high = {}, {}, 5.0, 0.01, 60.0
   common = {"sigma_min": low, "sigma_max": high, "rho": rho}
@@ -240,27 +243,26 @@ def test_ects_sampler_takes_levels_in_any_order(tmp_path):
   assert not failures(write(tmp_path, "D_ect", meta, outputs, {**GMM, "latents": LATENTS, "noise": NOISE}))
 
 
-@pytest.mark.parametrize(
-  ("run", "named"),
-  [
-    ({"kwargs": {"num_steps": 4, "S_ripple": 2.0}}, "S_ripple = 2.0 is not known here"),
-    ({"kwargs": {"num_steps": 4}, "guidance": 3.0}, "guidance = 3.0 is not known here"),
-    ({"kwargs": {"num_steps": 4}, "net_attrs": {"label_dim": 4}}, "label_dim = 4 is not known here"),
-    (
-      {"kwargs": {"num_steps": 4}, "net_attrs": {"round_sigma": "up"}},
-      "round_sigma = 'up' is not known here",
-    ),
-    ({"fn": "restart_sampler"}, "fn = 'restart_sampler' is not known here"),
-    ({"fn": "ablation_sampler", "kwargs": {"solver": "rk45"}}, "solver = rk45: expected"),
-  ],
-)
-def test_an_unknown_option_fails_by_name_and_takes_no_other_run_with_it(tmp_path, run, named):
-  f = Watched()
-  right = {"fn": "edm_sampler", "kwargs": {"num_steps": 4}, "net_attrs": {}}
+UNKNOWN = {
+  "S_ripple = 2.0 is not known here": {"kwargs": {"num_steps": 4, "S_ripple": 2.0}},
+  "guidance = 3.0 is not known here": {"guidance": 3.0},
+  "label_dim = 4 is not known here": {"net_attrs": {"label_dim": 4}},
+  "round_sigma = 'up' is not known here": {"net_attrs": {"round_sigma": "up"}},
+  "fn = 'restart_sampler' is not known here": {"fn": "restart_sampler"},
+  "solver = rk45: expected": {"fn": "ablation_sampler", "kwargs": {"solver": "rk45"}},
+  "num_steps = 0: expected": {"kwargs": {"num_steps": 0}},
+}
+
+
+def test_an_unknown_option_fails_by_name_and_takes_no_other_run_with_it(tmp_path):
+  f, right = Watched(), {"fn": "edm_sampler", "kwargs": {"num_steps": 4}, "net_attrs": {}}
   final = edm(f, LATENTS, NOISE, karras(4, 0.002, 80.0, 7.0))
-  outputs = {**traced("right", f, final), "odd__final": final}
-  found = failures(edm_case(tmp_path, {"odd": {**right, **run}, "right": right}, outputs))
-  assert len(found) == 2 and named in found[0] and found[1] == "odd__final: not computed"
+  runs = {f"odd{number}": {**right, **odd} for number, odd in enumerate(UNKNOWN.values())}
+  outputs = {**traced("right", f, final), **{f"{run}__final": final for run in runs}}
+  found = failures(edm_case(tmp_path, {**runs, "right": right}, outputs))
+  for run, named, message in zip(runs, UNKNOWN, found, strict=False):
+    assert message.startswith(f"{run}: ") and named in message
+  assert sorted(found[len(runs) :]) == sorted(f"{run}__final: not computed" for run in runs)
 
 
 def test_an_unknown_key_of_a_case_fails_by_name(tmp_path):
