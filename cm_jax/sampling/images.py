@@ -22,6 +22,8 @@ def sample(
   guidance: float | None = None,
   seed: int = 0,
   batch_size: int = 64,
+  clip: bool | None = None,
+  renoise: str | None = None,
 ) -> np.ndarray:
   """Return samples 0 to num - 1 of a model: uint8 [num,H,W,C], of a model of latents float32.
 
@@ -37,6 +39,7 @@ def sample(
     guidance: Scale, for a conditional model; None for none.
     seed: Sample i depends on (seed, i) only.
     batch_size: Images at a time.
+    clip, renoise: Instead of the model's own; see `choose_samplers`. Not beside a Sampler, which says them.
 
   Raises:
     UserError: Names the argument that would not do.
@@ -47,6 +50,10 @@ def sample(
   if len(given) > allowed:
     name, value = list(given.items())[allowed]
     raise UserError(name, str(value), "one way to sample: sigmas, num_steps, nfe or a sampler")
+  said = {name: value for name, value in (("clip", clip), ("renoise", renoise)) if value is not None}
+  if said and not isinstance(sampler, str):
+    name, value = next(iter(said.items()))
+    raise UserError(name, value, "none: the sampler says it")
   if num < 1:
     raise UserError("num", num, "at least 1")
   number = None if label is None else class_number(model, label)
@@ -54,7 +61,7 @@ def sample(
   if isinstance(chosen, str):
     levels = [] if sigmas is None else [np.ravel(sigmas).tolist()]
     steps = [] if num_steps is None else [num_steps]
-    chosen = choose_samplers(model, levels, steps, chosen, nfe)[0]
+    chosen = choose_samplers(model, levels, steps, chosen, nfe, clip, renoise)[0]
   generator = make_generator(model, chosen, guidance)
   batches = generate(
     generator, model.params, range(num), model.num_classes, min(batch_size, num), local_mesh(), number, seed

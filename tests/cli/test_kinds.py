@@ -27,9 +27,9 @@ def test_the_usual_sampler_is_that_of_the_kind_whatever_the_preconditioning(
   folders, tmp_path, capsys, kind, nfe
 ):
   assert sample(folders[kind], tmp_path / "x.npz") == 0
-  assert f"{nfe} network evaluations each" in capsys.readouterr().out
+  assert f"{nfe} network evaluation" in capsys.readouterr().out
   assert sample(folders[None], tmp_path / "y.npz", f"--kind={kind}") == 0
-  assert f"{nfe} network evaluations each" in capsys.readouterr().out
+  assert f"{nfe} network evaluation" in capsys.readouterr().out
   np.testing.assert_array_equal(*(np.load(tmp_path / f"{name}.npz")["arr_0"] for name in "xy"))
 
 

@@ -20,6 +20,7 @@ from cm_jax.convert.foreign import AS_IT_IS, build_model
 from cm_jax.errors import UserError
 from cm_jax.sampling.ablation import Ablation
 from cm_jax.sampling.choose import choose_samplers, unusual
+from cm_jax.sampling.images import sample
 from cm_jax.sampling.multistep import Multistep, check_sigmas, trigflow_sigmas
 from cm_jax.sampling.ode import Euler, Heun
 from cm_jax.storage import weights
@@ -81,6 +82,15 @@ def test_a_diffusion_models_own_clipping_is_that_of_every_d():
     choose_samplers(clipping, num_steps=(5,), renoise="ect")
   with pytest.raises(UserError, match="^renoise = edm: expected cm or ect"):
     choose_samplers(model(), [(80,)], renoise="edm")
+
+
+def test_an_image_in_one_call_takes_them_too():
+  seen = [
+    sample(model(), 2, sigmas=(80, 2), clip=clip, renoise=how) for clip, how in ((None, None), (False, "ect"))
+  ]
+  assert seen[0].shape == seen[1].shape == (2, 4, 4, 1)
+  with pytest.raises(UserError, match="^clip = True: expected none: the sampler says it"):
+    sample(model(), 2, sampler=Heun(NOISE, 3), clip=True)
 
 
 def test_records_tell_samplers_apart_by_what_is_unusual():
