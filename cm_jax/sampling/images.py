@@ -52,8 +52,8 @@ def sample(
     raise UserError(name, str(value), "one way to sample: sigmas, num_steps, nfe or a sampler")
   said = {name: value for name, value in (("clip", clip), ("renoise", renoise)) if value is not None}
   if said and not isinstance(sampler, str):
-    name, value = next(iter(said.items()))
-    raise UserError(name, value, "none: the sampler says it")
+    key = next(iter(said))
+    raise UserError(key, said[key], "none: the sampler says it")
   if num < 1:
     raise UserError("num", num, "at least 1")
   number = None if label is None else class_number(model, label)
