@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 from cm_jax.errors import UserError
 
@@ -46,6 +47,8 @@ def keep_programs() -> None:
     return  # a home folder that cannot be written, as on compute nodes: everything is compiled anew
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  # A full disk there costs time, and is no news for a log.
+  warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
 
 
 def check_platform() -> None:

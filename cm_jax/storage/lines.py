@@ -1,6 +1,7 @@
 """JSON lines: records appended all or none, read without a line cut in half by a kill, dropped on resume."""
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -33,6 +34,8 @@ def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
     is_new = not place.exists()
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
+      with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_EX)  # two evaluations of one run may end together
       end = file.read().rfind(b"\n") + 1
       file.truncate(end)
       try:

@@ -179,3 +179,19 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
   assert process.wait(5) == 130
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_told_and_both_save_the_same_step(tmp_path):
+  config = write_config(tmp_path / "config.py", num_steps=100_000, checkpoint_every=100_000, log_every=10)
+  run, job = tmp_path / "run", {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:29523", "JAX_NUM_PROCESSES": "2"}
+  arguments = ("train", config, "--noprogress", f"--workdir={run}")
+  two = [run_cli(*arguments, JAX_PROCESS_ID=str(number), **job) for number in range(2)]
+  while not (run / "metrics.jsonl").exists() or len(losses(run)) < 5:
+    assert all(process.poll() is None for process in two), [process.stdout.read() for process in two]
+    time.sleep(0.05)
+  two[1].terminate()
+  assert [process.wait(60) for process in two] == [75, 75]
+  step = CheckpointStore(run).latest()
+  for process in two:
+    assert f"stopped at step {step}, saved; the same command goes on" in process.stdout.read()

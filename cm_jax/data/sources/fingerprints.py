@@ -1,5 +1,6 @@
 """What identifies a data set: a hash of its content, computed once for the files as they are."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -50,5 +51,6 @@ def remembered(stamp: Iterable[str], compute: Callable[[], str]) -> str:
   if file.is_file():
     return file.read_text()
   value = compute()
-  whole.write(file, value)
+  with contextlib.suppress(UserError):  # nor is one that is full
+    whole.write(file, value)
   return value
