@@ -65,8 +65,8 @@ def current(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
   Raises:
     UserError: It has not the form of one.
   """
-  check_form(stored)
-  config = config_lib.plain_json(stored)
+  config = config_lib.plain_json(stored)  # of a config that was never stored, too
+  check_form(config)
   for number in range(config.pop("format", 1), FORMAT):
     config = MIGRATIONS[number](config)
   config.pop("config_sha256", None)

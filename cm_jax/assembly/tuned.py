@@ -20,7 +20,7 @@ def tuned_levels(section: Any, noise: NoiseRange) -> dict[int, tuple[float, ...]
   """
   tuned = {}
   for nfe, sigmas in dict(section).items():
-    if not str(nfe).isdecimal() or int(nfe) < 1:
+    if not (str(nfe).isdecimal() and len(str(nfe)) < 4 and int(nfe)):
       raise UserError("config.sigmas_by_nfe", nfe, "numbers of network evaluations, such as '2'")
     levels = check_sigmas(sigmas, noise, f"config.sigmas_by_nfe.{nfe}")
     if len(levels) != int(nfe):

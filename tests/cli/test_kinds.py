@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from cm_jax.assembly import assemble, model_of
 from cm_jax.cli import run
 from cm_jax.sampling.choose import with_num_steps
+from tests import tiny
 from tests.cli.weights import weights_folder
 
 WHY = "its model.json is of an older format and does not say it"
@@ -69,3 +71,14 @@ def test_every_sampler_with_steps_is_a_flag_away_and_needs_no_kind(folders, tmp_
 
 def test_noise_levels_need_no_kind(folders, tmp_path):
   assert sample(folders[None], tmp_path / "x.npz", "--sigmas=80") == 0
+
+
+def test_a_trigflow_teacher_is_a_diffusion_model_and_an_scm_run_is_not(tmp_path, capsys):
+  teacher = weights_folder(tmp_path / "teacher", precond="trigflow", kind="diffusion")
+  assert sample(teacher, tmp_path / "x.npz") == 0
+  assert "35 network evaluations" in capsys.readouterr().out
+  assert run(["likelihood", f"--model={teacher}"]) == 2
+  assert "--source = : expected real images" in capsys.readouterr().err  # all that it lacks
+  for objective, kind in ((tiny.SCT, "consistency"), (tiny.ECT, "consistency"), (tiny.EDM, "diffusion")):
+    method = assemble(tiny.config(objective), (8, 8, 1), 0)
+    assert model_of(method.config.to_dict(), {}).kind == kind

@@ -73,7 +73,8 @@ def _run(case: Case, net, trees: dict, foreign, run: str, given: dict) -> Iterat
   )
   yield Result(f"{run}__loss", loss)
   ours = {name.replace(".", "|"): value for name, value in foreign_grads(foreign, grads).items()}
-  yield Result(f"{run}__gradnorms", np.array([np.linalg.norm(ours[name].ravel()) for name in sorted(ours)]))
+  if f"{run}__gradnorms" in case.outputs():
+    yield Result(f"{run}__gradnorms", np.array([np.linalg.norm(ours[name].ravel()) for name in sorted(ours)]))
   if any(name.startswith(f"{run}__grad.") for name in case.outputs()):
     yield from grad_results(case, run, ours, "float32")
 

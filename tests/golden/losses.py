@@ -119,6 +119,8 @@ def mean_weights(x: jax.Array) -> jax.Array:
 def grad_results(case: Case, run: str, grads: Mapping[str, Any], dtype: str) -> Iterator[Result]:
   """Yield a run's gradients, by the peer's names, as one row; a parameter that only one side has fails."""
   names = {name.removeprefix(f"{run}__grad.") for name in case.outputs() if name.startswith(f"{run}__grad.")}
+  if not names:
+    return
   if names != set(grads):
     differing = sorted(names ^ set(grads))
     yield Result(

@@ -23,6 +23,7 @@ GROUPS = (
   "b_edm2",
   "c_openai",
   "d_editing",
+  "d_openai",
   "d_samplers",
   "e_losses",
   "g_jcm",
