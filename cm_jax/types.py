@@ -414,7 +414,7 @@ class Model:
     sigmas_by_nfe: Tuned noise levels by number of network evaluations, as far as known.
     sampler: The run's own `config.sampler`; None for a weights folder.
     provenance: path, step, average, config_sha256, dataset_fingerprint, source, framing (how its images were
-      cropped), label_dropout:
+      cropped):
       what a record states about it; None where unknown. A source that is code (python:) is left out.
     class_names: In the order of the classes' numbers; () where they have none.
     guidable: Whether it was trained without its label too, as guidance needs; None where unknown.

@@ -167,10 +167,7 @@ def model_of(
   # a source that is code counts only where the user names it: nothing that a stored run says is run
   source = None if is_code(config.data.source) else config.data.source
   framing = dataclasses.asdict(framing_of(config))
-  dropped = max(section.get("label_dropout", 0.0) for section in (config.network, config.objective))
-  about = {
-    "config_sha256": run.identity(stored), "source": source, "framing": framing, "label_dropout": dropped
-  }  # fmt: skip
+  about = {"config_sha256": run.identity(stored), "source": source, "framing": framing}
   name = config.objective.name
   if name not in OBJECTIVES:
     raise UserError("config.objective.name", name, one_of(OBJECTIVES, name))
@@ -217,7 +214,7 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
     info["network"], info["precond"], noise, info["image_shape"], info["num_classes"], precision
   )
   check_shapes(params, jax.eval_shape(lambda: init(jax.random.key(0))), str(path))
-  unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source", "framing", "label_dropout")
+  unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source", "framing")
   return Model(
     network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
     info["num_classes"], info["network"], info["precond"],

@@ -35,13 +35,16 @@ def doubts(
       f"an ODE sampler on a {model.kind.replace('_', ' ')} model: its f is where the path ends, and no "
       "denoiser whose drift can be followed; noise levels (sigmas such as 80 or 80,0.8) sample it"
     )
-  dropped = model.provenance.get("label_dropout")  # None: unknown
-  if guidance not in (None, 1.0) and dropped == 0 and not model.network.get("guidance_embedding", False):
+  if (
+    guidance not in (None, 1.0)
+    and model.guidable is False
+    and not model.network.get("guidance_embedding", False)
+  ):
     found.append(
       "guidance of a model that was trained with its labels always (label_dropout = 0): it has no idea "
       "of an image without a class, which guidance moves away from"
     )
-  if edits and model.num_classes and label in (None, -1, "-1") and not dropped:
+  if edits and model.num_classes and label in (None, -1, "-1") and not model.guidable:
     found.append(
       f"no label, for a model of {model.num_classes} classes that was trained with its labels always"
     )

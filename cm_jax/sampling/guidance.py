@@ -42,12 +42,7 @@ def check_guidance(model: Model, guidance: float | None) -> None:
   """Check that a model can be guided by a scale.
 
   Raises:
-    UserError: It is unconditional, or never saw an image without its label.
+    UserError: It is unconditional.
   """
-  if guidance is None:
-    return
-  if not model.num_classes:
+  if guidance is not None and not model.num_classes:
     raise UserError("guidance", guidance, "none: the model has no classes")
-  if model.guidable is False and guidance != 1 and not model.network.get("guidance_embedding", False):
-    expected = "1 or none: the model was trained with label_dropout = 0, so it knows no image without a label"
-    raise UserError("guidance", guidance, expected)

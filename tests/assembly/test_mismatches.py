@@ -17,7 +17,7 @@ from cm_jax.assembly.models import network_of
 from cm_jax.assembly.resume import reconcile
 from cm_jax.diffusion.precond import PRECONDS, anchored
 from cm_jax.errors import UserError
-from cm_jax.sampling.guidance import check_guidance
+from cm_jax.sampling.doubts import doubts
 from cm_jax.storage.weights import info_of, save_weights
 from cm_jax.types import NoiseRange
 from tests import tiny
@@ -247,15 +247,13 @@ def test_labels_of_a_teacher_and_its_student(folder):
   assert added > 0
 
 
-def test_guidance_of_a_model_that_knows_no_image_without_a_label(folder):
-  path = folder / "keeps"
-  model = load_model(path)
-  with pytest.raises(UserError, match=r"^guidance = 1\.5: expected 1 or none: .*label_dropout = 0"):
-    check_guidance(model, 1.5)
-  check_guidance(model, 1.0)
+def test_guidance_of_a_model_that_knows_no_image_without_a_label_is_told(folder):
+  model = load_model(weights_of(config_of(**CLASSES), folder / "guided"))
+  (told,) = doubts(model, guidance=1.5)
+  assert "label_dropout = 0" in told and not doubts(model, guidance=1.0)
   takes = {**model.network, "guidance_embedding": True}
-  for allowed in ({"guidable": None}, {"guidable": True}, {"network": takes}):
-    check_guidance(dataclasses.replace(model, **allowed), 1.5)
+  for fine in ({"guidable": None}, {"guidable": True}, {"network": takes}):
+    assert not doubts(dataclasses.replace(model, **fine), guidance=1.5)
 
 
 def test_an_old_run_goes_on_and_is_told(folder, teacher):
