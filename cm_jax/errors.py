@@ -5,6 +5,9 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
+# What content of a wrong form raises where it is used: a text for a number, a list for a section, 10^400.
+DAMAGE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
 
 class UserError(Exception):
   """Bad input. The command line prints it as one line and exits with `status`;
@@ -88,6 +91,26 @@ def renamed(field: str, name: str) -> Iterator[None]:
     if error.field != field:
       raise
     raise error.named(name) from error
+
+
+@contextlib.contextmanager
+def damage_told(field: str, expected: str) -> Iterator[None]:
+  """Turn what the block raises over content of a wrong form into an error about `field`, which has it.
+
+  Args:
+    field: A file, or what was made of one.
+    expected: What would be right.
+
+  >>> with damage_told("model.json", "a JSON object with a network"):
+  ...   int("x")
+  Traceback (most recent call last):
+  cm_jax.errors.UserError: model.json = ValueError: invalid literal for int() with base 10: 'x': expected a
+  JSON object with a network
+  """
+  try:
+    yield
+  except DAMAGE as error:
+    raise UserError(field, f"{type(error).__name__}: {error}", expected) from error
 
 
 def one_of(names: Iterable[str], given: object) -> str:

@@ -37,6 +37,9 @@ PRECISIONS = ("highest", "tensorfloat32", "bfloat16", "default")
 RENOISE = ("cm", "ect")
 
 
+NOISE_LIMITS = (1e-12, 1e12)
+
+
 @dataclasses.dataclass(frozen=True)
 class NoiseRange:
   """The noise levels of a run: `config.noise`, shared by preconditioning, pairs, weights and samplers.
@@ -59,8 +62,11 @@ class NoiseRange:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+      if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise UserError(field.name, value, "a positive finite number")
+      if not NOISE_LIMITS[0] <= value <= NOISE_LIMITS[1]:
+        expected = f"{NOISE_LIMITS[0]:g} to {NOISE_LIMITS[1]:g}, whose square float32 still has"
+        raise UserError(field.name, value, expected)
     if self.sigma_max <= self.sigma_min:
       raise UserError("sigma_max", self.sigma_max, f"more than sigma_min = {self.sigma_min}")
     if self.rho < 1:

@@ -5,13 +5,13 @@ distil.
 
 EDM's objective, preconditioning and Heun sampler; network, length and averages scaled to a laptop. The other
 digits configs change what they need of it. A longer run of any: --config.num_images=N; the learning rate and
-the curricula follow.
+the curricula follow. digits_edm.py:N stops after N steps.
 """
 
 from cm_jax.config import default
 
 
-def get_config():
+def get_config(num_steps="0"):
   config = default()
   config.batch_size = 64
   config.num_images = 76_800  # 1,200 steps
@@ -30,6 +30,7 @@ def get_config():
   config.optimizer.schedule = "cosine"  # to zero at the end of the run
   config.optimizer.warmup_images = 0
   config.averages = {"ema": {"name": "constant", "mu": 0.995}}
+  config.run.num_steps = int(num_steps)
   config.run.log_every = 20
   config.run.sample_every = 500
   config.run.checkpoint_every = 500

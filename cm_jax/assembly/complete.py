@@ -14,6 +14,7 @@ from cm_jax.assembly.components import completed, completed_fields
 from cm_jax.assembly.form import check_form
 from cm_jax.data.augment import Augment
 from cm_jax.diffusion.precond import PRECONDS
+from cm_jax.errors import damage_told
 from cm_jax.networks import NETWORKS
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling import SAMPLERS
@@ -65,8 +66,13 @@ def current(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
   Raises:
     UserError: It has not the form of one.
   """
-  config = config_lib.plain_json(stored)  # of a config that was never stored, too
-  check_form(config)
+  with damage_told("config.json", "the config that training wrote"):
+    config = config_lib.plain_json(stored)  # of a config that was never stored, too
+    check_form(config)
+    return _current(config)
+
+
+def _current(config: dict[str, Any]) -> ml_collections.ConfigDict:
   for number in range(config.pop("format", 1), FORMAT):
     config = MIGRATIONS[number](config)
   config.pop("config_sha256", None)

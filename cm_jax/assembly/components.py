@@ -8,11 +8,13 @@ exist, since every key is passed to something.
 import contextlib
 import dataclasses
 import inspect
+import math
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from cm_jax.diffusion.curriculum import CURRICULA
 from cm_jax.diffusion.distances import DISTANCES
@@ -21,7 +23,7 @@ from cm_jax.diffusion.levels import LEVELS
 from cm_jax.diffusion.pairs import PAIRS
 from cm_jax.diffusion.solvers import SOLVERS
 from cm_jax.diffusion.weights import WEIGHTS
-from cm_jax.errors import UserError, one_of, within
+from cm_jax.errors import DAMAGE, UserError, one_of, within
 from cm_jax.networks.lpips import LPIPS
 from cm_jax.objectives import TARGETS
 
@@ -73,7 +75,7 @@ def split(registry: Mapping[str, Any], section: Any, path: str) -> tuple[str, di
     raise UserError(path, section, f'a name, or a section {{"name": ...}}, {one_of(registry, "")}')
   fields = {"name": section} if isinstance(section, str) else dict(section.items())
   name = fields.pop("name", None)
-  if name not in registry:
+  if not isinstance(name, str) or name not in registry:
     raise UserError(f"{path}.name", name, one_of(registry, name))
   return name, fields
 
@@ -98,9 +100,24 @@ def call(factory: Callable, section: Any, path: str, batch_size: int = 1, **give
     raise UserError(f"{path}.{missing[0]}", "", "set: it has no default")
   try:
     with _naming(path):
-      return factory(**arguments)
-  except (TypeError, ValueError, OverflowError, MemoryError) as error:
+      made = factory(**arguments)
+  except (*DAMAGE, MemoryError) as error:
     raise UserError(path, dict(section), f"fields of the right types and sizes ({error})") from error
+  for key, name in options.items():  # what the component does not ask itself, it would meet in the maths
+    if name in arguments and not _has_type(arguments[name], parameters[name].annotation):
+      kind = parameters[name].annotation.__name__
+      raise UserError(f"{path}.{key}", arguments[name], f"a value of type {kind}")
+  return made
+
+
+def _has_type(value: Any, annotation: Any) -> bool:
+  """Whether a value is of a parameter's type, as far as that is a plain one."""
+  if annotation is bool:
+    return isinstance(value, (bool, np.bool_))
+  if annotation in (int, float):
+    plain = (int, np.integer) if annotation is int else (int, float, np.integer, np.floating)
+    return isinstance(value, plain) and not isinstance(value, (bool, np.bool_))
+  return annotation is not str or isinstance(value, str)
 
 
 def options_of(factory: Callable) -> dict[str, str]:
@@ -151,7 +168,7 @@ def steps(images: float, batch_size: int, where: str = "images") -> int:
   >>> steps(51_200_000, 512), steps(100, 512), steps(0, 512)
   (100000, 1, 0)
   """
-  if isinstance(images, bool) or not isinstance(images, (int, float)) or images < 0:
+  if isinstance(images, bool) or not isinstance(images, (int, float)) or not 0 <= images < math.inf:
     raise UserError(where, images, "a number of images, 0 or more")
   return max(1, round(images / batch_size)) if images else 0
 
@@ -172,7 +189,7 @@ def completed(registry: Mapping[str, Any], section: Any, derived: tuple[str, ...
     return section
   fields = {"name": section} if isinstance(section, str) else dict(section.items())
   name = fields.pop("name", None)
-  if name not in registry:
+  if not isinstance(name, str) or name not in registry:
     return section
   whole = completed_fields(registry[name], fields, derived)
   return name if isinstance(section, str) and not whole else {"name": name, **whole}

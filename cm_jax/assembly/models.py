@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from flax.errors import FlaxError
 
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import current
-from cm_jax.assembly.components import call, construct
+from cm_jax.assembly.components import call, construct, split
 from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.identity import check_unchanged
 from cm_jax.assembly.tuned import tuned_levels
 from cm_jax.data.sources import is_code
 from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
-from cm_jax.errors import UserError, one_of, within
+from cm_jax.errors import UserError, damage_told, one_of, within
 from cm_jax.networks import NETWORKS, as_net, init_params
 from cm_jax.networks.base import sizes_of
 from cm_jax.notices import notice
@@ -55,7 +56,8 @@ def build_network(
         return {"net": init_params(module, key, image_shape)}
     except (ArithmeticError, AssertionError, FlaxError, IndexError, TypeError, ValueError) as error:
       # Each network says what it can of its fields by itself; the rest shows only when shapes are worked out.
-      numbers = {key: value for key, value in dict(network).items() if not isinstance(value, (str, bool))}
+      fields = {} if isinstance(network, str) else dict(network)
+      numbers = {key: value for key, value in fields.items() if not isinstance(value, (str, bool))}
       said = str(error).partition("\n")[0][:120]
       expected = f"sizes that fit together, and images of {image_shape} ({type(error).__name__}: {said})"
       raise UserError("config.network", numbers, expected) from error
@@ -129,6 +131,7 @@ def _load_step(
   _check_kind(kind, skeleton.kind)
   like = jax.eval_shape(lambda: init_of(skeleton)(jax.random.key(0)))
   params = store.restore_params(step, like, average)
+  check_finite(params, f"{store.folder / str(step)}, {average}")
   provenance = {
     **skeleton.provenance,
     "path": str(path),
@@ -156,10 +159,20 @@ def model_of(
   Raises:
     UserError: A config that does not fit together.
   """
+  with damage_told("config.json", "the config that training wrote"):
+    return _model_of(stored, params, provenance, sigmas_by_nfe)
+
+
+def _model_of(
+  stored: Mapping[str, Any],
+  params: Params,
+  provenance: Mapping[str, Any] | None,
+  sigmas_by_nfe: Mapping[int, tuple[float, ...]] | None,
+) -> Model:
   config = current(stored)
   noise = call(NoiseRange, config.noise, "config.noise")
   shape, num_classes = tuple(config.data.image_shape), config.data.num_classes
-  if not shape:
+  if len(shape) != 3:
     raise UserError("config.data.image_shape", shape, "[height, width, channels], as training wrote it")
   precision = config.matmul_precision
   network, _ = build_network(config.network, config.precond, noise, shape, num_classes, precision)
@@ -168,9 +181,7 @@ def model_of(
   source = None if is_code(config.data.source) else config.data.source
   framing = dataclasses.asdict(framing_of(config))
   about = {"config_sha256": run.identity(stored), "source": source, "framing": framing}
-  name = config.objective.name
-  if name not in OBJECTIVES:
-    raise UserError("config.objective.name", name, one_of(OBJECTIVES, name))
+  name, _ = split(OBJECTIVES, config.objective, "config.objective")
   sampler = config_lib.plain_json(config.sampler)
   return Model(
     network, params, OBJECTIVES[name].trains, noise, shape, num_classes,
@@ -210,10 +221,12 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
   _check_kind(kind, info["kind"])
   noise = weights.noise_of(info)
   precision = info.get("matmul_precision", "default")
-  network, init = build_network(
-    info["network"], info["precond"], noise, info["image_shape"], info["num_classes"], precision
-  )
+  with damage_told(str(path), "a network and a preconditioning in model.json"):
+    network, init = build_network(
+      info["network"], info["precond"], noise, info["image_shape"], info["num_classes"], precision
+    )
   check_shapes(params, jax.eval_shape(lambda: init(jax.random.key(0))), str(path))
+  check_finite(params, str(path))
   unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source", "framing")
   return Model(
     network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
@@ -228,6 +241,19 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
 def _check_kind(given: str | None, stored: str | None) -> None:
   if given is not None and stored is not None and given != stored:
     raise UserError("kind", given, f"{stored}, which the model is by its own files")
+
+
+def check_finite(params: Params, where: str) -> None:
+  """Check that no weight is NaN or infinite: every image would be.
+
+  Raises:
+    UserError: Names the first parameter that has such numbers.
+  """
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    bad = np.asarray(leaf)[~np.isfinite(leaf)]
+    if len(bad):
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      raise UserError(f"{where}: {name}", float(bad[0]), f"finite weights, unlike {len(bad)} of {leaf.size}")
 
 
 def check_shapes(params: Params, like: Params, where: str) -> None:

@@ -12,7 +12,7 @@ from cm_jax.assembly.components import construct
 from cm_jax.assembly.form import check_form
 from cm_jax.assembly.identity import CLOCK, differing_keys, flat
 from cm_jax.assembly.method import length_of, make_recipe
-from cm_jax.errors import UserError
+from cm_jax.errors import UserError, damage_told
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.storage import weights
 from cm_jax.training.schedules import SCHEDULES
@@ -26,11 +26,19 @@ def reconcile(
 
   That is the data's shape and classes, "the newest" checkpoint of a teacher or start and the network that is
   theirs, and what a run of before there was a key does in its place.
+
+  Raises:
+    UserError: The stored config is of a form that training never wrote.
   """
   resolved = ml_collections.ConfigDict(config)
-  if stored is None:
-    return resolved
-  check_form(stored)
+  if stored is not None:
+    with damage_told("config.json", "the config that training wrote"):
+      check_form(stored)
+      _fill_in(resolved, stored)
+  return resolved
+
+
+def _fill_in(resolved: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> None:
   opened = (
     ("data", "image_shape", ()),
     ("data", "num_classes", 0),
@@ -56,7 +64,6 @@ def reconcile(
       continue
     for name, value in meant.items():
       _leave_as_before(resolved[key], stored.get(key, {}), name, value, config_lib.default()[key])
-  return resolved
 
 
 def _leave_as_before(section: Any, stored: Mapping[str, Any], key: str, value: Any, default: Any) -> None:

@@ -30,21 +30,23 @@ def keep_ours() -> None:
 def keep_programs() -> None:
   """Keep compiled programs between runs (a 10 s compile becomes 1 s), where there is a place for them.
 
+  Without a place, as in a home folder of a compute node that cannot be written, all is compiled anew.
+
   Raises:
-    UserError: CM_JAX_CACHE names a folder that cannot be used.
+    UserError: Others may write to the folder: what lies there would be run.
   """
   import jax
 
-  from cm_jax.storage.downloads import cache_folder
+  from cm_jax.storage.downloads import NoCache, cache_folder
 
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   try:
     folder = cache_folder() / "xla"
-  except UserError:
-    if "CM_JAX_CACHE" in os.environ:
-      raise
-    return  # a home folder that cannot be written, as on compute nodes: everything is compiled anew
+  except NoCache as error:
+    if "CM_JAX_CACHE" in os.environ:  # somebody meant it
+      print(f"cm_jax: {error} (programs are compiled anew)", file=sys.stderr)
+    return
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   # A full disk there costs time, and is no news for a log.

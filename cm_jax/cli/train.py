@@ -11,6 +11,7 @@ config.num_images is the length of a run: learning rate, curricula and stages fo
 The same command runs on one CPU, on all devices of a machine, and on every host of a pod.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from absl import flags
 from cm_jax.cli import signals
 from cm_jax.cli.flags import is_main, start
 from cm_jax.cli.header import described, ended, keys
-from cm_jax.errors import UserError
+from cm_jax.errors import UserError, damage_told
 from cm_jax.notices import notice
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
     print("\n".join([*described(experiment), *keys(experiment.config)]))
     return
   resumes = bool(CheckpointStore(values.workdir).steps())
-  experiment = build(reconcile(config, run_lib.read_config(values.workdir)), resumes)
+  # what only a file of the run says may be of any form; a fault in a config file is not a file's damage
+  file = str(run_lib.RunFolder.at(values.workdir).config)
+  stored = damage_told(file, "the config that training wrote")
+  with contextlib.nullcontext() if values.config else stored:
+    experiment = build(reconcile(config, run_lib.read_config(values.workdir)), resumes)
   for caution in experiment.cautions:
     notice(caution)
   run = experiment.config.run

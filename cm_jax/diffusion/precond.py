@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.diffusion.grids import vp_sigma, vp_time
+from cm_jax.errors import UserError
 from cm_jax.types import Array, Domain, NoiseRange, Precond, Scalings, TrigScalings
+
+MAX_STEPS = 100_000  # of a discrete preconditioning, a loop of Python over them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +210,9 @@ class IDDPM:
     Only c_noise sees the nearest u_j. The network's further output channels are its variance,
     which D does not use.
 
+  Raises:
+    UserError: M is no number of noise levels.
+
   >>> IDDPM(NoiseRange())(jnp.full(1, 1e5)).c_noise.tolist()
   [999.0]
   """
@@ -217,6 +223,10 @@ class IDDPM:
   M: int = 1000
 
   trigflow: ClassVar[None] = None
+
+  def __post_init__(self):
+    if isinstance(self.M, bool) or not isinstance(self.M, int) or not 1 <= self.M <= MAX_STEPS:
+      raise UserError("M", self.M, f"a number of noise levels, 1 to {MAX_STEPS}")
 
   @property
   def domain(self) -> Domain:

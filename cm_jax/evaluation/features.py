@@ -18,7 +18,7 @@ from cm_jax.data.pipeline import InMemory, Pipeline, epoch_order
 from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.diffusion.precision import computing_in
-from cm_jax.errors import UserError
+from cm_jax.errors import DAMAGE, UserError
 from cm_jax.networks.classifier import SmallClassifier
 from cm_jax.storage import bounded, whole
 from cm_jax.storage.weights import flatten, unflatten
@@ -199,6 +199,6 @@ def load_features(folder: epath.PathLike) -> Features:
     if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
       raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")
     return Features(params=unflatten(safetensors.numpy.load(weights)), **info)
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
     found = f"{type(error).__name__}: {error}"
     raise UserError(str(described), found, "features written by cm_jax") from error

@@ -144,6 +144,8 @@ class DiT(Network):
   def __post_init__(self):
     fields.check_network(self)
     fields.check_positive(self, "patch_size", "hidden_size", "depth", "num_heads")
+    if self.depth > fields.MAX_BLOCKS:
+      raise UserError("depth", self.depth, f"at most {fields.MAX_BLOCKS} blocks")
     fields.check_rate(self, "dropout", "label_dropout")
     fields.check_absent(self, "augment_dim")
     if self.img_resolution % self.patch_size:

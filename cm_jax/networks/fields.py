@@ -5,6 +5,8 @@ from typing import Any
 
 from cm_jax.errors import UserError, one_of
 
+MAX_SIZE = 1 << 16  # of a width, a side, a number of classes
+MAX_BLOCKS = 128  # of all levels together: to work out the shapes of more takes minutes
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -17,6 +19,10 @@ def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
 def check_network(network: Any) -> None:
   """Raise a UserError unless the fields that all networks share are in range."""
   check_positive(network, "img_resolution", "in_channels", "out_channels")
+  for field in ("label_dim", "augment_dim"):
+    value = getattr(network, field)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SIZE:
+      raise UserError(field, value, f"a whole number from 0 to {MAX_SIZE}")
   check_choice("dtype", network.dtype, DTYPES)
 
 
@@ -25,9 +31,11 @@ def check_positive(network: object, *fields: str) -> None:
   for field in fields:
     value = getattr(network, field)
     values = value if isinstance(value, tuple) else (value,)
+    several = " or several" if isinstance(value, tuple) else ""
     if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-      several = " or several" if isinstance(value, tuple) else ""
       raise UserError(field, value, f"a positive whole number{several}")
+    if max(values) > MAX_SIZE:
+      raise UserError(field, value, f"a positive whole number{several}, at most {MAX_SIZE}")
 
 
 def check_rate(network: object, *fields: str) -> None:
@@ -70,6 +78,24 @@ def check_unet(network: Any, *positive: str, tuples: Sequence[str] = ()) -> None
   check_positive(network, "model_channels", "channel_mult", "num_blocks", *positive)
   check_rate(network, "dropout", "label_dropout")
   check_halves(network, "channel_mult", len(network.channel_mult) - 1)
+  check_plan(network, "model_channels", "channel_mult", "num_blocks")
+
+
+def check_plan(network: Any, width: str, multipliers: str, blocks: str) -> None:
+  """Raise a UserError unless the widest level and the number of blocks are of a network that can be.
+
+  Args:
+    network: A module.
+    width: The field of its channels.
+    multipliers: Of a tuple, one for each level.
+    blocks: Of the number of blocks in each.
+  """
+  levels = getattr(network, multipliers)
+  if getattr(network, width) * max(levels) > MAX_SIZE:
+    raise UserError(width, getattr(network, width), f"at most {MAX_SIZE} channels, times {max(levels)}")
+  if getattr(network, blocks) * len(levels) > MAX_BLOCKS:
+    expected = f"at most {MAX_BLOCKS} blocks in the {len(levels)} levels together"
+    raise UserError(blocks, getattr(network, blocks), expected)
 
 
 def check_halves(network: Any, field: str, times: int) -> None:

@@ -83,6 +83,7 @@ class JcmNCSNpp(Network):
     fields.check_positive(self, "nf", "ch_mult", "num_res_blocks")
     fields.check_rate(self, "dropout")
     fields.check_halves(self, "ch_mult", len(self.ch_mult) - 1)
+    fields.check_plan(self, "nf", "ch_mult", "num_res_blocks")
     fields.check_taps(self, "fir_kernel")
     fields.check_absent(self, "label_dim", "augment_dim")
     for name, choices in {

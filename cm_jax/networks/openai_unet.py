@@ -128,6 +128,7 @@ class OpenAIUNet(Network):
         fields.check_positive(self, name)
     fields.check_rate(self, "dropout", "label_dropout")
     fields.check_halves(self, "channel_mult", len(self.channel_mult) - 1)
+    fields.check_plan(self, "model_channels", "channel_mult", "num_res_blocks")
     fields.check_absent(self, "augment_dim")
     if self.model_channels % 32:
       raise UserError("model_channels", self.model_channels, "a multiple of 32, the number of norm groups")

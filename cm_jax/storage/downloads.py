@@ -19,10 +19,15 @@ from cm_jax.errors import UserError
 _CHUNK = 1 << 20
 
 
+class NoCache(UserError):
+  """The cache's folder cannot be made or written: what only saves time goes on without."""
+
+
 def cache_folder() -> Path:
   """Return the download cache (`CM_JAX_CACHE`, else `~/.cache/cm_jax`), made with mode 0700 if new.
 
   Raises:
+    NoCache: It cannot be made or written.
     UserError: Others may write to it, so that nothing in it can be trusted.
   """
   folder = Path(os.environ.get("CM_JAX_CACHE") or "~/.cache/cm_jax").expanduser()
@@ -32,9 +37,11 @@ def cache_folder() -> Path:
       folder.mkdir(mode=0o700)
     status = folder.stat()
   except OSError as error:
-    raise UserError("CM_JAX_CACHE", str(folder), f"a folder that can be made ({error.strerror})") from None
+    raise NoCache("CM_JAX_CACHE", str(folder), f"a folder that can be made ({error.strerror})") from None
   if status.st_mode & 0o022 or status.st_uid not in (0, os.getuid()):
     raise UserError("CM_JAX_CACHE", str(folder), f"a folder only you can write: chmod 700 {folder}")
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise NoCache("CM_JAX_CACHE", str(folder), "a folder that can be written")
   return folder
 
 

@@ -32,6 +32,22 @@ def check_format(number: Any, where: str) -> None:
     raise UserError(f"{where}: format", number, f"1 to {FORMAT}, which this version of cm_jax reads")
 
 
+def levels_by_nfe(stored: Mapping[Any, Any]) -> dict[int, tuple[float, ...]]:
+  """Return noise levels by number of network evaluations, as a JSON file has them.
+
+  >>> levels_by_nfe({"2": [80, 0.8]})
+  {2: (80.0, 0.8)}
+
+  Raises:
+    ValueError, TypeError, AttributeError, OverflowError: They are none.
+  """
+  found = {int(nfe): tuple(float(level) for level in levels) for nfe, levels in stored.items()}
+  for nfe, levels in found.items():
+    if nfe < 1 or not levels or not all(0 < level < math.inf for level in levels):
+      raise ValueError(f"sigmas_by_nfe {nfe}: {list(levels)} are no noise levels")
+  return found
+
+
 def checked_info(info: Any, where: str) -> dict[str, Any]:
   """Return what a model.json says, with the types it has in Python, `kind` None where an old one has none.
 
@@ -49,11 +65,10 @@ def checked_info(info: Any, where: str) -> dict[str, Any]:
     raise UserError(where, f"missing {missing}, unknown {unknown}", f"the keys {', '.join(INFO_KEYS)}")
   if checked["kind"] not in KINDS and (number != 1 or checked["kind"] is not None):
     raise UserError(f"{where}: kind", checked["kind"], one_of(KINDS, checked["kind"]))
-  for key in NOISE:
-    value = checked.get(key, 1.0)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (math.isfinite(value) and value > 0):
-      raise UserError(f"{where}: {key}", value, "a positive finite number")
+  try:
+    NoiseRange(**{key: checked[key] for key in NOISE if key in checked})
+  except UserError as error:
+    raise error.named(f"{where}: {error.field}") from None
   if (value := checked.get("matmul_precision", "default")) not in PRECISIONS:
     raise UserError(f"{where}: matmul_precision", value, one_of(PRECISIONS, str(value)))
   if checked.get("guidable") not in (True, False, None):
@@ -70,10 +85,10 @@ def checked_info(info: Any, where: str) -> dict[str, Any]:
       raise UserError(f"{where}: {key}", checked[key], 'a config section with a "name"')
   try:
     checked["image_shape"] = tuple(int(size) for size in checked["image_shape"])
-    tuned = checked["sigmas_by_nfe"].items()
-    checked["sigmas_by_nfe"] = {int(nfe): [float(sigma) for sigma in sigmas] for nfe, sigmas in tuned}
+    tuned = levels_by_nfe(checked["sigmas_by_nfe"])
+    checked["sigmas_by_nfe"] = {nfe: list(levels) for nfe, levels in tuned.items()}
     checked["num_classes"] = int(checked["num_classes"])
-  except (TypeError, ValueError, AttributeError) as error:
+  except (TypeError, ValueError, AttributeError, OverflowError) as error:
     expected = "image_shape [H, W, C], num_classes an int, sigmas_by_nfe {nfe: [sigma, ...]}"
     raise UserError(where, str(error), expected) from None
   if len(checked["image_shape"]) != 3 or min(checked["image_shape"]) < 1 or checked["num_classes"] < 0:

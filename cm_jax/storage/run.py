@@ -5,11 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_collections
 from etils import epath
 
 from cm_jax import config as config_lib
 from cm_jax.errors import UserError
 from cm_jax.storage import bounded, weights, whole
+from cm_jax.storage.model_json import levels_by_nfe
 
 FORMAT = 2  # of config.json; 1 had no format, no num_images and not every default
 
@@ -104,6 +106,11 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
   if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= FORMAT:
     expected = f"1 to {FORMAT}, which this version of cm_jax reads (a newer one wrote this run?)"
     raise UserError(f"{path}: format", number, expected)
+  for key, default in config_lib.default().items():
+    if isinstance(default, ml_collections.ConfigDict) and key in stored:
+      fits = isinstance(stored[key], dict) or ("name" in default and isinstance(stored[key], str))
+      if not fits:
+        raise UserError(f"{path}: {key}", stored[key], "a section, as training wrote it")
   return stored
 
 
@@ -170,8 +177,8 @@ def read_sigmas(workdir: epath.PathLike) -> dict[int, tuple[float, ...]]:
   expected = "what search-steps wrote (delete the file to do without)"
   stored = bounded.read_object(file, expected)
   try:
-    return {int(nfe): tuple(float(level) for level in found["sigmas"]) for nfe, found in stored.items()}
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    return levels_by_nfe({nfe: found["sigmas"] for nfe, found in stored.items()})
+  except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
     raise UserError(str(file), f"{type(error).__name__}: {error}", expected) from None
 
 

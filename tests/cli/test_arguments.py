@@ -106,13 +106,18 @@ def test_several_processes_that_cannot_be(monkeypatch, name, value):
     sharding.maybe_initialize()
 
 
-def test_a_home_folder_that_cannot_be_written_has_no_cache(monkeypatch):
+def test_a_home_folder_that_cannot_be_written_has_no_cache(monkeypatch, capsys, tmp_path):
   monkeypatch.setenv("HOME", "/proc/none")
   for name in ("CM_JAX_CACHE", "JAX_COMPILATION_CACHE_DIR"):
     monkeypatch.delenv(name, raising=False)
   environment.keep_programs()
+  assert capsys.readouterr().err == ""
   monkeypatch.setenv("CM_JAX_CACHE", "/proc/none")
-  with pytest.raises(errors.UserError, match="CM_JAX_CACHE"):
+  environment.keep_programs()
+  assert capsys.readouterr().err.startswith("cm_jax: CM_JAX_CACHE = /proc/none: ")
+  monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path))
+  tmp_path.chmod(0o777)
+  with pytest.raises(errors.UserError, match="only you can write"):
     environment.keep_programs()
 
 
