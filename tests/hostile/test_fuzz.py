@@ -93,7 +93,8 @@ def broken(data: bytes, chance: random.Random) -> bytes:
   """Break a file: its bytes, or, of JSON lines, a value of one of them."""
   if chance.random() < 0.5 or not data.startswith(b"{"):
     return altered(data, chance)
-  rows = data.decode().splitlines()
+  text = data.decode()
+  rows = [json.dumps(json.loads(text))] if text.startswith("{\n") else text.splitlines()
   at = chance.randrange(len(rows))
   rows[at] = json.dumps(changed(json.loads(rows[at]), chance))
   return ("\n".join(rows) + "\n").encode()
