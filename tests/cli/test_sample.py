@@ -21,7 +21,7 @@ from tests.cli.weights import weights_folder
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("sample")
-  config = tiny.config({**tiny.EDM, "label_dropout": 0.2}, num_steps=3)
+  config = tiny.config(tiny.CT, num_steps=3)
   config.data.conditional = True
   loop.train(build(config), folder / "run", progress=False)
   return folder / "run"
