@@ -5,7 +5,7 @@ distil.
 
 EDM's objective, preconditioning and Heun sampler; network, length and averages scaled to a laptop. The other
 digits configs change what they need of it. A longer run of any: --config.num_images=N; the learning rate and
-the curricula follow. digits_edm.py:N stops after N steps.
+the curricula follow. An argument after a colon is the step to stop after.
 """
 
 from cm_jax.config import default

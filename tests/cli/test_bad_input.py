@@ -68,7 +68,7 @@ TRAIN = [
     [EDM, "--config.network.model_channels=33"],
     "config.network.model_channels = 33: expected an even number",
   ),
-  ([EDM, "--config.network.augment_dim=-3"], "'augment_dim': -3"),
+  ([EDM, "--config.network.augment_dim=-3"], "config.network.augment_dim = -3: expected a whole number"),
   ([EDM, "--config.precond.name=emd"], "config.precond.name = emd: expected 'edm' (did you mean it?)"),
   ([EDM, "--config.optimizer.name=adm"], "config.optimizer.name = adm"),
   ([EDM, "--config.optimizer.schedule=cosin"], "config.optimizer.schedule = cosin: expected 'cosine'"),
