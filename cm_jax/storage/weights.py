@@ -205,7 +205,6 @@ def save_arrays(
   with whole.writing(path) as temporary:
     try:
       safetensors.numpy.save_file(dict(arrays), temporary, dict(about) if about else None)
-      os.chmod(temporary, whole.usual_mode())  # the library makes it for its owner alone
     except safetensors.SafetensorError as error:  # what it raises for a full disk
       raise OSError(str(error)) from error
 

@@ -21,8 +21,6 @@ from cm_jax.errors import UserError
 
 ROOM = "a place that can be written, with room enough"
 ABANDONED = 86400.0  # seconds after which what a killed process left beside a file is cleared
-_UMASK = os.umask(0)  # can only be read by being set
-os.umask(_UMASK)
 
 
 def place(path: epath.PathLike) -> epath.Path:
@@ -55,13 +53,6 @@ def absolute(path: epath.PathLike) -> epath.Path:
   """Return a path that no change of the working folder moves; one with a scheme is so already."""
   known = place(path)
   return epath.Path(os.path.abspath(known)) if is_local(known) else known
-
-
-def usual_mode() -> int:
-  """Return the permissions of a new file, as the umask has them."""
-  mask = os.umask(0o077)  # there is no way to ask without setting it
-  os.umask(mask)
-  return 0o666 & ~mask
 
 
 @contextlib.contextmanager
@@ -167,8 +158,9 @@ def publish(temporary: Path, path: epath.PathLike, last: str = "") -> None:
     for file in files:
       _copy(file, target / file.relative_to(temporary).as_posix() if is_folder else target)
     return
+  mode = _usual_mode(Path(target).parent)
   for file in files:
-    os.chmod(file, 0o666 & ~_UMASK)  # what libraries write for themselves alone
+    os.chmod(file, mode)  # what libraries write for themselves alone
     _flush(file)
   for below in sorted({file.parent for file in files}) if is_folder else ():
     _flush(below)
@@ -247,6 +239,17 @@ def check_room(field: str, path: epath.PathLike, size: int) -> None:
   disk = shutil.disk_usage(next(parent for parent in Path(absolute(path)).parents if parent.exists()))
   if disk.total and disk.free < size:  # some mounts know of nothing
     raise UserError(field, str(path), f"a place with {size:,} bytes of free space, not {disk.free:,}")
+
+
+def _usual_mode(folder: Path) -> int:
+  """Return the permissions that a new file gets there: the umask itself can only be read by being set, which
+  other threads would see."""
+  probe = folder / f".{secrets.token_hex(6)}.tmp"
+  os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+  try:
+    return stat.S_IMODE(probe.stat().st_mode)
+  finally:
+    probe.unlink()
 
 
 def _clear_abandoned(target: epath.Path, suffix: str) -> None:
