@@ -5,9 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-which=(-m "not slow")
+which=(-m "not slow" --dist=loadfile)  # one worker a file: what its tests share is made once
 if [ "${1:-}" = --all ]; then
-  which=()
+  which=(--dist=loadgroup)  # the slow ones of a file side by side
   shift
 fi
 
@@ -17,4 +17,4 @@ environment test
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-"$PYTHON" -m pytest --numprocesses="$(getconf _NPROCESSORS_ONLN)" --dist=loadgroup "${which[@]}" "$@"
+"$PYTHON" -m pytest --numprocesses="$(getconf _NPROCESSORS_ONLN)" "${which[@]}" "$@"

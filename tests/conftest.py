@@ -2,6 +2,7 @@
 network cache of ours."""
 
 import collections
+import gc
 import os
 import pathlib
 
@@ -17,6 +18,9 @@ from tests import needs
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(
+  50_000, 50, 100
+)  # what is traced and compiled stays, and looking for garbage in it takes long
 # Many tests train the same tiny model: compile it once.
 jax.config.update(
   "jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")

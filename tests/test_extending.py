@@ -294,7 +294,7 @@ TOYS = {
 }
 
 
-QUICK = ("objective", "network", "sampler")
+QUICK = ("objective",)
 
 
 @pytest.mark.parametrize(
@@ -354,6 +354,7 @@ class Brightness:
     return float(real.reference.mean()), len(real.reference)
 
 
+@pytest.mark.slow
 def test_a_metric_is_measured_recorded_and_reported(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(METRICS, "toy", Brightness())
   loop.train(build(tiny.config(num_steps=2)), tmp_path / "mine", progress=False)

@@ -2,6 +2,7 @@
 key."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -160,6 +161,7 @@ def leaves(section: dict, prefix: str = "") -> list[str]:
   ]
 
 
+@functools.cache
 def read_names() -> set[str]:
   """Return every attribute that is read, and every string subscript, anywhere but in config.py."""
   names: set[str] = set()

@@ -50,7 +50,9 @@ DIGITS = [
 ]
 
 
-@pytest.mark.parametrize("name", DIGITS)
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=() if name == "digits_edm" else pytest.mark.slow) for name in DIGITS]
+)
 def test_shipped_digits_configs_build_and_take_a_step(name, teacher):
   config = shipped(name)
   if config.objective.get("drift") == "teacher" or config.init.path == "teacher":
@@ -206,6 +208,7 @@ def test_a_field_of_the_wrong_type_is_an_error():
     call(lambda a: a + 1, {"a": "text"}, "x")
 
 
+@pytest.mark.slow
 def test_models_load_from_a_run(tmp_path):
   state = loop.train(build(tiny.config(num_steps=3)), tmp_path, progress=False)
   raw = load_model(tmp_path, average="params")

@@ -14,8 +14,12 @@ from tests.examples import EXAMPLES
 @pytest.mark.parametrize(
   ("objective", "network", "weight", "scale"),
   [
-    ("denoising", "edm2", lambda head: head["logvar_linear"]["weight"], None),  # projected: rms 1 (audit B8)
-    ("scm", "edm2", lambda head: head["weight"], 3.0),  # sCM's w starts at 0 and is not normalised
+    # projected: rms 1 (audit B8)
+    pytest.param(
+      "denoising", "edm2", lambda head: head["logvar_linear"]["weight"], None, marks=pytest.mark.slow
+    ),
+    # sCM's w starts at 0 and is not normalised
+    pytest.param("scm", "edm2", lambda head: head["weight"], 3.0, marks=pytest.mark.slow),
     ("denoising", "toy", lambda head: head["logvar_linear"]["weight"], 3.0),  # no forced normalisation here
   ],
 )

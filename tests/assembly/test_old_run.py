@@ -46,6 +46,7 @@ def test_it_goes_on_as_before_its_length_is_its_decays_and_its_identity_stays(fo
   assert load_model(folder).provenance["config_sha256"] == run.identity(stored)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_the_command_line_to_its_end_and_no_further(folder, capsys):
   beyond = ["train", f"--workdir={folder}", "--noprogress", "--config.run.num_steps=13"]
   assert cli.run(beyond) == 2

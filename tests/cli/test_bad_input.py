@@ -154,6 +154,7 @@ def test_an_unreadable_image(capsys, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_that_is_not_the_first(capsys, tmp_path):
   import numpy as np
   from PIL import Image

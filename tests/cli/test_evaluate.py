@@ -37,6 +37,7 @@ def read(folder, name) -> list[dict]:
   return [json.loads(line) for line in (folder / name / "evaluations.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_by_its_own_data_and_reported(folder, capsys):
   assert evaluate(folder, "digits", "--sigmas=80", "--sigmas=80,2") == 0
   first = capsys.readouterr().out

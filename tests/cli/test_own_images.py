@@ -63,6 +63,7 @@ def run(tmp_path_factory):
   return place
 
 
+@pytest.mark.slow
 def test_what_is_found_is_said_and_the_names_are_kept(run, capsys):
   command = ["train", f"--workdir={run / 'run'}", "--noprogress", "--config.run.num_steps=3"]
   assert cli.run(command) == 0  # goes on: the classes are the same
@@ -83,6 +84,7 @@ def test_what_is_found_is_said_and_the_names_are_kept(run, capsys):
   assert load_model(run / "weights").class_names == CLASSES
 
 
+@pytest.mark.slow
 def test_a_class_by_its_name(run, capsys):
   for label, number in (("ship", 2), ("10", 0), ("1", 1)):
     out = run / f"{label}.zip"

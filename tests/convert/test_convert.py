@@ -68,7 +68,7 @@ def write(path, arrays, cls="EDMPrecond", kwargs=KWARGS):
   return path
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float16"])
 def test_edm_snapshot(params, tmp_path, dtype):
   path = write(tmp_path / "edm.pkl", theirs(params, dtype))
   done = convert.convert(path, tmp_path / "out")
@@ -150,6 +150,7 @@ def test_wrappers(params, tmp_path, cls, own, precond, sigmas):
   assert info["sigma_data"] == own.get("sigma_data", 0.5)
 
 
+@pytest.mark.slow
 def test_a_network_that_gives_a_variance_too(tmp_path):
   module = build_network({"name": "songunet", "out_channels": 6, "augment_dim": 2, **FIELDS}, (8, 8, 3), 4)
   shapes = weights.flatten(jax.eval_shape(lambda: init_params(module, jax.random.key(0), (8, 8, 3))))

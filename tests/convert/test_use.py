@@ -39,6 +39,7 @@ def cache(tmp_path, monkeypatch):
   monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_samples(teacher, tmp_path, cache):
   assert (
     run(

@@ -108,6 +108,7 @@ def test_mirroring_is_exact_and_told():
   assert augment.label(drawn, 8, 8).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
 
 
+@pytest.mark.slow
 def test_quarter_turns_are_exact_and_told_in_two_bits():
   x, augment = images(), only("rotate_int")
   drawn = transforms(rotate_int=[0, 1, 2, 3])

@@ -103,6 +103,7 @@ def test_features_and_sources_of_other_images(features, tmp_path):
     search(other, 2, features, progress=False)
 
 
+@pytest.mark.slow
 def test_what_was_measured_in_the_same_way_is_not_measured_again(features, tmp_path):
   save_features(tmp_path / "features", features)
   first = measure(tmp_path / "features", SAMPLERS[:1], out=tmp_path / "run")
@@ -204,6 +205,7 @@ def test_bad_arguments_are_named(features, arguments, message):
     measure(**{"features": features, **arguments})
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_best_candidate_and_stores_it(features, tmp_path):
   best, history = search(model(), 2, features, num=40, batch_size=20, out=tmp_path, progress=False)
   assert best == min((e for e in history if e.n == 40), key=lambda e: e.value) and best.sigmas[0] == 80.0

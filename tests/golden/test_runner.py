@@ -93,6 +93,7 @@ def test_what_is_infinite_must_be_so_in_both(value, error):
   np.testing.assert_equal(runner.relative_error(np.array(value), np.array([1.0, np.inf])), error)
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
   scalings(tmp_path, std_c_in_f64=(np.array([0.5, 2.0]) ** 2 + 0.25) ** -0.5)
   run = lambda *arguments: subprocess.run(

@@ -34,7 +34,7 @@ UNLABELLED, UNAUGMENTED = {"jcm_ncsnpp"}, {"edm2", "openai_unet", "dit", "jcm_nc
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_network = pytest.mark.parametrize("name", NETWORKS)
 # For what takes seconds a network: the quick suite has it of the cheap ones.
-CHEAP = ("songunet", "dit", "toy")
+CHEAP = ("dit", "toy")
 every_network_in_turn = pytest.mark.parametrize(
   "name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in NETWORKS]
 )

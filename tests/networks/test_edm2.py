@@ -64,6 +64,7 @@ def test_normalize_has_a_derivative_at_zero():
   assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_normalize_weights_projects_weights_and_nothing_else():
   net = EDM2UNet(
     img_resolution=4, in_channels=2, out_channels=2, model_channels=8, channel_mult=(1,), num_blocks=1,

@@ -145,29 +145,43 @@ def test_bfloat16_stays_inside(name):
 
 
 @every_network
-def test_weight_decay_leaves_what_is_never_trained_alone(name):
-  """Audit A6: 400k steps of adamw would have shrunk Fourier frequencies by e^-4."""
+def test_what_is_never_trained_is_known_of_every_network(name):
   fixed_of = {
     "songunet": ["['map_noise']['freqs']"],
     "edm2": ["['emb_fourier']['freqs']", "['emb_fourier']['phases']"],
     "jcm_ncsnpp": ["['GaussianFourierProjection_0']['W']"],
   }
   module = make(name, **({"embedding_type": "fourier"} if name in fixed_of else {}))
-  params = {"net": random_params(module), "weighting": random_params_of_head()}
-  still = frozen(params)
-  optimizer = Optimizer(AdamW(), learning_rate=1e-2, weight_decay=0.2)({}, None, frozen)
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = optimizer.update(zeros, optimizer.init(params), params, step=0, value=0.0)
-  jax.tree.map(
-    lambda u, p, fixed: np.testing.assert_allclose(u, 0 * p if fixed else -2e-3 * p, rtol=1e-5, atol=1e-9),
-    updates, params, still,
-  )  # fmt: skip
-  found = {jax.tree_util.keystr(path) for path, fixed in jax.tree_util.tree_leaves_with_path(still) if fixed}
+  shapes = jax.eval_shape(lambda: {"net": init_params(module, jax.random.key(0), SHAPE)})
+  params = {**shapes, "weighting": jax.eval_shape(params_of_head)}
+  leaves = jax.tree_util.tree_leaves_with_path(frozen(params))
+  found = {jax.tree_util.keystr(path) for path, fixed in leaves if fixed}
   head = {"['weighting']['logvar_fourier']['freqs']", "['weighting']['logvar_fourier']['phases']"}
   assert found == head | {f"['net']{path}" for path in fixed_of.get(name, ())}
 
 
-def random_params_of_head():
+def test_weight_decay_leaves_what_is_never_trained_alone():
+  """Audit A6: 400k steps of adamw would have shrunk Fourier frequencies by e^-4."""
+  net = {"map_noise": {"freqs": jnp.array([2.0, -3.0])}, "out": {"kernel": jnp.array([[5.0], [-7.0]])}}
+  params = {"net": net, "weighting": params_of_head()}
+  still = frozen(params)
+  optimizer = Optimizer(AdamW(), learning_rate=1e-2, weight_decay=0.2)({}, None, frozen)
+
+  @jit
+  def update(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return optimizer.update(zeros, optimizer.init(params), params, step=0, value=0.0)[0]
+
+  updates = update(params)
+  jax.tree.map(
+    lambda u, p, fixed: np.testing.assert_allclose(u, 0 * p if fixed else -2e-3 * p, rtol=1e-5, atol=1e-9),
+    updates, params, still,
+  )  # fmt: skip
+  assert np.allclose(updates["net"]["out"]["kernel"], [[-0.01], [0.014]])
+  assert not updates["net"]["map_noise"]["freqs"].any()
+
+
+def params_of_head():
   return LogVariance(8).init(jax.random.key(0), jnp.zeros(1))["params"]
 
 

@@ -92,7 +92,7 @@ def test_a_network_of_one_time_is_one_of_two_for_which_the_second_does_not_matte
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 1e-4
 
 
-@every_network
+@every_network_in_turn
 def test_a_second_time_matters_once_it_is_learned(name):
   params, probe = random_params(make(name, second_time=True)), two_times(name)
   until, other = jnp.array([0.01, 0.8, 1.5]), jnp.array([0.6, 0.1, 1.2])

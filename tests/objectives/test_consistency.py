@@ -63,6 +63,7 @@ class Recorder:
     return denoise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [euler, heun])
 @pytest.mark.parametrize("drift", DRIFTS)
 @pytest.mark.parametrize("target", [SG, Ema(0.9)])

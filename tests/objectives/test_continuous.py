@@ -86,6 +86,7 @@ def images(seed: int) -> jax.Array:
   return jnp.asarray(np.random.default_rng(seed).normal(size=(4, 2, 1, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_gradient", [True, False])
 @pytest.mark.parametrize("distance", sorted(DISTANCES))
 @pytest.mark.parametrize("drift", ["teacher", "monte_carlo"])

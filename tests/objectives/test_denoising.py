@@ -79,6 +79,7 @@ def test_the_loss_takes_the_levels_and_the_weight_it_is_given(x64, levels):
   np.testing.assert_allclose(weighted.per_example, plain.per_example / draws.sigma**2, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_uncertainty_is_least_where_e_to_the_u_is_the_loss(x64):
   """L/e^u + u has its minimum 1 + ln L at u = ln L, and the denoiser's gradient is that of L over e^u (EDM2
   eq. 15)."""
@@ -101,6 +102,7 @@ def test_uncertainty_is_least_where_e_to_the_u_is_the_loss(x64):
   assert float(jnp.abs(learned["logvar_linear"]["weight"]).max()) > 0
 
 
+@pytest.mark.slow
 def test_a_sum_with_uncertainty_is_edm2s_sum_over_pixels(x64):
   """EDM2 sums lambda / e^u |D - x|^2 + u over pixels: D times the mean's loss and gradient."""
   bound = Preconditioned(

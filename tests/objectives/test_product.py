@@ -39,8 +39,16 @@ def gradient_of(objective, network):
   return jax.value_and_grad(loss, has_aux=True), params
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("objective", EXAMPLES["objective"])
+def pairs():
+  """Every objective with every network; each of both once in the quick suite."""
+  objectives, networks = list(EXAMPLES["objective"]), list(NETWORKS)
+  for i, objective in enumerate(objectives):
+    for j, network in enumerate(networks):
+      is_quick = (i - j) % max(len(objectives), len(networks)) == 0
+      yield pytest.param(objective, network, marks=() if is_quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("objective", "network"), pairs())
 def test_every_objective_takes_every_network(objective, network):
   function, params = gradient_of(make_entry("objective", objective), network)
   (loss, output), grads = jax.eval_shape(function, params)

@@ -125,6 +125,7 @@ def test_training_pulls_where_distillation_does(x64):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"c": 0.1}, {"clip": 0.5}], ids=["normalised", "clipped"])
 def test_the_loss_has_the_gradient_of_the_normalised_pull(x64, fields):
   """grad ||F - sg(F + g')||^2/D e^w = -2 e^w/D g' . grad F, with g' = g/(||g|| + c) or clipped.
