@@ -107,7 +107,7 @@ def most_bytes(count: int, shape: tuple[int, ...]) -> int:
   """Return the bytes that a grid's PNG may come to: those of its pixels, as those of noise cannot be pressed.
 
   >>> most_bytes(4, (64, 32, 3))
-  49152
+  24576
   """
   height, width, channels = shape
   rows, columns, scale, gap = _laid_out(count, height, width)

@@ -319,7 +319,9 @@ def test_another_config_is_refused_but_not_another_run_or_mesh(tmp_path):
 
 
 def test_checkpoints_hold_averages_apart_and_prune_the_oldest(tmp_path):
-  config = tiny.config(tiny.CT, num_steps=6, checkpoint_every=1, keep_checkpoints=2, keep_every=3)
+  same = {"name": "karras", "scales": {"name": "constant", "value": 4}}  # N(k) that grew would raise the loss
+  objective = {**tiny.CT, "pairs": same, "target": {"name": "ema", "mu": 0.9}}
+  config = tiny.config(objective, num_steps=6, checkpoint_every=1, keep_checkpoints=2, keep_every=3)
   state = loop.train(build(config), tmp_path, progress=False)
   store = CheckpointStore(tmp_path)
   assert store.steps() == [3, 5, 6]
