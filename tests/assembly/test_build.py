@@ -42,7 +42,7 @@ def teacher(tmp_path_factory) -> str:
   return str(diffusion_weights(tmp_path_factory.mktemp("teacher") / "edm", shipped("digits_edm")))
 
 
-QUICK = ("digits_edm", "digits_cd")
+QUICK = ("digits_edm",)
 DIGITS = [
   pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
   for name in NAMES
@@ -50,9 +50,7 @@ DIGITS = [
 ]
 
 
-@pytest.mark.parametrize(
-  "name", [pytest.param(name, marks=() if name == "digits_edm" else pytest.mark.slow) for name in DIGITS]
-)
+@pytest.mark.parametrize("name", DIGITS)
 def test_shipped_digits_configs_build_and_take_a_step(name, teacher):
   config = shipped(name)
   if config.objective.get("drift") == "teacher" or config.init.path == "teacher":

@@ -219,6 +219,7 @@ def test_a_teacher_is_a_diffusion_model_of_the_same_images(folder, teacher):
   assert build(student(teacher, {"name": "toy"}, start="")).cautions == ()  # another network may be taught
 
 
+@pytest.mark.slow
 def test_labels_of_a_teacher_and_its_student(folder):
   """Audit C3, C4."""
   keeps = weights_of(config_of(**CLASSES), folder / "keeps")

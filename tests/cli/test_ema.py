@@ -60,6 +60,7 @@ def contents(*folders: Path) -> dict[str, bytes]:
   }
 
 
+@pytest.mark.slow
 def test_the_average_made_is_the_one_that_training_tracks(trained, tmp_path, capsys):
   out = tmp_path / "weights"
   assert cli.run(["ema", f"--workdir={trained / 'run'}", "--sigma-rel=0.15", f"--out={out}"]) == 0
@@ -82,12 +83,14 @@ def test_the_average_made_is_the_one_that_training_tracks(trained, tmp_path, cap
   )
 
 
+@pytest.mark.slow
 def test_a_stored_average_comes_back(trained, tmp_path):
   assert cli.run(["ema", f"--workdir={trained / 'run'}", "--sigma-rel=0.1", f"--out={tmp_path / 'w'}"]) == 0
   ours, theirs = load_model(tmp_path / "w").params, load_model(trained / "run", average="ema_10").params
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_folder_is_a_model_and_a_start(trained, tmp_path, capsys):
   out = tmp_path / "weights"
   assert (
@@ -108,6 +111,7 @@ def test_the_folder_is_a_model_and_a_start(trained, tmp_path, capsys):
   jax.tree.map(np.testing.assert_array_equal, begun, given)
 
 
+@pytest.mark.slow
 def test_several_widths_make_a_folder_each(trained, tmp_path, capsys):
   arguments = [
     "ema",
@@ -127,6 +131,7 @@ def test_several_widths_make_a_folder_each(trained, tmp_path, capsys):
   assert cli.run(arguments) == 0  # and again, over what is there
 
 
+@pytest.mark.slow
 def test_without_a_width_it_lists_and_writes_nothing(trained, capsys):
   before = contents(trained)
   assert cli.run(["ema", f"--workdir={trained / 'run'}", "--step=6"]) == 0
@@ -162,6 +167,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", BAD, ids=[message[:40] for _, message in BAD])
 def test_bad_input_is_one_line_and_changes_nothing(arguments, message, trained, tmp_path, capsys):
   before = contents(trained)
@@ -175,6 +181,7 @@ def test_bad_input_is_one_line_and_changes_nothing(arguments, message, trained, 
   assert contents(trained) == before and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_snapshots_on_a_bucket_are_those_on_the_disk(trained):
   for file in (trained / "run" / "snapshots").iterdir():
     STORED[f"memory://bucket/run/snapshots/{file.name}"] = file.read_bytes()

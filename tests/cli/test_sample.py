@@ -132,6 +132,7 @@ def test_a_float64_state_differs_by_a_level_at_most_and_is_its_own_request(train
   assert np.abs(single - double).max() <= 1
 
 
+@pytest.mark.slow
 def test_latents_go_to_an_npz_as_float32_and_nowhere_else(tmp_path, capsys):
   weights_folder(tmp_path / "weights", (4, 4, 4))
   for name in ("x.png", "x.zip", "folder"):

@@ -141,6 +141,7 @@ def test_opcodes_that_weights_do_not_need(opcode):
     read_pickle(b"\x80\x04" + opcode + b".", ALLOWED)
 
 
+@pytest.mark.slow
 def test_deep_and_hashed_values_do_not_crash():
   deep = writers.deep(300_000)
   assert isinstance(read_pickle(deep, {}), tuple)

@@ -151,12 +151,14 @@ def test_workers_give_the_batches_that_ram_gives_over_three_epochs_for_any_proce
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+@pytest.mark.slow
 def test_workers_seek_to_any_step():
   got = list(stream(Pipeline(FromSource(Files()), 16, 3), 10**9, 3, 2))
   for step, batch in enumerate(got, start=10**9):
     np.testing.assert_array_equal(batch["label"], pipeline().batch(step)["label"])
 
 
+@pytest.mark.slow
 def test_a_workers_error_is_named():
   with pytest.raises(UserError, match=r"c\.png = unreadable"):
     list(stream(Pipeline(FromSource(Files(broken=7)), 16, 3), 0, 10, 2))

@@ -31,6 +31,7 @@ def test_unit_magnitude_in_unit_magnitude_out(operation):
   assert rms(operation(normal(64, 64, 32), normal(64, 64, 32, seed=1))) == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_layers_preserve_magnitude_from_the_start():
   for module, x in [
     (magnitude.MPConv(64, 3), normal(4, 16, 16, 32)),

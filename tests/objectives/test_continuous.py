@@ -50,6 +50,7 @@ def gradient(loss, params) -> np.ndarray:
   return np.array([float(leaf) for leaf in jax.tree.leaves(quick_jit(jax.grad(loss))(params))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_gradient", [True, False])
 @pytest.mark.parametrize("distance", sorted(DISTANCES))
 def test_distillation_is_least_at_the_exact_consistency_function(x64, distance, stop_gradient):

@@ -68,6 +68,7 @@ def test_the_levels_are_those_of_its_sampler(x64):
   assert bool((draws.t > draws.mid).all()) and bool((draws.mid > draws.r).all())
 
 
+@pytest.mark.slow
 def test_with_many_steps_the_exact_denoiser_is_least(x64):
   """The aim tends to the teacher's own denoiser, with the order of Euler's steps."""
 

@@ -90,6 +90,7 @@ def test_luminance_and_block_means_are_the_usual_ones():
   np.testing.assert_allclose(blocks(result), blocks(y), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_strokes_and_variations_stay_near_at_low_levels_and_forget_at_high_ones():
   y = jnp.full((50, 8, 8, 1), 0.6)
   away = lambda sigmas: float(jnp.abs(resample(f, noise_of(50), y, sigmas, NOISE.sigma_min).mean() - 0.6))
@@ -104,6 +105,7 @@ def test_denoising_is_the_model_at_the_noises_level():
   assert float(jnp.std(cleaned - 0.1)) < 0.5 * float(jnp.std(x - 0.1))
 
 
+@pytest.mark.slow
 def test_interpolation_passes_through_both_samples():
   a, b = noise_of(2)(0, (2, 8, 8, 1))
   t = jnp.linspace(0, 1, 5)
@@ -136,6 +138,7 @@ MODEL = model_of(
 IMAGES = RNG.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_model_edits_uint8_images_as_the_core_does(name):
   operator = OPERATORS[name]

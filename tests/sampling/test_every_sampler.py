@@ -96,6 +96,7 @@ def test_order(x64, make, order):
   assert np.abs(rates - order).max() < 0.15, (errors, rates)
 
 
+@pytest.mark.slow
 def test_dpm2_is_second_order_between_two_levels(x64):
   """To the last level above 0: the step from there to 0 has an error of its own."""
   shape = (5, 2, 2, 1)
@@ -219,6 +220,7 @@ def test_the_ablations_solver_may_be_named():
       Ablation(NOISE, **{field: value})
 
 
+@pytest.mark.slow
 def test_a_float64_state_rounds_once_where_float32_rounds_every_step():
   """The network computes in float32 from the same noise; over 300 steps a float32 state drifts."""
   sampler, shape, indices = Heun(NOISE, 300), (4, 4, 4), jnp.arange(16, dtype=jnp.int32)

@@ -52,6 +52,7 @@ def test_levels_span_the_range():
 HEUN_ERROR = {"adjacent": 4e-4, "whole": 2e-2}  # relative to the data's deviation
 
 
+@pytest.mark.slow
 def test_teacher_trajectories_are_the_exact_ones():
   _, _, points = gaussian_points(DATA.drift)
   for name, (x_r, r) in points.later.items():
@@ -88,6 +89,7 @@ def test_the_exact_consistency_function_has_no_error_and_any_other_has():
     )
 
 
+@pytest.mark.slow
 def test_the_monte_carlo_estimate_has_its_variance_even_at_the_exact_function():
   _, _, points = gaussian_points(None, n=256, shape=(16, 16, 1))
   values = self_consistency.errors(DATA.consistency(NOISE.sigma_min), points)
@@ -133,6 +135,7 @@ class NormalImages:
     return {"image": image, "label": -1}
 
 
+@pytest.mark.slow
 def test_gradient_noise_is_the_closed_form(tmp_path):
   experiment = build(tiny.config(num_steps=1))
   method = dataclasses.replace(

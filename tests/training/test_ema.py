@@ -131,6 +131,7 @@ def test_snapshots_hold_the_power_averages_and_nothing_else(trained):
     np.testing.assert_array_equal(value, expected[name])
 
 
+@pytest.mark.slow
 def test_the_snapshots_of_a_resumed_run_are_the_same_bytes(trained, tmp_path):
   whole = contents(trained[0])
   run(tmp_path, num_steps=3)

@@ -119,6 +119,7 @@ def test_a_progressive_student_must_be_its_teachers_kind(teacher):
     build(config)
 
 
+@pytest.mark.slow
 def test_sampling_ignores_the_head_of_a_loss(teacher, tmp_path):
   state = loop.train(build(config_of("sct", teacher, num_steps=2)), tmp_path, progress=False)
   assert set(state.params) == {"net", "weighting"}

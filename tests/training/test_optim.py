@@ -82,6 +82,7 @@ def test_a_decay_of_a_config_is_that_of_its_class(name):
   chex.assert_trees_all_close(tracked(ours, WALK[:20]), tracked(CASES[name][0], WALK[:20]))
 
 
+@pytest.mark.slow
 def test_the_power_average_weighs_the_past_by_a_power_function(x64):
   """The weights telescope: of the params after step j in the average at t, (j^(gamma+1) - (j-1)^(gamma+1)) /
   t^(gamma+1)."""
@@ -200,6 +201,7 @@ def project(params):
   return {**params, "net": NETWORKS["edm2"].projection(params["net"])}
 
 
+@pytest.mark.slow
 def test_the_projection_holds_after_every_update_and_in_the_averages_only_where_asked():
   optimizer = Optimizer(learning_rate=0.1, rule=AdamW(), weight_decay=0.1, clip_norm=1.0)(
     {"ema": 0.0, "slow": 0.9}, project

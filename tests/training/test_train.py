@@ -251,6 +251,7 @@ def test_gradients_that_overflow_in_the_norm_are_skipped():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opt_state))
 
 
+@pytest.mark.slow
 def test_nan_to_zero_is_an_option():
   config = tiny.config()
   config.optimizer.nonfinite = "zero"
@@ -293,6 +294,7 @@ def test_skipped_steps_are_said(tmp_path, capsys):
   assert skipped and f"{skipped:.0f} of 6 steps" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_other_data_is_refused_unless_allowed(tmp_path):
   class Other(PoisonedSource):
     pass
@@ -334,6 +336,7 @@ def test_checkpoints_hold_averages_apart_and_prune_the_oldest(tmp_path):
   assert split_averages(state.opt_state)[1].keys() == {"ema", "target"}
 
 
+@pytest.mark.slow
 def test_a_distilled_run_needs_no_more_than_its_folder(tmp_path):
   loop.train(build(tiny.config(num_steps=3)), tmp_path / "teacher", progress=False)
   config = tiny.config(tiny.CD)
