@@ -94,7 +94,7 @@ class Augment:
   Raises:
     UserError: A value out of range, or no transform at all.
 
-  >>> images, label = Augment(p=1.0)(jnp.zeros((2, 8, 8, 1)), jax.random.key(0))
+  >>> images, label = jax.eval_shape(Augment(p=1.0), jnp.zeros((2, 8, 8, 1)), jax.random.key(0))
   >>> images.shape, label.shape
   ((2, 8, 8, 1), (2, 9))
   """

@@ -44,7 +44,14 @@ def ends(name: str, **changes) -> dict[str, float]:
   return {**found, **{k: float(v) for k, v in method.objective.progress(last).items()}, "end": stages[-1:]}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "lpips" not in name])
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=() if name.startswith("digits_") else pytest.mark.slow)
+    for name in NAMES
+    if "lpips" not in name
+  ],
+)
 def test_every_shipped_config_ends_where_its_row_ends_whatever_the_batch_and_the_length(name):
   """F2, audit A1: the last N(k), stage, M(k) and learning rate are those of the row."""
   config = shipped(name)

@@ -98,6 +98,7 @@ def test_weights_are_measured_against_what_is_given(folder, tmp_path, capsys):
   assert "| out    | 1   | 80" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_ways_of_sampling_at_once_are_refused(folder, capsys):
   before = read(folder, "digits") if (folder / "digits" / "evaluations.jsonl").exists() else None
   assert evaluate(folder, "digits", "--sigmas=80", "--num_steps=2") == 2

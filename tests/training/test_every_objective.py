@@ -71,9 +71,8 @@ def test_one_and_eight_devices_train_alike_and_nothing_recompiles(kind, teacher,
 
 
 # before, at and after a change of teacher (after steps 2 and 6)
-@pytest.mark.parametrize(
-  "cut", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [3, 4, 7])
 def test_progressive_distillation_resumes_exactly(cut, teacher, tmp_path):
   run = lambda steps, folder: loop.train(
     build(config_of("progressive", teacher, num_steps=steps)), tmp_path / folder, progress=False
