@@ -288,7 +288,7 @@ TOYS = {
   ),
   "grid": (
     GRIDS,
-    lambda num_points, noise: np.geomspace(noise.sigma_max, noise.sigma_min, num_points),
+    lambda num_points, noise, span: np.geomspace(span[1], span[0], num_points),
     lambda config: setattr(config, "sampler", {"name": "heun", "num_steps": 3, "grid": "toy"}),
   ),
 }

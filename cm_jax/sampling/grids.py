@@ -24,6 +24,7 @@ RANGES = {
   "iddpm": (0.002, 81.0),
   "edm": (0.002, 80.0),
 }  # VP's depends on the smallest time
+EARLIER = ("vp", *RANGES)  # grids of earlier works, with a range each; any other is over the model's own
 
 
 def karras(num_points: int, noise: NoiseRange, span: Span | None = None) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.sampling.grids import GRIDS, accepted, rounded, trained_range
+from cm_jax.sampling.grids import EARLIER, GRIDS, accepted, rounded, trained_range
 from cm_jax.types import Array, Denoiser, Domain, Noise, NoiseRange
 
 
@@ -69,7 +69,8 @@ class GridSampler(abc.ABC):
   def points(self, count: int, to_zero: bool) -> Array:
     """Return `count` levels of the grid, and a final 0 if asked for."""
     own = self.noise.sigma_min, self.noise.sigma_max
-    span = own if self.grid == "karras" else accepted(trained_range(self.grid), self.noise, self.domain)
+    is_earlier = self.grid in EARLIER
+    span = accepted(trained_range(self.grid), self.noise, self.domain) if is_earlier else own
     levels = rounded(jnp.asarray(GRIDS[self.grid](count, self.noise, span)), self.domain)
     return jnp.append(levels, 0.0) if to_zero else levels
 
