@@ -323,6 +323,7 @@ def test_a_toy_is_trained_stored_resumed_and_sampled(kind, tmp_path, monkeypatch
     assert samples["arr_0"].shape == (4, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_field_of_a_toy_is_set_by_a_flag(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(OBJECTIVES, "toy", Plain)
   loop.train(build(tiny.config({"name": "toy"}, num_steps=1)), tmp_path, progress=False)

@@ -62,6 +62,7 @@ class Toy(Denoising):
   """An objective that `CASES` does not know."""
 
 
+@pytest.mark.slow
 def test_an_objective_of_no_paper_is_measured_by_its_name(monkeypatch):
   monkeypatch.setitem(OBJECTIVES, "toy_loss", Toy)
   case = case_of("toy_loss")

@@ -10,6 +10,8 @@ from cm_jax.data.sources import images, open_source
 from cm_jax.training import loop
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # every one needs a trained run
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -134,6 +134,7 @@ def test_a_test_set_without_a_class_goes_by_the_names(run, capsys):
   assert "such as dog: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flag", "words"),
   [

@@ -36,6 +36,7 @@ def draw(trained, out, *arguments: str) -> int:
   return run(["sample", f"--workdir={trained}", f"--out={out}", "--num=30", "--batch_size=8", *arguments])
 
 
+@pytest.mark.slow
 def test_every_format_holds_the_same_images_and_labels(trained, tmp_path):
   for name in ("x.npz", "x.zip", "folder"):
     assert draw(trained, tmp_path / name) == 0
@@ -60,6 +61,7 @@ def test_one_class_can_be_asked_for(trained, tmp_path):
     assert set(stored["arr_1"].tolist()) == {7}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.npz", "x.zip", "folder"])
 def test_an_interrupted_run_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, name):
   assert draw(trained, tmp_path / f"whole_{name}") == 0
@@ -83,6 +85,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(trained, tmp_path, monkeypa
   np.testing.assert_array_equal(parts, whole)
 
 
+@pytest.mark.slow
 def test_going_on_with_other_samples_is_refused(trained, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(SampleStore, "finish", lambda *_: (item for item in ()).throw(KeyboardInterrupt))
   assert draw(trained, tmp_path / "x.npz") == 130
@@ -93,6 +96,7 @@ def test_going_on_with_other_samples_is_refused(trained, tmp_path, monkeypatch, 
   assert draw(trained, tmp_path / "x.npz") == 0
 
 
+@pytest.mark.slow
 def test_guidance_changes_the_samples_and_one_does_not(trained, tmp_path):
   for name, guidance in (("none", ()), ("one", ("--guidance=1",)), ("three", ("--guidance=3",))):
     assert draw(trained, tmp_path / f"{name}.npz", *guidance) == 0
@@ -122,6 +126,7 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     SampleStore(tmp_path / "x.npz", {}, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_float64_state_differs_by_a_level_at_most_and_is_its_own_request(trained, tmp_path):
   assert draw(trained, tmp_path / "single.npz") == 0
   try:

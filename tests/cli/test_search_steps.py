@@ -11,6 +11,8 @@ from cm_jax.evaluation.features import save_features, train_features
 from cm_jax.training import loop
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # every one needs a trained run
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -73,6 +73,7 @@ def as_openai(params, dtype="float32"):
   return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fields", "classes", "size"), UNETS.values(), ids=UNETS)
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 def test_openai(fields, classes, size, container, tmp_path):
@@ -121,6 +122,7 @@ def test_openai_teacher_and_overrides(tmp_path):
   assert np.isfinite(D).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fields", "size"), NCSNS.values(), ids=NCSNS)
 def test_jcm(fields, size, tmp_path):
   trees = {tree: weights.unflatten(random_params("jcm_ncsnpp", fields, size)) for tree in jcm.TREES}

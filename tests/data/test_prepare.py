@@ -421,6 +421,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["zip", "array_record"])
 def test_killed_half_way_it_leaves_nothing_that_opens_and_the_next_run_clears_up(tmp_path, capsys, form):
   (tmp_path / "slow_source.py").write_text(SLOW)

@@ -9,6 +9,7 @@ from cm_jax.types import NoiseRange
 from tests.compiling import quick_jit
 
 
+@pytest.mark.slow
 def test_noise_of_a_sample_is_the_same_in_any_batch():
   key, shape = jax.random.key(3), (5, 4, 3)
   # Compiled as in production: bit-equality must survive vectorisation.

@@ -37,6 +37,7 @@ def test_accuracy_and_what_the_distance_measures(digits):
   assert 0 < distances[0] < distances[1] < distances[2] and distances[2] > floor
 
 
+@pytest.mark.slow
 def test_scaled_to_the_data(digits, quick):
   out, logits = quick(digits[0])
   assert out.shape == (1797, 64) and logits.shape == (1797, 10)
@@ -51,6 +52,7 @@ def test_any_number_of_images(digits, quick):
       np.testing.assert_allclose(part, full[:count], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_seed_decides(digits, quick):
   assert (
     train_features(*digits, seed=1, num_steps=20).hash

@@ -47,6 +47,7 @@ def test_layers_preserve_magnitude_from_the_start():
   )
 
 
+@pytest.mark.slow
 def test_the_scale_of_a_weight_does_not_matter():
   x, module = normal(2, 4, 4, 3), magnitude.MPConv(5)
   params = module.init(jax.random.key(0), x)
@@ -90,6 +91,7 @@ def test_normalize_weights_projects_weights_and_nothing_else():
   assert float(jnp.abs(after - before).max()) < 5e-3 * float(jnp.abs(before).max())
 
 
+@pytest.mark.slow
 def test_log_variance_head():
   module, c_noise = LogVariance(16), jnp.linspace(-1, 1, 5)
   u, params = module.init_with_output(jax.random.key(0), c_noise)

@@ -48,7 +48,7 @@ def pairs():
       yield pytest.param(objective, network, marks=() if is_quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("objective", "network"), pairs())
+@pytest.mark.parametrize(("objective", "network"), list(pairs()))
 def test_every_objective_takes_every_network(objective, network):
   function, params = gradient_of(make_entry("objective", objective), network)
   (loss, output), grads = jax.eval_shape(function, params)

@@ -68,6 +68,7 @@ def test_editing_keeps_what_is_measured_and_fills_in_what_is_not(name):
   assert float(jnp.abs(other - result).max()) > 0.1
 
 
+@pytest.mark.slow
 def test_what_is_filled_in_has_the_datas_statistics():
   """Independent Gaussian pixels: the unknown ones are draws of the data, whatever the known ones are."""
   n = 400
@@ -168,6 +169,7 @@ def test_tasks_that_measure_nothing(task):
     assert first.inputs is first.known and first.results.shape == (15, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_the_ends_of_an_interpolation_are_the_samples_of_the_seed():
   edited = edit(MODEL, "interpolate", num=7, seed=5, batch_size=3, progress=False)
   z = noise_of(2, 5)(0, (2, 8, 8, 3))

@@ -55,6 +55,7 @@ def test_the_solvers_and_the_consistency_sampler_are_all_there_is():
   assert {type(sampler) for sampler in SOLVERS.values()} | {Multistep} == set(SAMPLERS.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_samples_have_the_datas_mean_and_variance(x64, name):
   sampler = SOLVERS[name]

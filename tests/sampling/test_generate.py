@@ -66,6 +66,7 @@ def test_images_depend_on_seed_and_number(generator, params, reference):
   assert np.abs(other.astype(int) - reference).mean() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "devices"), [(5, None), (13, None), (8, 8), (16, 2)])
 def test_a_sample_is_the_same_within_a_level_in_any_batch_on_any_number_of_devices(
   generator, params, reference, batch_size, devices

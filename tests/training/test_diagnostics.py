@@ -26,6 +26,8 @@ from tests import tiny
 from tests.gaussian import Gaussian
 from tests.training.test_train import write_config
 
+pytestmark = pytest.mark.slow  # every one needs a trained run
+
 NOISE = NoiseRange()
 DATA = Gaussian(mean=0.2, std=0.5)
 

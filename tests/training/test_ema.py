@@ -113,6 +113,7 @@ def trained(tmp_path_factory):
   return workdir, *run(workdir, num_steps=7)
 
 
+@pytest.mark.slow
 def test_snapshots_hold_the_power_averages_and_nothing_else(trained):
   workdir, _, state = trained
   assert list(contents(workdir)) == [

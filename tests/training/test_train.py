@@ -77,6 +77,7 @@ def test_accumulation_does_not_change_the_curve(tmp_path):
   np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scanned_accumulation_equals_unrolled():
   from cm_jax.training import step as step_lib
 
@@ -287,6 +288,7 @@ def test_training_stops_after_a_row_of_nonfinite_steps(tmp_path):
   equal(*(CheckpointStore(tmp_path).restore_params(step, like, "params") for step in (3, 6)))
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_said(tmp_path, capsys):
   loop.train(experiment_of(tiny.config(num_steps=6), source=PoisonedSource(60)), tmp_path, progress=False)
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
