@@ -35,9 +35,7 @@ KINDS = ("diffusion", "consistency", "flow_map")
 PRECISIONS = ("highest", "tensorfloat32", "bfloat16", "default")
 # How multistep sampling adds noise again: up to the next level, or all of it.
 RENOISE = ("cm", "ect")
-
-
-NOISE_LIMITS = (1e-12, 1e12)
+NOISE_LIMITS = (1e-12, 1e12)  # of which float32 still has the square
 
 
 @dataclasses.dataclass(frozen=True)

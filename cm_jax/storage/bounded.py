@@ -94,10 +94,7 @@ def parse_object(data: bytes | str, where: str, expected: str, memory: int = SMA
   Raises:
     UserError: As `parse_json`, or it is no object.
   """
-  value = parse_json(data, where, expected, memory)
-  if not isinstance(value, dict):
-    raise UserError(where, type(value).__name__, expected)
-  return value
+  return _object(parse_json(data, where, expected, memory), where, expected)
 
 
 def read_object(path: epath.PathLike, expected: str, memory: int = SMALL) -> dict[str, Any]:
@@ -106,9 +103,12 @@ def read_object(path: epath.PathLike, expected: str, memory: int = SMALL) -> dic
   Raises:
     UserError: As `read_json`, or it is no object.
   """
-  value = read_json(path, expected, memory)
+  return _object(read_json(path, expected, memory), str(path), expected)
+
+
+def _object(value: Any, where: str, expected: str) -> dict[str, Any]:
   if not isinstance(value, dict):
-    raise UserError(str(path), type(value).__name__, expected)
+    raise UserError(where, type(value).__name__, expected)
   return value
 
 

@@ -29,6 +29,15 @@ def draw(indices):
   return [DRAWN[indices[:middle]], DRAWN[indices[middle:]]]
 
 
+def the_same_command_draws_what_is_missing(path):
+  again = store(path)
+  again.begin()
+  assert [indices.start for indices in again.missing()] == [8, 16]
+  again.collect(draw, again.missing())
+  again.finish(LABELS)
+  np.testing.assert_array_equal(stored(path)[0], DRAWN)
+
+
 def make(out, labels=LABELS) -> None:
   samples = store(out)
   samples.begin()
@@ -92,12 +101,7 @@ def test_a_shard_cut_in_half_by_a_kill_is_drawn_again(tmp_path, name):
   (part / ".shard_000000008.4711.tmp").write_bytes(b"half")
   if name == "x":
     (part / "done" / "00000" / "img00000008.png").write_bytes(b"half")
-  again = store(tmp_path / name)
-  again.begin()
-  assert [indices.start for indices in again.missing()] == [8, 16]
-  again.collect(draw, again.missing())
-  again.finish(LABELS)
-  np.testing.assert_array_equal(stored(tmp_path / name)[0], DRAWN)
+  the_same_command_draws_what_is_missing(tmp_path / name)
   assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -173,9 +177,4 @@ def test_a_damaged_shard_is_drawn_again(tmp_path, name, damage):
   content = bytearray(shard.read_bytes())
   content[len(content) // 2] ^= 4
   shard.write_bytes({"flipped": content, "cut": content[: len(content) // 2], "emptied": b""}[damage])
-  again = store(tmp_path / name)
-  again.begin()
-  assert [indices.start for indices in again.missing()] == [8, 16]
-  again.collect(draw, again.missing())
-  again.finish(LABELS)
-  np.testing.assert_array_equal(stored(tmp_path / name)[0], DRAWN)
+  the_same_command_draws_what_is_missing(tmp_path / name)
