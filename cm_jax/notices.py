@@ -3,15 +3,16 @@
 import sys
 
 
-def notice(line: str) -> None:
-  """Say a line, above a progress bar if there is one; only the first process of several does."""
+def notice(*lines: str) -> None:
+  """Say lines, above a progress bar if there is one; only the first process of several does."""
   import jax
 
   if jax.process_index() != 0:
     return
-  said = f"cm_jax: {' '.join(line.split())}"
   tqdm = sys.modules.get("tqdm")  # there is no bar where nobody has imported it
-  if tqdm is None:
-    print(said, file=sys.stderr, flush=True)
-  else:
-    tqdm.tqdm.write(said, file=sys.stderr)
+  for line in lines:
+    said = f"cm_jax: {' '.join(line.split())}"
+    if tqdm is None:
+      print(said, file=sys.stderr, flush=True)
+    else:
+      tqdm.tqdm.write(said, file=sys.stderr)

@@ -94,8 +94,7 @@ def main(values: flags.FlagValues) -> None:
   if values.task != "interpolate":
     files = input_files(values.input)
     inputs = np.stack([read_image(file, model.image_shape, values) for file in files])
-  for doubt in doubts(model, edits=True, label=values.label):
-    notice(doubt)
+  notice(*doubts(model, edits=True, label=values.label))
   num = values.num or (8 if inputs is None else 1)
   edited = edit(
     model,

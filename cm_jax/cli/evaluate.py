@@ -11,6 +11,7 @@ from absl import flags
 
 from cm_jax.cli.flags import counted, define_features, define_model, is_main, load, read_samplers, start
 from cm_jax.errors import UserError
+from cm_jax.notices import notice
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.whole import check_writable
 
@@ -49,9 +50,11 @@ def main(values: flags.FlagValues) -> None:
   start()
   from cm_jax.evaluation.evaluate import evaluate
   from cm_jax.evaluation.report import rows_of
+  from cm_jax.sampling.doubts import doubts
 
   model = load(values)
   samplers = read_samplers(values, model, values.sigmas or ())
+  notice(*doubts(model, samplers, values.guidance))
   measured = evaluate(
     model,
     samplers,

@@ -9,7 +9,6 @@ from ml_collections import config_flags
 
 from cm_jax.cli import signals
 from cm_jax.errors import UserError
-from cm_jax.notices import notice
 
 if TYPE_CHECKING:
   from cm_jax.types import Model, Sampler
@@ -184,20 +183,16 @@ def read_samplers(values: flags.FlagValues, model: "Model", sigmas: Sequence[str
     UserError: More than one way is given, values are out of range, or no levels are known for --nfe.
   """
   from cm_jax.sampling.choose import choose_samplers
-  from cm_jax.sampling.doubts import doubts
 
   num_steps = values.num_steps or ()
   if sigmas and num_steps:
     raise UserError("--num_steps", num_steps[0], "either --sigmas or --num_steps")
   if values.nfe is not None and (sigmas or num_steps):
     raise UserError("--nfe", values.nfe, "neither --sigmas nor --num_steps beside it")
-  samplers = choose_samplers(
+  return choose_samplers(
     model, [parse_sigmas(text) for text in sigmas], num_steps, values.sampler, values.nfe,
     values.clip, values.renoise,
   )  # fmt: skip
-  for doubt in doubts(model, samplers, values.guidance):
-    notice(doubt)
-  return samplers
 
 
 def parse_sigmas(text: str) -> tuple[float, ...]:

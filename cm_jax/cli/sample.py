@@ -22,6 +22,7 @@ from etils import epath
 
 from cm_jax.cli.flags import counted, define_model, is_main, load, read_samplers, start
 from cm_jax.errors import UserError
+from cm_jax.notices import notice
 from cm_jax.storage import whole
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def main(values: flags.FlagValues) -> None:
   from tqdm import tqdm
 
   from cm_jax.diffusion.pixels import is_latent
+  from cm_jax.sampling.doubts import doubts
   from cm_jax.sampling.generate import generate, local_mesh, make_generator, replicate
   from cm_jax.sampling.labels import class_number
   from cm_jax.storage.pictures import most_bytes, save_grid
@@ -67,6 +69,7 @@ def main(values: flags.FlagValues) -> None:
     raise UserError("--out", values.out, expected)
   generator = make_generator(model, sampler, values.guidance, values.state)
   label = None if values.label is None else class_number(model, values.label)
+  notice(*doubts(model, samplers, values.guidance))
   # Every host draws shards of its own on its own devices; the weights are placed once, not for every shard.
   mesh = local_mesh()
   draw = functools.partial(

@@ -77,8 +77,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   stored = damage_told(file, "the config that training wrote")
   with contextlib.nullcontext() if values.config else stored:
     experiment = build(reconcile(config, run_lib.read_config(values.workdir)), resumes)
-  for caution in experiment.cautions:
-    notice(caution)
+  notice(*experiment.cautions)
   run = experiment.config.run
   draws = run.num_samples and not is_latent(experiment.method.image_shape)  # latents are no picture
   hooks = [(run.sample_every, sample_grids(experiment, values.workdir))] if draws else []
