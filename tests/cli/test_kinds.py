@@ -82,3 +82,14 @@ def test_a_trigflow_teacher_is_a_diffusion_model_and_an_scm_run_is_not(tmp_path,
   for objective, kind in ((tiny.SCT, "consistency"), (tiny.ECT, "consistency"), (tiny.EDM, "diffusion")):
     method = assemble(tiny.config(objective), (8, 8, 1), 0)
     assert model_of(method.config.to_dict(), {}).kind == kind
+
+
+def test_a_doubt_is_told_after_everything_is_checked(tmp_path, capsys):
+  """A bad flag is one line where the use is doubtful too."""
+  teacher = weights_folder(tmp_path / "teacher", precond="edm", kind="diffusion")
+  doubtful = ["sample", f"--model={teacher}", "--sigmas=70", f"--out={tmp_path / 'x.npz'}", "--num=2"]
+  assert run([*doubtful, "--label=4"]) == 2
+  said = capsys.readouterr().err
+  assert said.count("\n") == 1 and "--label = 4" in said and not (tmp_path / "x.npz").exists()
+  assert run(doubtful) == 0
+  assert "multistep sampling of a diffusion model" in capsys.readouterr().err
