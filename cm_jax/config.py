@@ -14,10 +14,12 @@ may differ when a run resumes, nothing else may.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
+
+from cm_jax.errors import UserError, one_of
 
 
 def default() -> ml_collections.ConfigDict:
@@ -131,6 +133,24 @@ _ABOUT = ("format", "config_sha256")  # what config.json says of itself
 def default_config() -> ml_collections.ConfigDict:
   """Return `default()`, under the name it has in the package."""
   return default()
+
+
+def variant_of(argument: str, known: Sequence[str]) -> str:
+  """Return the variant that a config file is asked for, `FILE.py:ARGUMENT`; without an argument its first.
+
+  Args:
+    argument: What `get_config` is given.
+    known: The file's `VARIANTS`.
+
+  Raises:
+    UserError: It has no such variant.
+
+  >>> variant_of("", ("lpips", "l2")), variant_of("l2", ("lpips", "l2"))
+  ('lpips', 'l2')
+  """
+  if argument and argument not in known:
+    raise UserError("variant", argument, one_of(known, argument))
+  return argument or known[0]
 
 
 def content(config: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
 
   Where it takes none, `FILE.py:N` makes the run N steps long (`num_images` is N batches).
 
-  Files beside it can be imported: `import digits_edm`.
+  Files beside it can be imported: `import digits_edm`. What arguments a file takes its `VARIANTS` say.
 
   Raises:
     UserError: The file is missing, or fails when it is run.
@@ -44,7 +44,9 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(module.get_config(argument) if takes_it else module.get_config())
     if argument and not takes_it:
       config.num_images = _steps(spec, argument) * config.batch_size
-  except UserError:
+  except UserError as error:
+    if error.field == "variant":
+      raise UserError("--config", spec, error.expected) from error
     raise
   except Exception as error:  # whatever the user's own code raises
     expected = f"a Python file with get_config() ({type(error).__name__}: {error})"

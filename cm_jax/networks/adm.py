@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
-from cm_jax.networks.blocks import UNetBlock
+from cm_jax.networks.blocks import MODULATIONS, UNetBlock
 from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, Scope
 from cm_jax.types import Array, Condition
 
@@ -34,6 +34,8 @@ class DhariwalUNet(Network):
     dropout: Drop probability inside every block, in training.
     dropres: Largest resolution with dropout (iCT and sCM: 16); 0 for all.
     label_dropout: Probability of dropping the class label, in training.
+    modulation: How blocks are told the noise level, of `MODULATIONS`: "scale_shift" (ADM's AdaGN), "shift"
+      (iCT, which diverges with AdaGN), "double" (sCM).
     Others: As in `Network`.
 
   Raises:
@@ -48,9 +50,11 @@ class DhariwalUNet(Network):
   dropout: float = 0.10
   dropres: int = 0
   label_dropout: float = 0.0
+  modulation: str = "scale_shift"
 
   def __post_init__(self):
     fields.check_unet(self, "channel_mult_emb")
+    fields.check_choice("modulation", self.modulation, tuple(MODULATIONS))
     super().__post_init__()
 
   @nn.compact
@@ -91,6 +95,7 @@ def _block(
     initial_attention=INIT,
     train=train,
     dtype=net.dtype,
+    **MODULATIONS[net.modulation],
     **options,
   )
 

@@ -5,8 +5,27 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, attend, check_divides, resample, wide
+from cm_jax.networks.layers import (
+  Conv,
+  GroupNorm,
+  Init,
+  Linear,
+  attend,
+  check_divides,
+  pixel_norm,
+  resample,
+  wide,
+)
 from cm_jax.types import Array
+
+# How a block is told the noise level, with s and b one linear map of the conditioning vector: norm(h + b)
+# (DDPM++, and ADM in iCT), norm(h) (s + 1) + b (ADM's AdaGN), or norm(h) pnorm(s) + pnorm(b), sCM's adaptive
+# double normalisation, whose derivative in time stays bounded.
+MODULATIONS: dict[str, dict[str, Any]] = {
+  "shift": {"adaptive_scale": False},
+  "scale_shift": {"adaptive_scale": True},
+  "double": {"adaptive_scale": True, "double_norm": True},
+}
 
 
 class QKV(nn.Module):
@@ -37,7 +56,8 @@ class UNetBlock(nn.Module):
   """Residual block with noise-level conditioning, 2x resampling and self-attention (EDM appendix F.2).
 
   `heads = 0` means no attention. `adaptive_scale` conditions by scale and shift after the second norm,
-  otherwise by a shift before it. `resample_proj` puts a 1x1 convolution on the skip path of a resampling
+  otherwise by a shift before it. `double_norm` brings scale and shift to magnitude 1, and does not take the
+  scale from 1 on (sCM section 4.1). `resample_proj` puts a 1x1 convolution on the skip path of a resampling
   block even where the width does not change.
   """
 
@@ -51,6 +71,7 @@ class UNetBlock(nn.Module):
   resample_filter: tuple[float, ...] = (1, 1)
   resample_proj: bool = False
   adaptive_scale: bool = True
+  double_norm: bool = False
   initial: Init = Init("xavier_uniform")
   initial_zero: Init = Init("xavier_uniform", 1e-5)
   initial_attention: Init = Init("xavier_uniform")
@@ -65,13 +86,15 @@ class UNetBlock(nn.Module):
     h = Conv(self.features, 3, **resampling, initial=self.initial, dtype=self.dtype, name="conv0")(h)
     width = self.features * (2 if self.adaptive_scale else 1)
     affine = Linear(width, self.initial, dtype=wide(self.dtype).name, name="affine")(emb)
-    affine = affine.astype(self.dtype)[:, None, None, :]
+    parts = jnp.split(affine, width // self.features, axis=-1)
+    if self.double_norm:
+      parts = [pixel_norm(part) for part in parts]
+    *scales, shift = (part.astype(self.dtype)[:, None, None, :] for part in parts)
     norm1 = GroupNorm(self.eps, name="norm1")
-    if self.adaptive_scale:
-      scale, shift = jnp.split(affine, 2, axis=-1)
-      h = nn.silu(norm1(h) * (scale + 1) + shift)
+    if scales:
+      h = nn.silu(norm1(h) * (scales[0] if self.double_norm else scales[0] + 1) + shift)
     else:
-      h = nn.silu(norm1(h + affine))
+      h = nn.silu(norm1(h + shift))
     h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
     h = Conv(self.features, 3, initial=self.initial_zero, dtype=self.dtype, name="conv1")(h)
     if x.shape[-1] != self.features or ((self.up or self.down) and self.resample_proj):

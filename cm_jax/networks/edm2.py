@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
-from cm_jax.networks.layers import Scope, attend, check_divides, positional_embedding, resample
+from cm_jax.networks.layers import Scope, attend, check_divides, pixel_norm, positional_embedding, resample
 from cm_jax.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize, normalize_weights
 from cm_jax.types import Array, Condition, Params
 
@@ -32,6 +32,7 @@ class EDM2Block(nn.Module):
   res_balance: float = 0.3
   attn_balance: float = 0.3
   clip_act: float | None = 256.0
+  double_norm: bool = False
   train: bool = False
   dtype: str = "float32"
 
@@ -46,6 +47,8 @@ class EDM2Block(nn.Module):
     y = conv(self.features, name="conv_res0")(mp_silu(x))
     gain = self.param("emb_gain", nn.initializers.zeros, ())
     scale = MPConv(self.features, 0, layers.wide(self.dtype).name, name="emb_linear")(emb, gain) + 1
+    if self.double_norm:
+      y, scale = pixel_norm(y), pixel_norm(scale)
     y = mp_silu(y * scale.astype(y.dtype)[:, None, None, :])
     y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
     y = conv(self.features, name="conv_res1")(y)
@@ -87,7 +90,13 @@ class EDM2UNet(Network):
     dropres: Largest resolution with dropout (ECT and sCM: 16); 0 for all.
     label_dropout: Probability of dropping the class label, in training.
     embedding_type: "fourier" (EDM2) or "positional" (sCM: steadier derivatives in time).
+    modulation: How blocks are told the noise level: y s (EDM2's "scale", s from 1 on), or "double", with both
+      sides brought to magnitude 1: norm(y) pnorm(s).
     Others: As in `Network`.
+
+  Note:
+    sCM trains EDM2's networks with its adaptive double normalisation; where it goes there is our reading. Its
+    count of parameters leaves no room for a shift, which EDM2's blocks do not have either.
 
   Raises:
     UserError: A field out of range, by its name.
@@ -110,6 +119,7 @@ class EDM2UNet(Network):
   dropres: int = 0
   label_dropout: float = 0.0
   embedding_type: str = "fourier"
+  modulation: str = "scale"
 
   projection: ClassVar[Callable[[Params], Params] | None] = staticmethod(normalize_weights)
   shown_by_shapes: ClassVar[tuple[str, ...]] = ("channel_mult_noise", "channel_mult_emb")
@@ -120,6 +130,7 @@ class EDM2UNet(Network):
     fields.check_unet(self, "channels_per_head", *given, tuples=("resample_filter",))
     fields.check_taps(self)
     fields.check_choice("embedding_type", self.embedding_type, ("fourier", "positional"))
+    fields.check_choice("modulation", self.modulation, ("scale", "double"))
     fields.check_absent(self, "augment_dim")
     super().__post_init__()
 
@@ -168,6 +179,7 @@ def _block(
     res_balance=net.res_balance,
     attn_balance=net.attn_balance,
     clip_act=net.clip_act,
+    double_norm=net.modulation == "double",
     train=train,
     dtype=net.dtype,
     **options,

@@ -14,7 +14,7 @@ from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
-from cm_jax.networks.blocks import UNetBlock
+from cm_jax.networks.blocks import MODULATIONS, UNetBlock
 from cm_jax.networks.layers import Conv, FourierEmbedding, GroupNorm, Init, Linear, Scope
 from cm_jax.types import Array, Condition
 
@@ -24,7 +24,6 @@ BLOCK: dict[str, Any] = {
   "skip_scale": math.sqrt(0.5),
   "eps": 1e-6,
   "resample_proj": True,
-  "adaptive_scale": False,
   "initial": INIT,
   "initial_zero": INIT_ZERO,
   "initial_attention": Init("xavier_uniform", math.sqrt(0.2)),
@@ -52,6 +51,8 @@ class SongUNet(Network):
       levels.
     decoder_type: "standard" or "skip": whether every level adds to the output image.
     resample_filter: Separable filter of 2x resampling, of even length.
+    modulation: How blocks are told the noise level, of `MODULATIONS`: "shift" (DDPM++ and NCSN++) or "double"
+      (sCM), for one; "scale_shift" is ADM's.
     Others: As in `Network`.
 
   Raises:
@@ -71,6 +72,7 @@ class SongUNet(Network):
   encoder_type: str = "standard"
   decoder_type: str = "standard"
   resample_filter: tuple[float, ...] = (1, 1)
+  modulation: str = "shift"
 
   shown_by_shapes: ClassVar[tuple[str, ...]] = ("fourier_scale",)
 
@@ -79,6 +81,7 @@ class SongUNet(Network):
     fields.check_choice("embedding_type", self.embedding_type, ("positional", "fourier"))
     fields.check_choice("encoder_type", self.encoder_type, ("standard", "skip", "residual"))
     fields.check_choice("decoder_type", self.decoder_type, ("standard", "skip"))
+    fields.check_choice("modulation", self.modulation, tuple(MODULATIONS))
     fields.check_taps(self)
     if self.model_channels * self.channel_mult_noise % 2:  # the embedding has as many sines as cosines
       raise UserError("model_channels", self.model_channels, "an even number (or an even channel_mult_noise)")
@@ -90,6 +93,7 @@ class SongUNet(Network):
   ) -> Array:
     """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
     options: dict[str, Any] = {"dropout": self.dropout, "resample_filter": self.resample_filter}
+    options |= MODULATIONS[self.modulation]
     kind = nn.remat(UNetBlock) if self.remat else UNetBlock
     block = functools.partial(kind, **BLOCK, **options, train=train, dtype=self.dtype)
     emb = self._embed(c_noise, condition, train)
