@@ -9,7 +9,7 @@ import pytest
 
 import cm_jax
 from cm_jax.errors import UserError
-from cm_jax.evaluation.features import Features
+from cm_jax.evaluation.features import ClassifierFeatures
 from cm_jax.training.step import init_state
 from tests import tiny
 
@@ -36,7 +36,7 @@ def test_dir_lists_the_public_names():
 
 
 def test_reprs_are_a_few_lines(experiment, model):
-  features = Features({"w": np.zeros((64, 64))}, 10, 1.0, 0.5, 0)
+  features = ClassifierFeatures({"w": np.zeros((64, 64))}, 10, 1.0, 0.5, 0)
   state = init_state(experiment.method.init, experiment.method.optimizer, 0)
   for shown in (experiment, experiment.method, model, features, state):
     assert repr(shown).count("\n") <= 5, repr(shown)

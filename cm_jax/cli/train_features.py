@@ -36,16 +36,17 @@ def main(values: flags.FlagValues) -> None:
   from etils import epath
 
   from cm_jax.data.sources import Framing, images, labels, open_source
-  from cm_jax.evaluation.features import load_features, save_features, train_features
+  from cm_jax.evaluation.features import load_classifier, save_features, train_features
 
   if not is_main():  # it is small, and every other host would make the same
     return
   if (epath.Path(values.out) / "features.json").exists() and not values.again:
-    features = load_features(values.out)
+    features = load_classifier(values.out)
   else:
     framing = Framing(values.crop, values.resolution or 0, values.alpha, values.exif)
     source = open_source(values.source, framing=framing)
-    features = train_features(images(source), labels(source), values.seed)
+    name = values.source.partition(":")[0]
+    features = train_features(images(source), labels(source), values.seed, name=name)
     save_features(values.out, features)
   about = f"held-out accuracy {features.accuracy:.4f}, seed {features.seed}, sha256 {features.hash[:16]}"
   print(f"{values.out}: {about}")

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from etils import epath
 
 from cm_jax.errors import UserError
 from cm_jax.evaluation import records
-from cm_jax.evaluation.features import Features, load_features
+from cm_jax.evaluation.features import Extractor, load_features
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.base import Samples
 from cm_jax.evaluation.real import RealData, check_images, choose_sources, data_name
@@ -48,7 +49,7 @@ class Measured(NamedTuple):
 def evaluate(
   model: Model,
   samplers: Sequence[Sampler],
-  features: Features | epath.PathLike,
+  features: Extractor | epath.PathLike,
   reference: str | None = None,
   train_source: str | None = None,
   test_source: str | None = None,
@@ -96,7 +97,7 @@ def evaluate(
   if num < 2:
     raise UserError("num", num, "at least 2")
   check_guidance(model, guidance)
-  measure = features if isinstance(features, Features) else load_features(features)
+  measure = load_features(features) if isinstance(features, (str, os.PathLike)) else features
   check_images(
     model, measure, reference=sources.reference, train_source=sources.train, test_source=sources.held_out
   )
@@ -177,7 +178,9 @@ def real_records(real: RealData, common: Mapping[str, Any]) -> list[Record]:
 
 def sample_records(images: np.ndarray, real: RealData, common: Mapping[str, Any]) -> list[Record]:
   """Measure samples, uint8 [N,H,W,C], by every metric; `common`: more fields of the records."""
-  samples = Samples(images, *real.features(images))
+  found = real.features(images, ("logits",))
+  assert found.logits is not None
+  samples = Samples(images, found.features, found.logits)
   shared = {"n": len(images), "reference": real.name, **common}
   named = {metric.record.format(data=data_name(real.name)): metric for metric in METRICS.values()}
   return [Record(metric=name, value=metric.value(samples, real), **shared) for name, metric in named.items()]

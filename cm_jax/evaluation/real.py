@@ -9,7 +9,7 @@ import numpy as np
 from cm_jax.data.companions import companions
 from cm_jax.data.sources import Framing, images, open_source, validate_source
 from cm_jax.errors import UserError, renamed
-from cm_jax.evaluation.features import Features
+from cm_jax.evaluation.features import Extractor
 from cm_jax.types import Model, Source
 
 
@@ -46,15 +46,15 @@ def choose_sources(
   return Sources(reference, train, held_out)
 
 
-def check_images(model: Model, features: Features, **sources: str | None) -> None:
+def check_images(model: Model, features: Extractor, **sources: str | None) -> None:
   """Check that features, and the sources of real images by the argument they came from, fit a model's images.
 
   Raises:
     UserError: Names the argument, and both shapes.
   """
   shape = model.image_shape
-  if features.image_shape != shape:
-    given = f"of {list(features.image_shape)} images"
+  if features.image_shape not in (None, shape):
+    given = f"of {list(features.image_shape or ())} images"
     raise UserError(
       "features", given, f"features of {list(shape)} images, as the model makes: train-features"
     )
@@ -122,10 +122,10 @@ class RealData:
   reference: np.ndarray
   train: np.ndarray
   held_out: np.ndarray | None
-  features: Features
+  features: Extractor
 
   @classmethod
-  def read(cls, sources: Sources, features: Features, model: Model) -> "RealData":
+  def read(cls, sources: Sources, features: Extractor, model: Model) -> "RealData":
     """Read the sources, each once, cropped as the model's own images."""
     read = functools.cache(lambda source: images(open_like_own(model, source)))
     held_out = None if sources.held_out is None else read(sources.held_out)
@@ -134,4 +134,4 @@ class RealData:
   @functools.cached_property
   def reference_features(self) -> np.ndarray:
     """The features of the reference, float32 [N, D]."""
-    return self.features(self.reference)[0]
+    return self.features(self.reference).features

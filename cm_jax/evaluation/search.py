@@ -1,5 +1,6 @@
 """Find the noise levels of few steps that make the Frechet distance smallest, and store them."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from cm_jax.data.sources import images, validate_source
 from cm_jax.diffusion.noise import per_sample_noise
 from cm_jax.diffusion.pixels import quantize
 from cm_jax.errors import renamed
-from cm_jax.evaluation.features import Features, load_features
+from cm_jax.evaluation.features import Extractor, load_features
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments
 from cm_jax.evaluation.real import check_images, data_name, open_like_own, own_reference
@@ -38,7 +39,7 @@ ORDINALS = (
 def search(
   model: Model,
   nfe: int,
-  features: Features | epath.PathLike,
+  features: Extractor | epath.PathLike,
   reference: str | None = None,
   method: str = "golden",
   num: int = 5000,
@@ -83,7 +84,7 @@ def search(
   source = reference or own_reference(model)
   with renamed("source", "reference"):
     validate_source(source)
-  measure = features if isinstance(features, Features) else load_features(features)
+  measure = load_features(features) if isinstance(features, (str, os.PathLike)) else features
   check_images(model, measure, reference=source)
   given = {key: value for key, value in (("clip", clip), ("renoise", renoise)) if value is not None}
   sampler = Multistep(model.noise, steps.initial(), **{**own_multistep(model), **given})
@@ -108,7 +109,7 @@ def search(
 def frechet_metric(
   model: Model,
   sampler: Multistep,
-  features: Features,
+  features: Extractor,
   reference: str,
   seed: int,
   batch_size: int,
@@ -118,7 +119,7 @@ def frechet_metric(
 
   `sampler` says how they are sampled; its own levels are not used.
   """
-  moments = Moments.of(features(images(open_like_own(model, reference)))[0])
+  moments = Moments.of(features(images(open_like_own(model, reference))).features)
   mesh = mesh or local_mesh()
 
   @jax.jit
@@ -131,7 +132,7 @@ def frechet_metric(
     levels = jnp.asarray(sigmas, jnp.float32)
     generator = lambda *arguments: draw(*arguments, levels)
     samples = generate_all(generator, model, n, batch_size, mesh, seed)
-    return distance_of_moments(Moments.of(features(samples)[0]), moments)
+    return distance_of_moments(Moments.of(features(samples).features), moments)
 
   return metric
 

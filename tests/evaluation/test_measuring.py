@@ -12,7 +12,7 @@ from cm_jax.errors import UserError
 from cm_jax.evaluation import evaluate as evaluate_lib
 from cm_jax.evaluation.bits import bits
 from cm_jax.evaluation.evaluate import evaluate
-from cm_jax.evaluation.features import Features, save_features, train_features
+from cm_jax.evaluation.features import ClassifierFeatures, save_features, train_features
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments, frechet_floor
 from cm_jax.evaluation.metrics.nn_distance import nearest_neighbour_distance
@@ -152,9 +152,11 @@ def test_a_new_metric_is_a_line_of_the_registry(features, tmp_path, monkeypatch)
 
 def test_the_reference_goes_through_the_features_once(features, monkeypatch):
   calls = []
-  plain = Features.__call__
+  plain = ClassifierFeatures.__call__
   monkeypatch.setattr(
-    Features, "__call__", lambda self, images: calls.append(len(images)) or plain(self, images)
+    ClassifierFeatures,
+    "__call__",
+    lambda self, images, also=(): calls.append(len(images)) or plain(self, images, also),
   )
   measure(features)
   assert sorted(calls) == [40, 40, 1797]
@@ -196,7 +198,7 @@ def test_sources_follow_the_models_own_data_unless_they_are_given():
   [
     ({"num": 1}, "^num = 1: expected at least 2"),
     ({"guidance": 2.0}, "^guidance = 2.0: expected none: the model has no classes"),
-    ({"features": "nowhere"}, "nowhere/features.json"),
+    ({"features": "nowhere"}, "^features = nowhere: expected one of: .*train-features"),
     ({"reference": "digit"}, "^reference = digit"),
   ],
 )

@@ -26,7 +26,7 @@ from cm_jax.assembly.resume import check_same_run, reconcile
 from cm_jax.data.sources import images, open_source
 from cm_jax.errors import DAMAGE, UserError, damage_told
 from cm_jax.evaluation import records
-from cm_jax.evaluation.features import load_features
+from cm_jax.evaluation.features import load_classifier
 from cm_jax.storage import lines, run
 from tests import tiny
 from tests.cli.weights import weights_folder
@@ -214,7 +214,7 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
   "evaluations.jsonl": (some_records, records.read),
   "metrics.jsonl": (some_metrics, lambda file: lines.drop_after(file, 2)),
   "sigmas.json": (some_sigmas, lambda file: run.read_sigmas(file.parent)),
-  "features.json": (features, lambda file: load_features(file.parent)),
+  "features.json": (features, lambda file: load_classifier(file.parent)),
   "zip": (a_zip, lambda file: opened(f"zip:{file}")),
   "dataset.json": (a_described_folder, lambda file: opened(f"folder:{file.parent}")),
   "npz": (an_npz, lambda file: opened(f"npz:{file}")),

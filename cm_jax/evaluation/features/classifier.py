@@ -5,8 +5,8 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import DAMAGE, UserError
+from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
 from cm_jax.networks.classifier import SmallClassifier
+from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.storage import bounded, whole
 from cm_jax.storage.weights import flatten, unflatten
 from cm_jax.types import Array, Params
@@ -75,8 +77,8 @@ def _shift(x: Array, key: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Features:
-  """A trained classifier as a measure: `features(images) -> (features, logits)`.
+class ClassifierFeatures:
+  """A trained classifier as an `Extractor`.
 
   Args:
     params: The classifier's.
@@ -85,6 +87,7 @@ class Features:
       then read alike whatever the network's own scale.
     accuracy: On the images held out while training.
     seed: Of the training.
+    name: What distances in its features are called by.
   """
 
   params: Params = dataclasses.field(repr=False)
@@ -92,6 +95,14 @@ class Features:
   scale: float
   accuracy: float
   seed: int
+  name: str = "classifier"
+
+  gives: ClassVar[tuple[str, ...]] = ("logits",)
+
+  @property
+  def size(self) -> int:
+    """Number of features."""
+    return self.params["features"]["weight"].shape[1]
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -100,15 +111,18 @@ class Features:
     side = 2 * math.isqrt(self.params["features"]["weight"].shape[0] // width)  # halved once
     return side, side, channels
 
-  def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluate on uint8 [N, H, W, C]: float32 features [N, 64], scaled, and logits [N, num_classes]."""
-    outs = []
-    for start in range(0, len(images), _BATCH):
-      part = images[start : start + _BATCH]
-      padded = np.pad(part, ((0, _BATCH - len(part)), (0, 0), (0, 0), (0, 0)))
-      outs.append([np.asarray(out)[: len(part)] for out in _forward(self.params, padded, self.num_classes)])
-    features, logits = (np.concatenate(parts) for parts in zip(*outs, strict=True))
-    return features * np.float32(self.scale), logits
+  def __call__(self, images: np.ndarray, also: Collection[str] = ()) -> Extracted:
+    """Measure uint8 [N, H, W, C]: float32 features [N, 64], scaled, and logits [N, num_classes].
+
+    Raises:
+      UserError: Something is wanted that it has not, or images of another shape.
+    """
+    check_also(self, also)
+    check_images(images, self.image_shape)
+    mesh = local_mesh()
+    forward = functools.partial(_forward, num_classes=self.num_classes)
+    features, logits = in_batches(forward, replicate(self.params, mesh), images, _BATCH, mesh)
+    return Extracted(features * np.float32(self.scale), logits)
 
   @functools.cached_property
   def hash(self) -> str:
@@ -130,7 +144,8 @@ def train_features(
   batch_size: int = 128,
   learning_rate: float = 1e-3,
   held_out: float = 0.2,
-) -> Features:
+  name: str = "classifier",
+) -> ClassifierFeatures:
   """Train the classifier that FD is measured in: Adam, cosine to zero, images moved by up to a pixel.
 
   A learning rate of 3e-3 is a little more accurate on the digits, but leaves 25 of the 64 features alive
@@ -142,6 +157,7 @@ def train_features(
     seed: Of the initial weights, the batches and the part held out.
     num_steps, batch_size, learning_rate: Of the training.
     held_out: The share of the images that is kept from the training, for the accuracy.
+    name: What distances in its features are called by.
 
   Raises:
     UserError: An unlabelled image.
@@ -161,14 +177,15 @@ def train_features(
   for step in tqdm.tqdm(range(num_steps), "features", disable=None):
     params, state = train_step(params, state, pipeline.batch(step), jax.random.fold_in(key, step))
 
-  trained = Features(jax.device_get(params), num_classes, 1.0, float("nan"), seed)
-  raw, logits = trained(images)
+  trained = ClassifierFeatures(jax.device_get(params), num_classes, 1.0, float("nan"), seed, name)
+  raw, logits, _ = trained(images)
+  assert logits is not None
   accuracy = float((logits[test].argmax(1) == labels[test]).mean())
   scale = float(np.sqrt(raw.shape[1] / raw.astype(np.float64).var(0, ddof=1).sum()))
   return dataclasses.replace(trained, scale=scale, accuracy=accuracy)
 
 
-def save_features(folder: epath.PathLike, features: Features) -> None:
+def save_features(folder: epath.PathLike, features: ClassifierFeatures) -> None:
   """Write `features.safetensors` and, last, `features.json`: the pair is whole if the second is there.
 
   Raises:
@@ -176,12 +193,12 @@ def save_features(folder: epath.PathLike, features: Features) -> None:
   """
   place = epath.Path(folder)
   (place / "features.json").unlink(missing_ok=True)
-  info = {name: getattr(features, name) for name in ("num_classes", "scale", "accuracy", "seed")}
+  info = {name: getattr(features, name) for name in ("num_classes", "scale", "accuracy", "seed", "name")}
   whole.write(place / "features.safetensors", features._weights())
   whole.write(place / "features.json", json.dumps({**info, "sha256": features.hash}, indent=2) + "\n")
 
 
-def load_features(folder: epath.PathLike) -> Features:
+def load_classifier(folder: epath.PathLike) -> ClassifierFeatures:
   """Read what `save_features` wrote.
 
   Raises:
@@ -198,7 +215,7 @@ def load_features(folder: epath.PathLike) -> Features:
     weights = (epath.Path(folder) / "features.safetensors").read_bytes()
     if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
       raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")
-    return Features(params=unflatten(safetensors.numpy.load(weights)), **info)
+    return ClassifierFeatures(params=unflatten(safetensors.numpy.load(weights)), **info)
   except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
     found = f"{type(error).__name__}: {error}"
     raise UserError(str(described), found, "features written by cm_jax") from error

@@ -1,0 +1,43 @@
+"""What images are measured by: networks with their weights, by the name that --features takes.
+
+A new one is a file and a line here: `FEATURES[name](weights)` reads the weights it is given, or fetches what
+is published.
+"""
+
+from collections.abc import Callable, Mapping
+
+from etils import epath
+
+from cm_jax.errors import UserError, one_of
+from cm_jax.evaluation.features.base import Extracted as Extracted
+from cm_jax.evaluation.features.base import Extractor
+from cm_jax.evaluation.features.classifier import ClassifierFeatures as ClassifierFeatures
+from cm_jax.evaluation.features.classifier import load_classifier as load_classifier
+from cm_jax.evaluation.features.classifier import save_features as save_features
+from cm_jax.evaluation.features.classifier import train_features as train_features
+from cm_jax.evaluation.features.digits import load_digits
+
+FEATURES: Mapping[str, Callable[[epath.PathLike | None], Extractor]] = {
+  "digits": load_digits,
+}
+
+
+def load_features(name: epath.PathLike, weights: epath.PathLike | None = None) -> Extractor:
+  """Return what images are measured by.
+
+  Args:
+    name: A key of `FEATURES`, or the folder that `train-features` wrote.
+    weights: File or folder of the weights of a network of `FEATURES`; None fetches what is published, and
+      trains what is trained on the spot.
+
+  Raises:
+    UserError: No such network or folder; weights that are not there, not whole, or of another network.
+  """
+  if str(name) in FEATURES:
+    return FEATURES[str(name)](weights)
+  if weights is not None:
+    raise UserError("weights", str(weights), f"none: {name} holds its own")
+  if not epath.Path(name).exists():
+    expected = f"{one_of(FEATURES, name)}; or the folder of an own one: train-features makes it"
+    raise UserError("features", str(name), expected)
+  return load_classifier(name)

@@ -1,0 +1,34 @@
+"""The classifier of the digits that come with scikit-learn: trained on the spot, once a machine."""
+
+from etils import epath
+
+from cm_jax.data.sources import images, labels, open_source
+from cm_jax.evaluation.features.classifier import (
+  ClassifierFeatures,
+  load_classifier,
+  save_features,
+  train_features,
+)
+from cm_jax.storage.downloads import NoCache, cache_folder
+
+
+def load_digits(weights: epath.PathLike | None) -> ClassifierFeatures:
+  """Return the classifier of the digits with seed 0, from a folder, else from the cache, else trained (10 s).
+
+  Raises:
+    UserError: The folder holds no such classifier.
+  """
+  if weights is not None:
+    return load_classifier(weights)
+  try:
+    kept = cache_folder() / "digits-features"
+  except NoCache:
+    return _trained()
+  if not (kept / "features.json").exists():
+    save_features(kept, _trained())
+  return load_classifier(kept)
+
+
+def _trained() -> ClassifierFeatures:
+  source = open_source("digits")
+  return train_features(images(source), labels(source), name="digits")
