@@ -32,6 +32,7 @@ class Extractor(Protocol):
     hash: Sha256 of its weights: `features_hash` in records.
     image_shape: The one (H, W, C) that it can measure; None for any size, of 1 or 3 channels.
     size: Number of features.
+    resize: How it brings images to its own size, for records: "tf1-bilinear 299", or "none".
     gives: What it can give beside features: none, some or all of "logits" and "spatial".
   """
 
@@ -46,6 +47,9 @@ class Extractor(Protocol):
 
   @property
   def size(self) -> int: ...
+
+  @property
+  def resize(self) -> str: ...
 
   @property
   def gives(self) -> tuple[str, ...]: ...

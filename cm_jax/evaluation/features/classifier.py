@@ -98,6 +98,7 @@ class ClassifierFeatures:
   name: str = "classifier"
 
   gives: ClassVar[tuple[str, ...]] = ("logits",)
+  resize: ClassVar[str] = "none"
 
   @property
   def size(self) -> int:
