@@ -1,6 +1,6 @@
 """The one convention between uint8 images and the [-1, 1] that the maths works in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 
@@ -36,3 +36,20 @@ def quantize(x: Array) -> Array:
   [0, 128, 255, 255]
   """
   return jnp.clip(jnp.floor(127.5 * x + 128), 0, 255).astype(jnp.uint8)
+
+
+def truncate(x: Array) -> Array:
+  """Map [-1, 1] to uint8 as OpenAI's and jcm's codes do: floor(clip(127.5 (x + 1), 0, 255)).
+
+  Note:
+    One level below `quantize` on half of all values; exact 8-bit levels do not all come back, so that it is for
+    samples and never for real images.
+
+  >>> truncate(jnp.array([-1.0, 0.0, 1.0, 7.0])).tolist()
+  [0, 127, 255, 255]
+  """
+  return jnp.clip((x + 1) * 127.5, 0, 255).astype(jnp.uint8)
+
+
+# How samples become uint8, by the code that does it so.
+QUANTISERS: Mapping[str, Callable[[Array], Array]] = {"edm": quantize, "adm": truncate}

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cm_jax.diffusion.noise import check_seed, per_sample_noise
-from cm_jax.diffusion.pixels import is_latent, quantize
+from cm_jax.diffusion.pixels import QUANTISERS, is_latent
 from cm_jax.errors import UserError, one_of
 from cm_jax.sampling.guidance import check_guidance, guided
 from cm_jax.types import Array, Condition, Denoiser, Model, Params, Sampler
@@ -19,7 +19,11 @@ STATES = ("float32", "float64")
 
 
 def make_generator(
-  model: Model, sampler: Sampler, guidance: float | None = None, state: str = "float32"
+  model: Model,
+  sampler: Sampler,
+  guidance: float | None = None,
+  state: str = "float32",
+  quantiser: str | None = "edm",
 ) -> Generator:
   """Return the jitted `(params, seed, indices, label) -> [B,H,W,C]`: from key to pixels in one program.
 
@@ -33,14 +37,17 @@ def make_generator(
       distillation does. None for none.
     state: Type of x between network evaluations, float32 or float64 as in EDM's code; the network computes in
       its own either way, from the same noise. float64 needs JAX's x64 mode.
+    quantiser: How images become uint8, a key of `QUANTISERS`; None: they stay floats, as latents do.
 
   Raises:
-    UserError: Another type, or float64 without the x64 mode; guidance of a model without classes.
+    UserError: Another type or quantiser, or float64 without the x64 mode; guidance of a model without classes.
   """
   if state not in STATES:
     raise UserError("state", state, one_of(STATES, state))
   if state == "float64" and jnp.result_type(float) != jnp.float64:
     raise UserError("state", state, "JAX's x64 mode, such as by JAX_ENABLE_X64=1 in the environment")
+  if quantiser is not None and quantiser not in QUANTISERS:
+    raise UserError("quantiser", quantiser, one_of(QUANTISERS, quantiser))
   check_guidance(model, guidance)
 
   @jax.jit
@@ -50,7 +57,9 @@ def make_generator(
     denoiser = _denoiser(model, params, label, guidance, indices.shape)
     denoiser = _in_float32(denoiser) if state == "float64" else denoiser
     x = sampler(denoiser, noise, (indices.shape[0], *model.image_shape))
-    return x.astype(jnp.float32) if is_latent(model.image_shape) else quantize(x)
+    if quantiser is None or is_latent(model.image_shape):
+      return x.astype(jnp.float32)
+    return QUANTISERS[quantiser](x)
 
   return generator
 

@@ -49,11 +49,15 @@ class Nested:
 
 @dataclasses.dataclass(eq=False)
 class Inert:
-  """Stands for an object of the file: what it was called and what was stored in it. It does nothing."""
+  """Stands for an object of the file: what it was called and what was stored in it. It does nothing.
+
+  `state` is what it has by name, `content` what it has in order, as numpy's arrays and types.
+  """
 
   name: str
   args: tuple = ()
   state: dict[str, Any] = dataclasses.field(default_factory=dict)
+  content: tuple = ()
 
 
 class Budget:
@@ -189,7 +193,7 @@ class _Machine:
         | "BINUNICODE8"
       ):
         push(argument)
-      case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+      case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
         push(argument)
       case "PROTO" | "FRAME" | "STOP":
         pass
@@ -289,7 +293,7 @@ def _with_items(target: Any, flat: list[Any]) -> dict:
 def _set_state(target: Any, state: Any) -> None:
   if isinstance(target, Inert) and isinstance(state, dict):
     target.state = state
-  elif not isinstance(
-    target, (dict, Inert)
-  ):  # the state of a dict (torch.save's `_metadata`) or of a numpy type holds no weights
+  elif isinstance(target, Inert) and isinstance(state, tuple):
+    target.content = state
+  elif not isinstance(target, (dict, Inert)):  # that of a dict (torch.save's `_metadata`) holds no weights
     raise TypeError(f"{type(target).__name__} cannot have state")

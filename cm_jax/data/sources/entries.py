@@ -1,12 +1,15 @@
 """What a zip holds, read in bounded memory: a few kilobytes of it can say that they are petabytes."""
 
+import contextlib
 import math
+import os
 import zipfile
 from typing import Any
 
 import numpy as np
 
 from cm_jax.data.sources.files import MAX_FILE
+from cm_jax.storage.whole import check_regular
 
 _RATIO = 64  # of what entries are made larger than they are stored; images and samples are 1 to 20
 _FREE = 1 << 30  # bytes that all entries together may come to whatever the ratio
@@ -69,6 +72,68 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if file.read(1):
       raise ValueError(f"more than {size} bytes")
   return flat.view(dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+class ArrayFile:
+  """An array of an .npz, or an .npy, read row by row from the first on; a context.
+
+  Args:
+    path: The file.
+    name: Of the array in an .npz, without .npy; "" for an .npy.
+
+  Attributes:
+    shape, dtype: Of all of it.
+
+  Raises:
+    ValueError: A header that is none, objects, columns before rows, or another size than the file's; and what
+      zipfile raises.
+  """
+
+  def __init__(self, path: str | os.PathLike, name: str):
+    check_regular(path)
+    with contextlib.ExitStack() as opened:
+      if name:
+        archive = opened.enter_context(zipfile.ZipFile(path))
+        entry = archive.getinfo(f"{name}.npy")
+        if entry.file_size > max(MAX_FILE, _RATIO * entry.compress_size):
+          raise ValueError(f"{entry.file_size} bytes out of {entry.compress_size}")
+        self._file: Any = opened.enter_context(archive.open(entry))
+        size = entry.file_size
+      else:
+        self._file = opened.enter_context(open(path, "rb"))
+        size = os.path.getsize(path)
+      self.shape, by_columns, self.dtype = _header(self._file)
+      if self.dtype.hasobject or by_columns:
+        raise ValueError("pickled objects" if self.dtype.hasobject else "columns before rows")
+      stored, left = math.prod(self.shape) * self.dtype.itemsize, size - self._file.tell()
+      if stored != left:
+        raise ValueError(f"an array of shape {self.shape}, {stored} bytes, in {left}")
+      self._opened = opened.pop_all()
+
+  def __enter__(self) -> "ArrayFile":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._opened.close()
+
+  @property
+  def _row(self) -> int:
+    return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+  def skip(self, count: int) -> None:
+    """Pass over rows."""
+    self._file.seek(count * self._row, os.SEEK_CUR)
+
+  def rows(self, count: int) -> np.ndarray:
+    """Return the next rows.
+
+    Raises:
+      ValueError: The file ends before; and what zipfile raises.
+    """
+    data = self._file.read(count * self._row)
+    if len(data) != count * self._row:
+      raise ValueError("the file ends too early")
+    return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -1,0 +1,6 @@
+"""What samples are compared with: files of statistics of any peer, and images of any source."""
+
+from cm_jax.evaluation.references.files import read_statistics
+from cm_jax.evaluation.references.statistics import Statistics, save_statistics
+
+__all__ = ["Statistics", "read_statistics", "save_statistics"]
