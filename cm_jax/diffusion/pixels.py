@@ -42,8 +42,8 @@ def truncate(x: Array) -> Array:
   """Map [-1, 1] to uint8 as OpenAI's and jcm's codes do: floor(clip(127.5 (x + 1), 0, 255)).
 
   Note:
-    One level below `quantize` on half of all values; exact 8-bit levels do not all come back, so that it is for
-    samples and never for real images.
+    One level below `quantize` on half of all values; exact 8-bit levels do not all come back, so that it is
+    for samples and never for real images.
 
   >>> truncate(jnp.array([-1.0, 0.0, 1.0, 7.0])).tolist()
   [0, 127, 255, 255]

@@ -55,8 +55,12 @@ class Convention:
 # (source pixel i W / 299, no half-pixel offset).
 CONVENTIONS: Mapping[str, Convention] = {
   "own": Convention(num=5000, about="features of your own: numbers compare within one reference only"),
-  "edm": Convention(about="EDM, EDM2, ECT, TCM, CMT: mu and sigma of the unflipped training set (.npz, .pkl)"),
-  "adm": Convention(quantiser="adm", about="ADM, CM, CTM, DiT: VIRTUAL_*.npz, whose images are for P/R and IS"),
+  "edm": Convention(
+    about="EDM, EDM2, ECT, TCM, CMT: mu and sigma of the unflipped training set (.npz, .pkl)"
+  ),
+  "adm": Convention(
+    quantiser="adm", about="ADM, CM, CTM, DiT: VIRTUAL_*.npz, whose images are for P/R and IS"
+  ),
   "torch-fidelity": Convention(
     shuffle=True, about="torch-fidelity, torchmetrics: both sets as uint8 images, KID of 100 subsets of 1000"
   ),

@@ -1,4 +1,4 @@
-"""Images that are there already: a folder, a zip, an array file of any peer, or any source; read in batches."""
+"""Images that are there already, read in batches: a folder, a zip, an array file of any peer, any source."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Reference statistics of every peer's form, and of ours; what is damaged, pickled or of something else is one
+"""Reference statistics of every peer's form, and of ours; what is damaged, pickled or of another kind is one
 line."""
 
 import io
@@ -44,7 +44,11 @@ def test_edm_adm_and_edm2(tmp_path):
   np.testing.assert_allclose(read_statistics(tmp_path / "adm.npz").spatial_moments.covariance, sigma_s)
   np.testing.assert_array_equal(read_statistics(tmp_path / "edm2.pkl", "dinov2-l").moments.mean, mu_s)
   assert read_statistics(tmp_path / "images.npz") is None
-  assert [holds_images(tmp_path / name) for name in ("edm.npz", "adm.npz", "edm2.pkl")] == [False, True, False]
+  assert [holds_images(tmp_path / name) for name in ("edm.npz", "adm.npz", "edm2.pkl")] == [
+    False,
+    True,
+    False,
+  ]
   with pytest.raises(UserError, match=r"statistics dinov2-b \(of dinov2-b\), not only fd_dinov2, fid"):
     read_statistics(tmp_path / "edm2.pkl", "dinov2-b")
 
