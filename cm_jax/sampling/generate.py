@@ -37,10 +37,11 @@ def make_generator(
       distillation does. None for none.
     state: Type of x between network evaluations, float32 or float64 as in EDM's code; the network computes in
       its own either way, from the same noise. float64 needs JAX's x64 mode.
-    quantiser: How images become uint8, a key of `QUANTISERS`; None: they stay float32.
+    quantiser: How images become uint8, a key of `QUANTISERS`; None: they stay as they are.
 
   Raises:
-    UserError: Another type or quantiser, or float64 without the x64 mode; guidance of a model without classes.
+    UserError: Another type or quantiser, or float64 without the x64 mode; guidance of a model without
+      classes.
   """
   if state not in STATES:
     raise UserError("state", state, one_of(STATES, state))
