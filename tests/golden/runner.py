@@ -26,6 +26,7 @@ GROUPS = (
   "d_openai",
   "d_samplers",
   "e_losses",
+  "f_inception",
   "g_jcm",
   "g_jcm_losses",
   "h_files",
