@@ -6,9 +6,13 @@
   python -m cm_jax convert --input=runs/ect --out=weights/mine --average=ema
   python -m cm_jax convert --input=weights/old --out=weights/new --kind=diffusion
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
+  python -m cm_jax convert --from=inception --out=weights/inception.safetensors
 
-The last one fetches VGG16 and LPIPS' heads, unless --input and --heads are their files. --kind is asked for
-where nothing says what a model was trained to be: of weights folders from before model.json said so.
+The last two fetch what is published, unless --input (and --heads) are the files: VGG16 and LPIPS' heads;
+Inception-2015 of torch-fidelity or pytorch-fid (.pth) or NVIDIA (.pt), for evaluate --weights.
+
+--kind is asked for where nothing says what a model was trained to be: of weights folders from before
+model.json said so.
 
 --model, --teacher and --init accept the folder. Nothing in a file is ever run: the readers build arrays only,
 and torch is not needed.
@@ -29,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
   text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
   text("input", None, "The checkpoint: a file, a run or a weights folder.")
   text("out", None, "The weights folder to write.")
-  text("from", None, "edm, ect, openai, jcm or cm_jax, found out when not given; or lpips.")
+  text("from", None, "edm, ect, openai, jcm or cm_jax, found out when not given; or lpips, inception.")
   text("heads", None, "With --from=lpips: the file of LPIPS' heads (vgg.pth); fetched if not given.")
   text("tree", "params_ema", "Of a jcm state: params, target_params or params_ema.")
   text("average", "ema", "Of our own run: the name of an average, or params.")
@@ -46,6 +50,9 @@ def main(values: flags.FlagValues) -> None:
   """Convert, and say what was taken for granted."""
   if values["from"].value == "lpips":
     make_lpips(values.input, values.heads, values.out)
+    return
+  if values["from"].value == "inception":
+    make_inception(values.input, values.out)
     return
   for flag, what in (("input", "a checkpoint"), ("out", "the weights folder to write")):
     if not values[flag].value:
@@ -74,8 +81,7 @@ def main(values: flags.FlagValues) -> None:
 
 def make_lpips(vgg16: str | None, heads: str | None, out: str | None) -> None:
   """Write the weights of the distance LPIPS, from files of the user or fetched ones."""
-  if not out or Path(out).suffix != ".safetensors" or Path(out).is_dir():
-    raise UserError("--out", out or "", "the file to write, such as weights/lpips.safetensors")
+  out = _file(out, "weights/lpips.safetensors")
   start()
   if not is_main():
     return
@@ -84,6 +90,25 @@ def make_lpips(vgg16: str | None, heads: str | None, out: str | None) -> None:
   about = convert_lpips(vgg16 or fetch("vgg16"), heads or fetch("heads"), out)
   print(f"licence: {about['licence']}")
   print(f"{out}: set config.objective.distance = {{'name': 'lpips', 'weights': '{out}'}}")
+
+
+def make_inception(given: str | None, out: str | None) -> None:
+  """Write the weights that FID is measured with, from a file of the user or a fetched one."""
+  out = _file(out, "weights/inception.safetensors")
+  start()
+  if not is_main():
+    return
+  from cm_jax.convert.inception import convert_inception, fetch
+
+  about = convert_inception(given or fetch(), out)
+  print(f"licence: {about['licence']}")
+  print(f"{out}: of {about['source']}, sha256 {about['source_sha256']}, published by {about['published_by']}")
+
+
+def _file(out: str | None, example: str) -> str:
+  if not out or Path(out).suffix != ".safetensors" or Path(out).is_dir():
+    raise UserError("--out", out or "", f"the file to write, such as {example}")
+  return out
 
 
 def load(path: str, step: int, average: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,10 +1,225 @@
-"""Inception-2015's published weights into one file of ours; see `networks.inception`."""
+"""Inception-2015's published weights into one file of ours; see `networks.inception`.
 
+torch-fidelity and pytorch-fid publish one state dict, NVIDIA a TorchScript whose modules are called as
+TensorFlow's graph calls them. The hashes are those that public repositories pin these files by; they were
+not fetched here.
+"""
+
+import itertools
+import re
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from cm_jax.convert import DAMAGE
+from cm_jax.convert.foreign import check_size
+from cm_jax.convert.openai import read_state_dict
+from cm_jax.convert.readers.pickles import Bounded, Refused
+from cm_jax.convert.readers.torchscript import is_torchscript, read_torchscript
+from cm_jax.errors import UserError
+from cm_jax.networks import inception
+from cm_jax.storage import downloads, weights
+
+LICENCE = "Apache-2.0 (TensorFlow's inception-2015-12-05)"
+
+
+class Published(NamedTuple):
+  """A file that its authors publish."""
+
+  urls: tuple[str, ...]
+  sha256: str
+
+
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+_PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+_NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
+PUBLISHED = {
+  "torch-fidelity": Published(
+    (
+      f"{_FIDELITY}weights-inception-2015-12-05-6726825d.pth",
+      f"{_PYTORCH_FID}pt_inception-2015-12-05-6726825d.pth",
+    ),
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+  ),
+  "nvidia": Published(
+    (f"{_NVIDIA}inception-2015-12-05.pt",),
+    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+  ),
+}
 _COUNTER = ".num_batches_tracked"  # of batch norms while training
+# what a batch norm's numbers are called, by what we call them
+_KINDS = {
+  "running_mean": ("running_mean", "moving_mean", "mean"),
+  "running_var": ("running_var", "moving_variance", "var", "variance"),
+  "bias": ("bias", "beta"),
+  "weight": ("weight", "gamma", "scale"),
+}
+
+
+def fetch(which: str = "torch-fidelity") -> Path:
+  """Download a file of `PUBLISHED` (95 MB), once.
+
+  Raises:
+    UserError: It could not be fetched; says where to put the file by hand, and its hash.
+  """
+  return downloads.download(PUBLISHED[which].urls, PUBLISHED[which].sha256)
+
+
+def convert_inception(path: str | Path, out: str | Path) -> dict[str, str]:
+  """Write `out`, a safetensors file, from a published file.
+
+  Returns:
+    What the file says of itself: its source, the sha256 of that, whose publication that is, the licence.
+
+  Raises:
+    UserError: A file that is not what it should be; nothing is written.
+  """
+  arrays, digest = read(path), downloads.file_sha256(path)
+  whose = [name for name, published in PUBLISHED.items() if published.sha256 == digest]
+  about = {
+    "source": Path(path).name,
+    "source_sha256": digest,
+    "published_by": whose[0] if whose else "unknown",
+    "licence": LICENCE,
+  }
+  weights.save_arrays(out, arrays, about)
+  return about
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+  """Return the arrays of a published file, or of one like it, in our layout and checked.
+
+  Raises:
+    UserError: The file cannot be read, is refused, or is of another network.
+  """
+  try:
+    named = by_our_names(_arrays(Path(path)))
+  except OSError as error:
+    raise UserError("input", str(path), f"a file that can be read ({error.strerror or error})") from None
+  except Refused as error:
+    raise UserError("input", str(path), str(error)) from None
+  except DAMAGE as error:
+    expected = f"a whole file of Inception's weights ({type(error).__name__}: {str(error)[:200]})"
+    raise UserError("input", str(path), expected) from None
+  arrays = stored_layout(named)
+  inception.check(arrays, str(path))
+  return arrays
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+  with open(path, "rb") as file:
+    bounded = Bounded(file)
+    is_zip = bounded.read(4) == b"PK\x03\x04"
+    bounded.seek(0)
+    if is_zip:
+      with zipfile.ZipFile(path) as archive:
+        is_script = is_torchscript(archive.namelist())
+      if is_script:
+        arrays = read_torchscript(bounded)
+        check_size(arrays, bounded.size)
+        return arrays
+  return read_state_dict(path)
+
+
+def by_our_names(theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Return a published set of arrays by torch-fidelity's names, in PyTorch's layout.
+
+  Args:
+    theirs: By torch-fidelity's names, or by those of TensorFlow's graph with dots (what is in
+      "layers.mixed_3.tower.conv_1"), behind any prefix. A batch norm without a gain has gain 1; a convolution
+      with a bias and without a batch norm had it folded.
+
+  Raises:
+    Refused: It is neither.
+  """
+  first = re.compile(r"(.*?)Conv2d_1a_3x3\.conv\.weight")
+  found = [match for name in theirs if (match := first.fullmatch(name))]
+  if found:
+    prefix = found[0][1]
+    return {name.removeprefix(prefix): array for name, array in theirs.items()}
+  return _by_graph(theirs)
+
+
+def _by_graph(theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  ours, last = graph_names(), ("output.", "softmax.", "fc.")
+  units: dict[str, dict[str, np.ndarray]] = {}
+  arrays: dict[str, np.ndarray] = {}
+  for name, array in theirs.items():
+    path = name.rpartition("layers.")[2] if "layers." in name else name
+    unit, kind = _split(path, ours)
+    if unit is not None:
+      units.setdefault(unit, {})["kernel" if array.ndim == 4 else kind] = array
+    elif path.startswith(last) and path.endswith((".weight", ".bias")):
+      arrays[f"fc.{path.rpartition('.')[2]}"] = array
+    elif not name.endswith(_COUNTER):
+      raise Refused(f"Inception's arrays by torch-fidelity's names or TensorFlow's, not {name[:100]}")
+  for unit, given in units.items():
+    arrays |= {f"{ours[unit]}.{name}": array for name, array in _unit(unit, given).items()}
+  return arrays
+
+
+def _split(path: str, units: Mapping[str, str]) -> tuple[str | None, str]:
+  parts = path.split(".")
+  for count in range(len(parts) - 1, 0, -1):
+    if ".".join(parts[:count]) in units:
+      return ".".join(parts[:count]), parts[-1]
+  return None, ""
+
+
+def _unit(name: str, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  if "kernel" not in given:
+    raise Refused(f"a convolution's weights in {name}")
+  features = len(given["kernel"])
+  found = {"conv.weight": given["kernel"]}
+  usual = {
+    "running_mean": np.zeros(features),
+    "running_var": np.full(features, 1 - inception.EPS),
+    "weight": np.ones(features),
+  }
+  left = {key for key in given if key not in ("kernel", "num_batches_tracked")}
+  for kind, names in _KINDS.items():
+    have = [key for key in names if key in left]
+    left -= set(have)
+    if not have and kind not in usual:
+      raise Refused(f"a bias in {name}")
+    found[f"bn.{kind}"] = given[have[0]] if have else usual[kind]
+  if left:
+    raise Refused(f"a convolution and a batch norm in {name}, not {sorted(left)[0][:100]}")
+  return found
+
+
+def graph_names() -> dict[str, str]:
+  """Return our name of every unit by its name in TensorFlow's graph, with dots.
+
+  >>> names = graph_names()
+  >>> names["conv_1"], names["mixed_6.conv"], names["mixed_10.tower_1.mixed.conv_1"], len(names)
+  ('Conv2d_2a_3x3', 'Mixed_6d.branch1x1', 'Mixed_7c.branch3x3dbl_3b', 94)
+  """
+  count = lambda kind, number: kind if number == 0 else f"{kind}_{number}"
+  found = {
+    count("conv", i): unit.name for i, unit in enumerate(itertools.chain.from_iterable(inception.STEM))
+  }
+  for number, block in enumerate(inception.BLOCKS):
+    path = count("mixed", number)
+    pooled = ((inception.pooled_unit(block),),) if block.pooled else ()
+    towers = 0
+    for chain in (*block.branches, *pooled):
+      # a branch of one unit stands by itself, that behind the pooling does not
+      is_alone = len(chain) == 1 and chain not in pooled
+      tower = "" if is_alone else f"{count('tower', towers)}."
+      towers += not is_alone
+      for step, link in enumerate(chain):
+        side_by_side = isinstance(link, tuple) and not isinstance(link, inception.Unit)
+        names = (
+          [f"mixed.{count('conv', i)}" for i in range(len(link))] if side_by_side else [count("conv", step)]
+        )
+        links = link if side_by_side else (link,)
+        for name, unit in zip(names, links, strict=True):
+          found[f"{path}.{tower}{name}"] = f"{block.name}.{unit.name}"
+  return found
 
 
 def stored_layout(theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -63,6 +63,11 @@ def _unit(name: str, features: int, height: int = 1, width: int = 1, stride: int
   return Unit(name, features, (height, width), stride, is_padded=stride == 1)
 
 
+def pooled_unit(block: Block) -> Unit:
+  """Return the unit behind a block's pooling, which it has where `pooled` is not 0."""
+  return _unit("branch_pool", block.pooled)
+
+
 def _block_35(name: str, pooled: int) -> Block:
   double = (_unit("branch3x3dbl_2", 96, 3, 3), _unit("branch3x3dbl_3", 96, 3, 3))
   branches = (
@@ -151,23 +156,23 @@ def inception(params: Params, x: Array) -> Outputs:
     sFID's features are those of the ADM evaluator, `mixed_6/conv:0`: the ReLU of Mixed_6d's 1x1 branch, the
     first 7 channels. (Nash et al. 2021 say only that they are of a 17 x 17 layer.)
   """
-  taps = []
-  for chain in STEM:
-    x = _chain(params, "", x, chain)
-    if chain is not STEM[0]:
-      x = _max_pool(x, 2)
-      taps.append(x.mean((1, 2)))
-  spatial = x
+  head, middle, tail = STEM
+  x = _max_pool(_chain(params, "", _chain(params, "", x, head), middle), 2)
+  tap64 = x.mean((1, 2))
+  x = _max_pool(_chain(params, "", x, tail), 2)
+  tap192 = x.mean((1, 2))
+  tap768 = spatial = x
   for block in BLOCKS:
     branches = _branches(params, x, block)
     if block.name == "Mixed_6d":
       spatial = branches[0][..., :SPATIAL_CHANNELS].reshape(len(x), -1)
     x = jnp.concatenate(branches, axis=3)
     if block.name == "Mixed_6e":
-      taps.append(x.mean((1, 2)))
+      tap768 = x.mean((1, 2))
   pool = x.mean((1, 2))
   unbiased = jnp.dot(pool, params["fc"]["weight"], precision=_HIGHEST)
-  return Outputs(*taps, pool, spatial, unbiased, unbiased + params["fc"]["bias"][None])
+  logits = unbiased + params["fc"]["bias"][None]
+  return Outputs(tap64, tap192, tap768, pool, spatial, unbiased, logits)
 
 
 def _branches(params: Params, x: Array, block: Block) -> list[Array]:
@@ -176,7 +181,7 @@ def _branches(params: Params, x: Array, block: Block) -> list[Array]:
   if block.pool == "reduce":
     return [*found, _max_pool(x, 2)]
   pooled = _average_pool(x) if block.pool == "average" else _max_pool(x, 1)
-  return [*found, _apply(params, path, pooled, _unit("branch_pool", block.pooled))]
+  return [*found, _apply(params, path, pooled, pooled_unit(block))]
 
 
 def _chain(params: Params, path: str, x: Array, chain: Chain) -> Array:
@@ -235,10 +240,9 @@ def resized(images: Array, size: int = SIZE) -> Array:
   """
   x = images.astype(jnp.float32)
   (top, bottom, down), (left, right, across) = (_neighbours(n, size) for n in images.shape[1:3])
-  between = lambda a, b, share: a + (b - a) * share
-  across, down = jnp.asarray(across)[None, None, :, None], jnp.asarray(down)[None, :, None, None]
-  rows = lambda index: between(x[:, index][:, :, left], x[:, index][:, :, right], across)
-  return between(rows(top), rows(bottom), down)
+  between = lambda a, b, share: a + (b - a) * jnp.asarray(share)
+  rows = lambda index: between(x[:, index][:, :, left], x[:, index][:, :, right], across[None, None, :, None])
+  return between(rows(top), rows(bottom), down[None, :, None, None])
 
 
 def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -255,15 +259,16 @@ def units() -> Iterator[tuple[str, int, Unit]]:
     yield unit.name, channels, unit
     channels = unit.features
   for block in BLOCKS:
-    given, joined = channels, 0
-    for chain in (*block.branches, ((_unit("branch_pool", block.pooled),) if block.pooled else ())):
+    given, joined = channels, 0 if block.pooled else channels  # a reduction joins the maxima of what it takes
+    pooled = ((pooled_unit(block),),) if block.pooled else ()
+    for chain in (*block.branches, *pooled):
       width = given
       for link in chain:
         side_by_side = (link,) if isinstance(link, Unit) else link
         for unit in side_by_side:
           yield f"{block.name}.{unit.name}", width, unit
         width = sum(unit.features for unit in side_by_side)
-      joined += width  # a reduction's pooling joins what was given
+      joined += width
     channels = joined
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -77,16 +77,23 @@ class Tensor:
     return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)
 
 
-def read_zip(file: Bounded) -> Any:
+def read_zip(file: Bounded, allowed: Allowed | None = None, skipped: Sequence[str] = ()) -> Any:
   """Return what a zip of torch.save (torch >= 1.6) holds; every record's CRC is verified.
+
+  Args:
+    file: The zip.
+    allowed: What its pickle may name; `TENSORS` by default.
+    skipped: Beginnings of names in it that are not looked at, such as "code/".
 
   Raises:
     Refused: It is compressed, claims more than its size, or names what weights do not need.
     zipfile.BadZipFile, ValueError, LookupError, TypeError: It is damaged.
   """
   with zipfile.ZipFile(file) as archive:
-    records = {info.filename: info for info in archive.infolist()}
-    if len(records) != len(archive.infolist()):
+    inside = lambda name: name.partition("/")[2]
+    infos = [info for info in archive.infolist() if not inside(info.filename).startswith(tuple(skipped))]
+    records = {info.filename: info for info in infos}
+    if len(records) != len(infos):
       raise Refused("a zip that holds each name once")
     if sum(info.file_size for info in records.values()) > file.size:
       raise Refused(f"a whole file: its records claim more than its {file.size} bytes")
@@ -100,7 +107,7 @@ def read_zip(file: Bounded) -> Any:
       raise Refused("numbers in little-endian order")
     storages: dict[str, Storage] = {}
     stream = Bounded(io.BytesIO(archive.read(pickles[0])), file.budget)
-    content = read_pickle(stream, TENSORS, lambda key: _storage(key, storages))
+    content = read_pickle(stream, allowed or TENSORS, lambda key: _storage(key, storages))
     for key, storage in storages.items():
       storage.fill(archive.read(f"{folder}data/{key}"))
     used = {pickles[0], *(f"{folder}data/{key}" for key in storages)}

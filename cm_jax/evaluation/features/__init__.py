@@ -4,6 +4,7 @@ A new one is a file and a line here: `FEATURES[name](weights)` reads the weights
 is published.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 from etils import epath
@@ -16,9 +17,11 @@ from cm_jax.evaluation.features.classifier import load_classifier as load_classi
 from cm_jax.evaluation.features.classifier import save_features as save_features
 from cm_jax.evaluation.features.classifier import train_features as train_features
 from cm_jax.evaluation.features.digits import load_digits
+from cm_jax.evaluation.features.inception import TAPS, load_inception
 
 FEATURES: Mapping[str, Callable[[epath.PathLike | None], Extractor]] = {
   "digits": load_digits,
+  **{name: functools.partial(load_inception, name=name) for name in TAPS},
 }
 
 
