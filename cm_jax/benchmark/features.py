@@ -13,7 +13,7 @@ from cm_jax.errors import UserError, one_of
 from cm_jax.evaluation.features import Extractor, load_features
 from cm_jax.evaluation.features.inception import TAPS, InceptionFeatures, of_arrays
 from cm_jax.evaluation.timing import in_turns
-from cm_jax.networks import inception
+from cm_jax.networks import inception, inception_units
 
 SIDE = 299  # of images for networks that take any size: nothing is gained by their being small
 INCEPTION = "inception"
@@ -127,35 +127,35 @@ def in_torch(torch: ModuleType, params: Any) -> Callable[[np.ndarray], np.ndarra
   }
   functional = torch.nn.functional
 
-  def unit(path: str, x: Any, unit: inception.Unit) -> Any:
+  def unit(path: str, x: Any, unit: inception_units.Unit) -> Any:
     weight, bias = weights[path + unit.name]
     padding = tuple(around for around, _ in unit.padding)
     return functional.conv2d(x, weight, bias, unit.stride, padding).relu_()
 
-  def chain(path: str, x: Any, links: inception.Chain) -> Any:
+  def chain(path: str, x: Any, links: inception_units.Chain) -> Any:
     for link in links:
-      if isinstance(link, inception.Unit):
+      if isinstance(link, inception_units.Unit):
         x = unit(path, x, link)
       else:
         x = torch.cat([unit(path, x, each) for each in link], 1)
     return x
 
-  def branches(x: Any, block: inception.Block) -> list[Any]:
+  def branches(x: Any, block: inception_units.Block) -> list[Any]:
     path = f"{block.name}."
     found = [chain(path, x, links) for links in block.branches]
     if block.pool == "reduce":
       return [*found, functional.max_pool2d(x, 3, 2)]
     average = lambda x: functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     pooled = average(x) if block.pool == "average" else functional.max_pool2d(x, 3, 1, 1)
-    return [*found, unit(path, pooled, inception.pooled_unit(block))]
+    return [*found, unit(path, pooled, inception_units.pooled_unit(block))]
 
   def forward(images: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
       x = (tensor(images.transpose(0, 3, 1, 2)).float() - 128) / 128
-      for number, links in enumerate(inception.STEM):
+      for number, links in enumerate(inception_units.STEM):
         x = chain("", x, links)
         x = functional.max_pool2d(x, 3, 2) if number else x
-      for block in inception.BLOCKS:
+      for block in inception_units.BLOCKS:
         x = torch.cat(branches(x, block), 1)
       return x.mean((2, 3)).numpy()
 

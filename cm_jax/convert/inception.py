@@ -20,7 +20,7 @@ from cm_jax.convert.openai import read_state_dict
 from cm_jax.convert.readers.pickles import Bounded, Refused
 from cm_jax.convert.readers.torchscript import is_torchscript, read_torchscript
 from cm_jax.errors import UserError
-from cm_jax.networks import inception
+from cm_jax.networks import inception, inception_units
 from cm_jax.storage import downloads, weights
 
 LICENCE = "Apache-2.0 (TensorFlow's inception-2015-12-05)"
@@ -200,11 +200,11 @@ def graph_names() -> dict[str, str]:
   """
   count = lambda kind, number: kind if number == 0 else f"{kind}_{number}"
   found = {
-    count("conv", i): unit.name for i, unit in enumerate(itertools.chain.from_iterable(inception.STEM))
+    count("conv", i): unit.name for i, unit in enumerate(itertools.chain.from_iterable(inception_units.STEM))
   }
-  for number, block in enumerate(inception.BLOCKS):
+  for number, block in enumerate(inception_units.BLOCKS):
     path = count("mixed", number)
-    pooled = ((inception.pooled_unit(block),),) if block.pooled else ()
+    pooled = ((inception_units.pooled_unit(block),),) if block.pooled else ()
     towers = 0
     for chain in (*block.branches, *pooled):
       # a branch of one unit stands by itself, that behind the pooling does not
@@ -212,7 +212,7 @@ def graph_names() -> dict[str, str]:
       tower = "" if is_alone else f"{count('tower', towers)}."
       towers += not is_alone
       for step, link in enumerate(chain):
-        side_by_side = isinstance(link, tuple) and not isinstance(link, inception.Unit)
+        side_by_side = isinstance(link, tuple) and not isinstance(link, inception_units.Unit)
         names = (
           [f"mixed.{count('conv', i)}" for i in range(len(link))] if side_by_side else [count("conv", step)]
         )

@@ -13,7 +13,7 @@ from cm_jax.convert import inception as published
 from cm_jax.convert.readers.pickles import Bounded, Refused
 from cm_jax.convert.readers.torchscript import read_torchscript
 from cm_jax.errors import UserError
-from cm_jax.networks import inception
+from cm_jax.networks import inception, inception_units
 from tests import needs
 from tests.convert import writers
 from tests.convert.writers import Built, Call, Name
@@ -229,7 +229,7 @@ def test_a_torchscript_that_torch_traced(tmp_path):
   for path, channels, unit in (
     (path, channels, unit)
     for (path, ours), (name, channels, unit) in itertools.product(
-      published.graph_names().items(), inception.units()
+      published.graph_names().items(), inception_units.units()
     )
     if ours == name
   ):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cm_jax.errors import UserError
-from cm_jax.networks import inception
+from cm_jax.networks import inception, inception_units
 
 
 def by_hand(image, size):
@@ -54,7 +54,7 @@ def test_average_pool_counts_only_what_is_inside():
 def abstract_params():
   """The shapes of `folded`, without numbers."""
   params = {}
-  for name, channels, unit in inception.units():
+  for name, channels, unit in inception_units.units():
     shape = (*unit.window, channels, unit.features)
     params[name] = {
       "weight": jax.ShapeDtypeStruct(shape, jnp.float32),
