@@ -201,13 +201,15 @@ class Distance(Protocol):
   """d(a, b) per example: two [B,H,W,C] -> [B]; `params` holds the weights of a learned distance (LPIPS).
 
   `is_norm`: whether it is a norm of a - b, which decides its limit in continuous time.
-  `load` reads the weights; None where there are none.
+  `load` reads the weights; None where there are none. `abstract` is what it would return, as shapes.
   """
 
   @property
   def is_norm(self) -> bool: ...
 
   def load(self) -> Params: ...
+
+  def abstract(self) -> Params: ...
 
   def __call__(self, a: Array, b: Array, params: Params = None, /) -> Array: ...
 

@@ -40,7 +40,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
   with within("config.mesh"):
     mesh = call(sharding.make_mesh, config.mesh, "config.mesh")
   with within("config"):
-    sharding.check_batch_size(config.batch_size, config.accumulation, mesh)
+    sharding.check_batch_size(config.batch_size, config.accumulation, mesh.size)
   source = open_data(config)
   config = resolve(config, source)
   method = assemble(config, config.data.image_shape, config.data.num_classes)

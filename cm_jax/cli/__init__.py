@@ -17,6 +17,7 @@ from cm_jax.version import __version__
 
 COMMANDS = {
   "train": "train a model, or go on with a run",
+  "plan": "work out what a run will cost: memory, FLOPs, days, from its config alone",
   "sample": "draw images from a run or a weights folder",
   "edit": "inpaint, colourise, enlarge, restore, vary, interpolate images without training",
   "search-steps": "find the best noise levels of few-step sampling",

@@ -41,6 +41,7 @@ def described(experiment: "Experiment", step: int = 0) -> list[str]:
     *(f"  {line}" for line in told(experiment.source)),
     f"devices: {devices(experiment)}, {counted(a_device, 'image')} at a time on each{parts}",
     length(experiment) + begins,
+    *planned(experiment),
     f"checkpoint: next at step {following:,}, every {run.checkpoint_every:,}; log every {run.log_every:,}",
     "compiling the step; the first one takes longest",
   ]
@@ -65,6 +66,17 @@ def length(experiment: "Experiment") -> str:
   ends = {"learning_rate": method.learning_rate(last), **method.objective.progress(last)}
   at_the_end = ", ".join(f"{name} {float(value):g}" for name, value in ends.items())
   return f"length: {method.num_steps:,} steps of {config.batch_size}, {whole}; in the last: {at_the_end}"
+
+
+def planned(experiment: "Experiment") -> list[str]:
+  """Return the short form of the run's plan; nothing on a device that no data sheet is known of."""
+  from cm_jax.benchmark.plan import accelerators, estimate, report, setting
+
+  mesh = experiment.mesh
+  device = accelerators.of_device(mesh.devices.flat[0], mesh.size)
+  if device is None:
+    return []
+  return report.short(estimate.plan(setting.of_experiment(experiment), device, mesh.size, remat=False))
 
 
 def ended(experiment: "Experiment", workdir: str, step: int, trained: bool) -> list[str]:

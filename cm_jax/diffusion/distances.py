@@ -23,6 +23,9 @@ class _Weightless:
   def load(self) -> None:
     """Return None: there are no weights."""
 
+  def abstract(self) -> None:
+    """Return None: there are no weights."""
+
 
 @dataclasses.dataclass(frozen=True)
 class L1(_Weightless):

@@ -86,6 +86,10 @@ class LPIPS:
     check(arrays, str(self.weights))
     return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
 
+  def abstract(self) -> Params:
+    """Return the shapes of the weights, without the file."""
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes().items()}
+
   def __call__(self, a: Array, b: Array, params: Params = None) -> Array:
     """Return d(a, b), [B]; a, b [B,H,W,C] with C = 1 or 3."""
     if params is None:

@@ -8,7 +8,35 @@ import jax.numpy as jnp
 from cm_jax.training import sharding
 from cm_jax.training.averages.track import read_average
 from cm_jax.training.step import StepFunction, init_state, make_train_step
-from cm_jax.types import Experiment, Params, TrainState
+from cm_jax.types import Experiment, Method, Params, Preconditioned, TrainState
+
+
+def place_step(
+  method: Method,
+  teacher: Preconditioned | None,
+  mesh: jax.sharding.Mesh,
+  shapes: TrainState,
+  frozen: tuple[Params, Params],
+) -> tuple[StepFunction, TrainState]:
+  """Return the jitted train step on a mesh, sharded state in and out, donated; and where its state lives.
+
+  Args:
+    method: From `assemble`.
+    teacher: Frozen network of distillation.
+    mesh: The devices.
+    shapes: Of the TrainState.
+    frozen: (teacher_params, distance_params), or their shapes; None where there are none.
+  """
+  shardings = sharding.tree_shardings(shapes, mesh)
+  placed = [None if params is None else sharding.tree_shardings(params, mesh) for params in frozen]
+  replicated = sharding.replicated(mesh)
+  step = jax.jit(
+    make_train_step(method, teacher, method.config.accumulation),
+    in_shardings=(shardings, sharding.batch_sharding(mesh), replicated, *placed),
+    out_shardings=(shardings, replicated),
+    donate_argnums=0,
+  )
+  return step, shardings
 
 
 class Program:
@@ -26,20 +54,12 @@ class Program:
   def __init__(self, experiment: Experiment):
     self._experiment, method = experiment, experiment.method
     self.shapes: TrainState = jax.eval_shape(lambda: init_state(method.init, method.optimizer, 0))
-    self.shardings: TrainState = sharding.tree_shardings(self.shapes, experiment.mesh)
     teacher = experiment.teacher
-    frozen = [None if teacher is None else teacher.params, experiment.distance_params]
-    placed = [
-      None if params is None else sharding.tree_shardings(params, experiment.mesh) for params in frozen
-    ]
-    replicated = sharding.replicated(experiment.mesh)
-    accumulation = experiment.config.accumulation
-    self.step: StepFunction = jax.jit(
-      make_train_step(method, None if teacher is None else teacher.preconditioned, accumulation),
-      in_shardings=(self.shardings, sharding.batch_sharding(experiment.mesh), replicated, *placed),
-      out_shardings=(self.shardings, replicated),
-      donate_argnums=0,
-    )
+    frozen = (None if teacher is None else teacher.params), experiment.distance_params
+    self.step: StepFunction
+    self.shardings: TrainState
+    network = None if teacher is None else teacher.preconditioned
+    self.step, self.shardings = place_step(method, network, experiment.mesh, self.shapes, frozen)
 
   def place(self, params: Any) -> Any:
     """Put a tree of arrays on the devices, sharded as parameters are; None stays None."""

@@ -84,23 +84,32 @@ def preempted(step: int) -> bool:
   return multihost_utils.reached_preemption_sync_point(step)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-  """Return the mesh ("data", "fsdp") over all devices of all processes.
+def mesh_shape(count: int, data: int = -1, fsdp: int = 1) -> tuple[int, int]:
+  """Return (data, fsdp) of a mesh of `count` devices.
 
   Args:
+    count: Devices of all processes.
     data: Replicas of the parameters; -1 for as many as there are devices left.
     fsdp: Devices that share one copy of the parameters.
 
   Raises:
     UserError: The product is not the number of devices.
+
+  >>> mesh_shape(8), mesh_shape(8, fsdp=4)
+  ((8, 1), (2, 4))
   """
-  count = jax.device_count()
   if fsdp < 1 or count % fsdp or (data != -1 and data < 1):
     raise UserError("fsdp", fsdp, f"a divisor of the {count} devices (and data -1 or positive)")
   data = count // fsdp if data == -1 else data
   if data * fsdp != count:
     raise UserError("data", data, f"{count // fsdp}, so that data * fsdp is the {count} devices, or -1")
-  return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+  return data, fsdp
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+  """Return the mesh ("data", "fsdp") over all devices of all processes; see `mesh_shape`."""
+  shape = mesh_shape(jax.device_count(), data, fsdp)
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def spec(shape: tuple[int, ...], fsdp: int) -> P:
@@ -140,13 +149,13 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   }
 
 
-def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, accumulation: int, devices: int) -> None:
   """Check that devices and micro-batches divide the global batch.
 
   Raises:
     UserError: They do not; names the nearest batch sizes that would do.
   """
-  unit = mesh.size * accumulation
+  unit = devices * accumulation
   if accumulation < 1:
     raise UserError("accumulation", accumulation, "an integer >= 1")
   if batch_size < 1 or batch_size % unit:
@@ -155,5 +164,5 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
     raise UserError(
       "batch_size",
       batch_size,
-      f"a multiple of {mesh.size} devices x {accumulation} micro-batches, such as {near}",
+      f"a multiple of {devices} devices x {accumulation} micro-batches, such as {near}",
     )

@@ -30,6 +30,7 @@ def test_header_lines_and_what_is_next(tmp_path, capsys):
     "10 classes",
     "devices: 8 x cpu (data 8, fsdp 1), 2 images at a time on each",
     "length: 5 steps of 16, 80 images of 204,800,000",
+    "plan: 4.58e-05 GFLOP an image; memory a device: ",
     "checkpoint: next at step 3, every 3; log every 2",
     f"{tmp_path / 'run'}: trained to step 5",
     f"next: python -m cm_jax sample --workdir={tmp_path / 'run'}",

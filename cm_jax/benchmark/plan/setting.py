@@ -1,0 +1,148 @@
+"""What is to be planned, abstractly: a method, and the shapes of everything its train step is given."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from cm_jax.assembly import assemble, build_network
+from cm_jax.assembly.experiment import with_network_of_another
+from cm_jax.assembly.mismatches import MAY_DIFFER
+from cm_jax.assembly.models import network_of
+from cm_jax.errors import UserError, renamed
+from cm_jax.training.step import init_state
+from cm_jax.types import Experiment, Method, Params, Preconditioned, TrainState
+
+# Data sets whose images are known without them: shape and classes.
+_KNOWN = {
+  "digits": ((8, 8, 1), 10),
+  "tfds:cifar10": ((32, 32, 3), 10),
+  "tfds:cifar100": ((32, 32, 3), 100),
+  "tfds:mnist": ((28, 28, 1), 10),
+  "tfds:fashion_mnist": ((28, 28, 1), 10),
+  "tfds:svhn_cropped": ((32, 32, 3), 10),
+  "tfds:imagenet_resized/32x32": ((32, 32, 3), 1000),
+  "tfds:imagenet_resized/64x64": ((64, 64, 3), 1000),
+}
+_CLASSES = 1000  # where images have classes and nothing says how many
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A method with what stands beside it, as shapes.
+
+  Attributes:
+    teacher: Its network, where there is one.
+    teacher_params, distance_params: Shapes, or None.
+    assumed: What had to be assumed, a line each.
+  """
+
+  method: Method
+  teacher: Preconditioned | None = None
+  teacher_params: Params = None
+  distance_params: Params = None
+  assumed: tuple[str, ...] = ()
+
+  @functools.cached_property
+  def state(self) -> TrainState:
+    """Return the shapes of the TrainState."""
+    return jax.eval_shape(lambda: init_state(self.method.init, self.method.optimizer, 0))
+
+  def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a batch as a step is given it."""
+    shape = self.method.image_shape
+    dtype = jnp.uint8 if shape[-1] in (1, 3) else jnp.float32  # else latents
+    batch = {"image": jax.ShapeDtypeStruct((size, *shape), dtype)}
+    if self.method.num_classes:
+      batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
+    return batch
+
+  def step_arguments(self, size: int) -> tuple[Any, ...]:
+    """Return the shapes of all arguments of a train step."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return self.state, self.batch(size), key, self.teacher_params, self.distance_params
+
+  def with_remat(self, remat: bool) -> "Setting":
+    """Return the same with or without remat in the student's network."""
+    method = self.method
+    section = {**method.config.network.to_dict(), "remat": remat}
+    student, _ = build_network(
+      section, method.config.precond, method.noise, method.image_shape, method.num_classes,
+      method.config.matmul_precision,
+    )  # fmt: skip
+    return dataclasses.replace(self, method=dataclasses.replace(method, student=student))
+
+
+def of_experiment(experiment: Experiment) -> Setting:
+  """Return what is planned of a run that is ready to begin."""
+  abstract = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+  teacher = experiment.teacher
+  return Setting(
+    experiment.method,
+    None if teacher is None else teacher.preconditioned,
+    None if teacher is None else abstract(teacher.params),
+    abstract(experiment.distance_params),
+  )
+
+
+def of_config(config: ml_collections.ConfigDict) -> Setting:
+  """Return what is planned of a config: no data is opened, no weights are read.
+
+  A teacher's network is taken from its folder if that is there; else the student's is assumed.
+
+  Raises:
+    UserError: Anything about the config that would not do, or the shape of its images is not known.
+  """
+  config = with_network_of_another(config)
+  shape, classes, assumed = images_of(config)
+  method = assemble(config, shape, classes)
+  needs = method.objective.needs
+  teacher, teacher_params = None, None
+  if needs.teacher or config.init.path == "teacher":
+    section, precond = method.config.network.to_dict(), {"name": "edm"}
+    if config.teacher.path:
+      with renamed("model", "config.teacher.path"):
+        section = network_of(config.teacher.path)
+    else:
+      section = {key: value for key, value in section.items() if key == "name" or key not in MAY_DIFFER}
+      section["dtype"] = config.network.get("dtype", "float32")
+      assumed = (*assumed, "the teacher's network is the student's (no config.teacher.path)")
+    built = build_network(
+      section, precond, method.noise, method.image_shape, method.num_classes, config.matmul_precision
+    )
+    teacher, init = built
+    teacher_params = jax.eval_shape(lambda: init(jax.random.key(0)))
+  distance = needs.distance
+  return Setting(method, teacher, teacher_params, None if distance is None else distance.abstract(), assumed)
+
+
+def images_of(config: ml_collections.ConfigDict) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
+  """Return (image_shape, num_classes, what was assumed) from what a config says, and from what is known of
+  its data set by name.
+
+  Raises:
+    UserError: Neither says it.
+  """
+  data, source = config.data, str(config.data.source)
+  known = next(
+    (value for name, value in _KNOWN.items() if source == name or source.startswith(f"{name}:")), None
+  )
+  if len(data.image_shape) == 3:
+    height, width, channels = (int(size) for size in data.image_shape)
+    shape = (height, width, channels)
+  elif data.resolution:
+    shape = (data.resolution, data.resolution, 3 if known is None else known[0][-1])
+  elif known is not None:
+    shape = known[0]
+  else:
+    expected = (
+      f"(height, width, channels) of {source}, which is not opened: --config.data.image_shape=64,64,3"
+    )
+    raise UserError("config.data.image_shape", "()", expected)
+  classes = data.num_classes or (known[1] if known else 0)
+  if data.conditional and not classes:
+    return shape, _CLASSES, (f"{_CLASSES} classes (no config.data.num_classes)",)
+  return shape, classes, ()
