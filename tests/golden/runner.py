@@ -27,6 +27,7 @@ GROUPS = (
   "d_samplers",
   "e_losses",
   "f_inception",
+  "f_metrics",
   "g_jcm",
   "g_jcm_losses",
   "h_files",
