@@ -71,6 +71,7 @@ def default() -> ml_collections.ConfigDict:
         "resample_filter": (1, 1),
         "dtype": "float32",
         "remat": False,
+        "kernels": "auto",
       },
       "precond": {"name": "edm"},
       "objective": {"name": "denoising", "levels": {"name": "lognormal", "P_mean": -1.2, "P_std": 1.2}},

@@ -116,7 +116,7 @@ def with_network_of_another(config: ml_collections.ConfigDict) -> ml_collections
     raise UserError(f"config.{whose}.path", "", f"a model, whose network config.network = {name} is to be")
   with renamed("model", f"config.{whose}.path"):
     theirs = network_of(config[whose].path)
-  theirs = {key: type(value)() if key in TRAINING_ONLY else value for key, value in theirs.items()}
+  theirs = {key: TRAINING_ONLY.get(key, value) for key, value in theirs.items()}
   resolved = ml_collections.ConfigDict(config)
   with resolved.ignore_type():
     resolved.network = complete({"network": {**theirs, **given}}).network

@@ -18,8 +18,8 @@ from cm_jax.errors import UserError
 from cm_jax.networks import NETWORKS
 from cm_jax.types import Method, Model, Precond
 
-# Of config.network: no matter to one that teaches or is started from.
-TRAINING_ONLY = ("dropout", "dropres", "label_dropout", "remat")
+# Of config.network: no matter to one that teaches or is started from, and what such a one has.
+TRAINING_ONLY = {"dropout": 0.0, "dropres": 0, "label_dropout": 0.0, "remat": False, "kernels": "auto"}
 # What a network may have that another's weights lack: it starts without effect; and in what it computes.
 MAY_DIFFER = (*TRAINING_ONLY, *DERIVED, "name", "dtype", "second_time", "guidance_embedding")
 GO_ON = "config.run.on_mismatch = allow goes on"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cm_jax.diffusion.denoiser import NOTHING
+from cm_jax.networks import kernels
 from cm_jax.networks.adm import DhariwalUNet
 from cm_jax.networks.base import Network
 from cm_jax.networks.dit import DiT
@@ -46,14 +47,15 @@ def frozen(params: Params) -> Any:
   return jax.tree_util.tree_map_with_path(named, params)
 
 
-def as_net(module: nn.Module) -> Net:
+def as_net(module: Network) -> Net:
   """Return the module as a function of its params; a `key` is training mode and feeds the dropout."""
 
   def net(
     params: Params, x: Array, c_noise: Array, condition: Condition = NOTHING, *, key: Array | None = None
   ) -> Any:
     rngs = None if key is None else {"dropout": key}
-    return module.apply({"params": params}, x, c_noise, condition, train=key is not None, rngs=rngs)
+    with kernels.using(module.kernels):
+      return module.apply({"params": params}, x, c_noise, condition, train=key is not None, rngs=rngs)
 
   return net
 

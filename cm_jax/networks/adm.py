@@ -65,7 +65,7 @@ class DhariwalUNet(Network):
     emb = self._embed(c_noise, condition, train)
     skips = Scope(name="enc")(_encode, self, x.astype(self.dtype), emb, train)
     x = Scope(name="dec")(_decode, self, skips, emb, train)
-    x = nn.silu(GroupNorm(name="out_norm")(x))
+    x = GroupNorm(silu=True, name="out_norm")(x)
     x = Conv(self.out_channels, initial=INIT_ZERO, dtype=self.dtype, name="out_conv")(x)
     return x.astype(layers.wide(self.dtype))
 

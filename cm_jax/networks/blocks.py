@@ -82,7 +82,7 @@ class UNetBlock(nn.Module):
   def __call__(self, x: Array, emb: Array) -> Array:
     resampling: dict[str, Any] = {"up": self.up, "down": self.down, "resample_filter": self.resample_filter}
     skip = x
-    h = nn.silu(GroupNorm(self.eps, name="norm0")(x))
+    h = GroupNorm(self.eps, silu=True, name="norm0")(x)
     h = Conv(self.features, 3, **resampling, initial=self.initial, dtype=self.dtype, name="conv0")(h)
     width = self.features * (2 if self.adaptive_scale else 1)
     affine = Linear(width, self.initial, dtype=wide(self.dtype).name, name="affine")(emb)
@@ -90,11 +90,11 @@ class UNetBlock(nn.Module):
     if self.double_norm:
       parts = [pixel_norm(part) for part in parts]
     *scales, shift = (part.astype(self.dtype)[:, None, None, :] for part in parts)
-    norm1 = GroupNorm(self.eps, name="norm1")
+    norm1 = GroupNorm(self.eps, silu=not scales, name="norm1")
     if scales:
       h = nn.silu(norm1(h) * (scales[0] if self.double_norm else scales[0] + 1) + shift)
     else:
-      h = nn.silu(norm1(h + shift))
+      h = norm1(h + shift)
     h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
     h = Conv(self.features, 3, initial=self.initial_zero, dtype=self.dtype, name="conv1")(h)
     if x.shape[-1] != self.features or ((self.up or self.down) and self.resample_proj):

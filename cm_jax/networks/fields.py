@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cm_jax.errors import UserError, one_of
+from cm_jax.networks.kernels import KERNELS
 
 MAX_SIZE = 1 << 16  # of a width, a side, a number of classes
 MAX_BLOCKS = 128  # of all levels together: to work out the shapes of more takes minutes
@@ -24,6 +25,7 @@ def check_network(network: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SIZE:
       raise UserError(field, value, f"a whole number from 0 to {MAX_SIZE}")
   check_choice("dtype", network.dtype, DTYPES)
+  check_choice("kernels", network.kernels, KERNELS)
 
 
 def check_positive(network: object, *fields: str) -> None:

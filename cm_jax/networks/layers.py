@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.errors import UserError
+from cm_jax.networks import convolution, kernels
+from cm_jax.networks.convolution import LAYOUT
 from cm_jax.types import Array
-
-LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def wide(dtype: str) -> jnp.dtype:
@@ -109,8 +109,9 @@ def conv(x: Array, weight: Array, padding: int, stride: int = 1) -> Array:
   """Convolve x [B,H,W,I] with weight [k,k,I,O], zero padding; a 1x1 kernel is a matrix product."""
   if weight.shape[:2] == (1, 1) and padding == 0 and stride == 1:
     return x @ weight[0, 0]
-  around = [(padding, padding)] * 2
-  return jax.lax.conv_general_dilated(x, weight, (stride, stride), around, dimension_numbers=LAYOUT)
+  if stride == 1 and min(weight.shape[2:]) >= convolution.THIN and kernels.for_cpu():
+    return convolution.convolve(x, weight, padding)
+  return convolution.plain(x, weight, padding, stride)
 
 
 def _depthwise(x: Array, taps: tuple[float, ...], gain: float, **window) -> Array:
@@ -216,11 +217,15 @@ def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) ->
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation with min(`groups`, C // `min_channels`) groups (EDM: 32, of at least 4 channels)."""
+  """Group normalisation with min(`groups`, C // `min_channels`) groups (EDM: 32, of at least 4 channels).
+
+  `silu` applies that too.
+  """
 
   eps: float = 1e-5
   groups: int = 32
   min_channels: int = 4
+  silu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -229,7 +234,10 @@ class GroupNorm(nn.Module):
     check_divides("model_channels", c, groups, "norm groups")
     weight = self.param("weight", nn.initializers.ones, (c,))
     bias = self.param("bias", nn.initializers.zeros, (c,))
-    return group_norm(x, weight, bias, groups, self.eps)
+    if not self.silu:
+      return group_norm(x, weight, bias, groups, self.eps)
+    active = lambda x, weight, bias: nn.silu(group_norm(x, weight, bias, groups, self.eps))
+    return kernels.recomputed(active)(x, weight, bias)
 
 
 def pixel_norm(x: Array, eps: float = 1e-8) -> Array:

@@ -42,7 +42,7 @@ class ResBlock(nn.Module):
     resized = functools.partial(resample, up=self.up, down=self.down)
 
     def in_layers(h: Array) -> Array:
-      return Conv(self.features, dtype=self.dtype, name="2")(resized(nn.silu(GroupNorm(name="0")(h))))
+      return Conv(self.features, dtype=self.dtype, name="2")(resized(GroupNorm(silu=True, name="0")(h)))
 
     def emb_layers(emb: Array) -> Array:
       width = self.features * (2 if self.use_scale_shift_norm else 1)
@@ -152,7 +152,7 @@ class OpenAIUNet(Network):
     x = _run("middle_block", middle, skips[-1])
     x = Scope(name="output_blocks")(_decode, self, skips, x, emb, train)
     steps = [
-      lambda name, x: nn.silu(GroupNorm(name=name)(x)),
+      lambda name, x: GroupNorm(silu=True, name=name)(x),
       lambda _, x: x,
       lambda name, x: Conv(self.out_channels, initial=INIT_ZERO, dtype=self.dtype, name=name)(x),
     ]

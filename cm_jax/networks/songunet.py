@@ -162,7 +162,7 @@ def _decode(net: SongUNet, block, skips: list[Array], emb: Array) -> Array:
       x = jnp.concatenate([x, skips.pop()], -1)
       x = block(net.model_channels * mult, heads=heads, name=f"{prefix}_block{i}")(x, emb)
     if net.decoder_type == "skip" or level == 0:
-      h = nn.silu(GroupNorm(1e-6, name=f"{prefix}_aux_norm")(x))
+      h = GroupNorm(1e-6, silu=True, name=f"{prefix}_aux_norm")(x)
       h = Conv(net.out_channels, initial=INIT_ZERO, dtype=net.dtype, name=f"{prefix}_aux_conv")(h)
       image = h if image is None else h + layers.upsample(image, net.resample_filter)
   assert image is not None
