@@ -62,4 +62,5 @@ def as_net(module: Network) -> Net:
 
 def init_params(module: nn.Module, key: Array, image_shape: tuple[int, int, int]) -> Params:
   """Draw the initial params, a float32 tree, for images of shape (H, W, C). Jit it: seconds otherwise."""
-  return module.init({"params": key}, jnp.zeros((1, *image_shape)), jnp.zeros((1,)))["params"]
+  with kernels.using("plain"):  # shapes are worked out before there is a backend to ask
+    return module.init({"params": key}, jnp.zeros((1, *image_shape)), jnp.zeros((1,)))["params"]
