@@ -8,8 +8,9 @@ from types import ModuleType
 import pytest
 
 TORCH = "needs torch, for comparisons: pip install -e '.[torch]'"
+TRANSFORMERS = "needs torch and transformers, for parity: pip install -e '.[parity]'"
 NUMBERS = "needs the reference numbers of the peers' own code: set GOLDEN_DIR to their folder"
-REASONS = (TORCH, NUMBERS)
+REASONS = (TORCH, TRANSFORMERS, NUMBERS)
 GOLDEN = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[2] / "shared" / "golden")
 
 numbers = pytest.mark.skipif(not GOLDEN.is_dir(), reason=NUMBERS)
@@ -18,3 +19,9 @@ numbers = pytest.mark.skipif(not GOLDEN.is_dir(), reason=NUMBERS)
 def torch() -> ModuleType:
   """Return the module torch, or skip."""
   return pytest.importorskip("torch", reason=TORCH)
+
+
+def transformers() -> ModuleType:
+  """Return the module transformers, with torch beside it, or skip."""
+  pytest.importorskip("torch", reason=TRANSFORMERS)
+  return pytest.importorskip("transformers", reason=TRANSFORMERS)

@@ -7,9 +7,11 @@
   python -m cm_jax convert --input=weights/old --out=weights/new --kind=diffusion
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax convert --from=inception --out=weights/inception.safetensors
+  python -m cm_jax convert --from=dinov2-l --out=weights/dinov2-l.safetensors
 
-The last two fetch what is published, unless --input (and --heads) are the files: VGG16 and LPIPS' heads;
-Inception-2015 of torch-fidelity or pytorch-fid (.pth) or NVIDIA (.pt), for evaluate --weights.
+The last three fetch what is published, unless --input (and --heads) are the files: VGG16 and LPIPS' heads;
+Inception-2015 of torch-fidelity or pytorch-fid (.pth) or NVIDIA (.pt); DINOv2 of facebookresearch (.pth) or
+transformers (.safetensors).
 
 --kind is asked for where nothing says what a model was trained to be: of weights folders from before
 model.json said so.
@@ -27,13 +29,19 @@ from absl import flags
 from cm_jax.cli.flags import is_main, start
 from cm_jax.errors import UserError, one_of, renamed
 
+FEATURES = ("inception", "dinov2-b", "dinov2-l")  # what measures images
+
 
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
   text("input", None, "The checkpoint: a file, a run or a weights folder.")
   text("out", None, "The weights folder to write.")
-  text("from", None, "edm, ect, openai, jcm or cm_jax, found out when not given; or lpips, inception.")
+  text(
+    "from",
+    None,
+    "edm, ect, openai, jcm or cm_jax, found out when not given; or lpips, inception, dinov2-b, dinov2-l.",
+  )
   text("heads", None, "With --from=lpips: the file of LPIPS' heads (vgg.pth); fetched if not given.")
   text("tree", "params_ema", "Of a jcm state: params, target_params or params_ema.")
   text("average", "ema", "Of our own run: the name of an average, or params.")
@@ -51,8 +59,8 @@ def main(values: flags.FlagValues) -> None:
   if values["from"].value == "lpips":
     make_lpips(values.input, values.heads, values.out)
     return
-  if values["from"].value == "inception":
-    make_inception(values.input, values.out)
+  if values["from"].value in FEATURES:
+    make_features(values["from"].value, values.input, values.out)
     return
   for flag, what in (("input", "a checkpoint"), ("out", "the weights folder to write")):
     if not values[flag].value:
@@ -92,15 +100,18 @@ def make_lpips(vgg16: str | None, heads: str | None, out: str | None) -> None:
   print(f"{out}: set config.objective.distance = {{'name': 'lpips', 'weights': '{out}'}}")
 
 
-def make_inception(given: str | None, out: str | None) -> None:
-  """Write the weights that FID is measured with, from a file of the user or a fetched one."""
-  out = _file(out, "weights/inception.safetensors")
+def make_features(which: str, given: str | None, out: str | None) -> None:
+  """Write the weights of a network that measures images, from a file of the user or a fetched one."""
+  out = _file(out, f"weights/{which}.safetensors")
   start()
   if not is_main():
     return
-  from cm_jax.convert.inception import convert_inception, fetch
+  from cm_jax.convert import dinov2, inception
 
-  about = convert_inception(given or fetch(), out)
+  if which == "inception":
+    about = inception.convert_inception(given or inception.fetch(), out)
+  else:
+    about = dinov2.convert_dinov2(which, given or dinov2.fetch(which), out)
   print(f"licence: {about['licence']}")
   print(f"{out}: of {about['source']}, sha256 {about['source_sha256']}, published by {about['published_by']}")
 

@@ -17,11 +17,14 @@ from cm_jax.evaluation.features.classifier import load_classifier as load_classi
 from cm_jax.evaluation.features.classifier import save_features as save_features
 from cm_jax.evaluation.features.classifier import train_features as train_features
 from cm_jax.evaluation.features.digits import load_digits
+from cm_jax.evaluation.features.dinov2 import load_dinov2
 from cm_jax.evaluation.features.inception import TAPS, load_inception
+from cm_jax.networks.dinov2 import SIZES
 
 FEATURES: Mapping[str, Callable[[epath.PathLike | None], Extractor]] = {
   "digits": load_digits,
   **{name: functools.partial(load_inception, name=name) for name in TAPS},
+  **{name: functools.partial(load_dinov2, name=name) for name in SIZES},
 }
 
 

@@ -104,6 +104,7 @@ def in_batches(
   images: np.ndarray,
   batch_size: int,
   mesh: jax.sharding.Mesh,
+  prepare: Callable[[np.ndarray], np.ndarray] = lambda images: images,
 ) -> list[np.ndarray]:
   """Return what `forward(params, images)` gives for all images, a row an image, spread over a mesh.
 
@@ -116,6 +117,7 @@ def in_batches(
     images: [N, ...], N >= 1.
     batch_size: Raised to a multiple of the mesh's devices.
     mesh: Devices of this host.
+    prepare: Of each batch, on the host.
   """
   batch = -(-batch_size // mesh.size) * mesh.size
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
@@ -123,7 +125,7 @@ def in_batches(
   ahead: tuple[Sequence[Array], int] | None = None
   fetch = lambda outs, count: fetched.append([np.asarray(out)[:count] for out in outs])
   for start in range(0, len(images), batch):
-    part = images[start : start + batch]
+    part = prepare(images[start : start + batch])
     padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
     outs = forward(params, jax.device_put(padded, rows))
     if ahead is not None:
