@@ -11,10 +11,12 @@ from cm_jax.benchmark.records import Column, text
 from cm_jax.benchmark.timing import ratio
 from cm_jax.errors import UserError, one_of
 from cm_jax.evaluation.features import Extractor, load_features
+from cm_jax.evaluation.features import dinov2 as dinov2_features
 from cm_jax.evaluation.features.inception import TAPS, InceptionFeatures, of_arrays
 from cm_jax.evaluation.timing import in_turns
-from cm_jax.networks import inception, inception_units
+from cm_jax.networks import dinov2, inception, inception_units
 
+BATCH = 16
 SIDE = 299  # of images for networks that take any size: nothing is gained by their being small
 INCEPTION = "inception"
 BESIDE = ("torch",)
@@ -102,8 +104,18 @@ def random_arrays(random: np.random.Generator) -> dict[str, np.ndarray]:
   return arrays
 
 
+def random_dinov2(name: str, batch_size: int, seed: int) -> Extractor:
+  """Return DINOv2 with random weights."""
+  random = np.random.default_rng(seed)
+  size = dinov2.SIZES[name]
+  draw = lambda shape: (0.02 * random.standard_normal(shape)).astype(np.float32)
+  arrays = {key: draw(shape) for key, shape in dinov2.shapes(size).items()}
+  return dinov2_features.of_arrays(arrays, name, size, batch_size=batch_size)
+
+
 RANDOM: Mapping[str, Callable[[int, int], Extractor]] = {
-  name: functools.partial(random_inception, name) for name in TAPS
+  **{name: functools.partial(random_inception, name) for name in TAPS},
+  **{name: functools.partial(random_dinov2, name) for name in dinov2.SIZES},
 }
 
 

@@ -4,6 +4,7 @@
   python -m cm_jax benchmark --what=objectives --network=digits --only=ct,cd_heun --rounds=15
   python -m cm_jax benchmark --what=sampling --network=cifar --batch_size=16 --num=64
   python -m cm_jax benchmark --what=data --network=cifar --source=folder:/path --source=zip:/path.zip
+  python -m cm_jax benchmark --what=features --features=inception,dinov2-b,digits --beside=torch
 
 --what=objectives: a train step of every objective beside plain denoising; the same network and synthetic
 images for all, random weights also for the teacher. Columns: FLOPs of a step and their ratio to denoising's;
@@ -15,6 +16,10 @@ them, and the median over rounds of the ratio of times.
 
 --what=data: images a second of every --source into device memory, from RAM and streamed by worker processes,
 beside the denoising step of --network; without --source, of folders of made-up JPEGs of 64 and 256 pixels.
+
+--what=features: seconds that a thousand images take in each network of --features that measures images; of
+random weights, but where --weights or a folder has some. --beside=torch times Inception in torch too, with
+the same weights on the same processors, and gives the median over rounds of the ratio of times.
 
 Nothing is written but --out.
 """
@@ -49,6 +54,10 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_string("source", None, about, flag_values=values)
   about = "Processes that decode images which are not in RAM."
   flags.DEFINE_integer("workers", 2, about, lower_bound=1, flag_values=values)
+  about = "Networks that measure images, by name, or folders that train-features wrote."
+  flags.DEFINE_list("features", ["inception"], about, flag_values=values)
+  text("weights", None, "Of the one network of --features; random if not given.")
+  text("beside", None, "Time Inception in this as well: torch, if installed.")
   flags.DEFINE_integer("seed", 0, "Of weights, images and noise.", lower_bound=0, flag_values=values)
   text("out", None, "JSON file with every number and where it was measured.")
 
@@ -126,4 +135,17 @@ def _data(values: flags.FlagValues, workload: Workload, batch_size: int) -> Meas
   return rows, data.COLUMNS
 
 
-MEASUREMENTS = {"objectives": _objectives, "sampling": _sampling, "data": _data}
+def _features(values: flags.FlagValues, workload: Workload, batch_size: int) -> Measured:
+  from tqdm import tqdm
+
+  from cm_jax.benchmark import features
+
+  batch_size, rounds = values.batch_size or features.BATCH, values.rounds
+  count = len(values.features) + bool(values.beside)
+  with tqdm(total=count * (rounds + 1), disable=not sys.stderr.isatty()) as bar:
+    how = {"seed": values.seed, "progress": bar.update}
+    rows = features.measure(values.features, values.weights, values.beside, batch_size, rounds, **how)
+  return rows, features.COLUMNS
+
+
+MEASUREMENTS = {"objectives": _objectives, "sampling": _sampling, "data": _data, "features": _features}

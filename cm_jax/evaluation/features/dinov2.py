@@ -12,6 +12,7 @@ from etils import epath
 
 from cm_jax.convert import dinov2 as published
 from cm_jax.data.sources.threads import cores
+from cm_jax.errors import renamed
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
 from cm_jax.networks import dinov2
 from cm_jax.sampling.generate import local_mesh, replicate
@@ -106,7 +107,8 @@ def load_dinov2(path: epath.PathLike | None = None, name: str = "dinov2-l") -> D
   """
   size = dinov2.SIZES[name]
   if path is not None:
-    return of_arrays(published.read(name, str(path)), name, size)
+    with renamed("input", "weights"):
+      return of_arrays(published.read(name, str(path)), name, size)
   kept = downloads.cache_folder() / f"{name}-{published.PUBLISHED[name][1][:16]}.safetensors"
   if not kept.exists():
     published.convert_dinov2(name, published.fetch(name), kept)

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from cm_jax.convert import inception as published
+from cm_jax.errors import renamed
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
 from cm_jax.networks import inception
 from cm_jax.sampling.generate import local_mesh, replicate
@@ -113,4 +114,5 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
   """Return the arrays of a weights file of ours, or of a published one."""
   if Path(path).suffix == ".safetensors":
     return weights.load_arrays(path, "weights")
-  return published.read(Path(path))
+  with renamed("input", "weights"):
+    return published.read(Path(path))

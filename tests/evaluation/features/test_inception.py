@@ -68,7 +68,8 @@ def test_what_it_cannot_measure(images, also, message):
       "nowhere.safetensors",
       "weights = nowhere.safetensors: expected a readable safetensors file",
     ),
-    ("inception", "nowhere.pth", "input = nowhere.pth: expected a file that can be read"),
+    ("inception", "nowhere.pth", "weights = nowhere.pth: expected a file that can be read"),
+    ("dinov2-l", "nowhere.pth", "weights = nowhere.pth: expected a file that can be read"),
     (".", "x.safetensors", "weights = x.safetensors: expected none"),
   ],
 )
