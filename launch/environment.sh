@@ -15,3 +15,18 @@ environment() {
     echo "$wanted" >"$stamp"
   fi
 }
+
+# `extra NAME` adds an extra of setup.cfg, once. Where it cannot be installed, the tests that need it say so at their end.
+extra() {
+  local stamp wanted
+  stamp=.venv/cm_jax-extra-$1
+  wanted=$(sha256sum <setup.cfg)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing the extra $1 into .venv (once)" >&2
+    if "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[$1]"; then
+      echo "$wanted" >"$stamp"
+    else
+      echo "the extra $1 could not be installed: going on without" >&2
+    fi
+  fi
+}

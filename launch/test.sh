@@ -6,13 +6,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 which=(-m "not slow" --dist=loadfile)  # one worker a file: what its tests share is made once
+extras=()
 if [ "${1:-}" = --all ]; then
   which=(--dist=loadgroup)  # the slow ones of a file side by side
+  extras=(parity)
   shift
 fi
 
 source launch/environment.sh
 environment test
+for name in "${extras[@]}"; do extra "$name"; done
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

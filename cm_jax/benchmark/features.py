@@ -98,9 +98,8 @@ def random_arrays(random: np.random.Generator) -> dict[str, np.ndarray]:
     fan_in = np.prod(shape[:-1]) if len(shape) > 1 else 1
     around = 1.0 if name.endswith(("bn.weight", "running_var")) else 0.0
     spread = np.sqrt(2 / fan_in) if len(shape) > 1 else 0.1
-    arrays[name] = (around + spread * (abs(draw) if name.endswith("running_var") else draw)).astype(
-      np.float32
-    )
+    draw = np.abs(draw) if name.endswith("running_var") else draw
+    arrays[name] = np.asarray(around + spread * draw, np.float32)
   return arrays
 
 
@@ -108,7 +107,7 @@ def random_dinov2(name: str, batch_size: int, seed: int) -> Extractor:
   """Return DINOv2 with random weights."""
   random = np.random.default_rng(seed)
   size = dinov2.SIZES[name]
-  draw = lambda shape: (0.02 * random.standard_normal(shape)).astype(np.float32)
+  draw = lambda shape: np.asarray(0.02 * random.standard_normal(shape), np.float32)
   arrays = {key: draw(shape) for key, shape in dinov2.shapes(size).items()}
   return dinov2_features.of_arrays(arrays, name, size, batch_size=batch_size)
 
