@@ -105,6 +105,10 @@ def default() -> ml_collections.ConfigDict:
         "snapshot_every": 0,  # 0: none; else store the averages each so many steps, for `cm_jax ema`
         # 0: never; else measure self-consistency and gradient noise on held-out data each so many steps
         "diagnose_every": 0,
+        # every 0: never; else a cheap metric of samples of the first average, from the same noise each time,
+        # each so many steps: into metrics.jsonl under the metric's name. features: "digits", or the folder of
+        # own ones; nfe 0: sampled as the run's sampler says
+        "evaluate": {"every": 0, "metric": "fd", "features": "digits", "num": 1000, "nfe": 0},
         "max_nonfinite": 20,
         # a data set that takes no more is decoded once into RAM; a larger one whenever a batch needs it
         "ram_gb": 16.0,

@@ -343,16 +343,20 @@ def test_a_field_of_a_toy_is_set_by_a_flag(tmp_path, monkeypatch, capsys):
 class Brightness:
   """The mean pixel of the samples."""
 
-  record: ClassVar[str] = "toy_brightness"
+  records: ClassVar[dict[str, str]] = {"toy": "toy_brightness"}
   baseline: ClassVar[str] = "real"
   columns: ClassVar[dict[str, str]] = {"brightness": "{toy:.1f} ({toy_real:.1f})"}
   about: ClassVar[str] = "brightness: mean pixel."
+  needs: ClassVar[tuple[str, ...]] = ("images",)
+  needs_real: ClassVar[tuple[str, ...]] = ()
+  needs_baseline: ClassVar[tuple[str, ...]] = ("images",)
+  only: ClassVar[tuple[str, ...]] = ()
 
-  def value(self, samples, real):
-    return float(samples.images.mean())
+  def values(self, samples, real):
+    return {"toy": float(samples.images.mean())}
 
   def of_real(self, real):
-    return float(real.reference.mean()), len(real.reference)
+    return float(real.collected.images.mean()), real.collected.count
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from cm_jax.data.augment import Augment
 from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of
+from cm_jax.evaluation.metrics import METRICS
 from cm_jax.types import Model, Needs, Preconditioned
 
 # Of config.run: 0 switches off, or is no bound
@@ -63,9 +64,22 @@ def check_run(run: ml_collections.ConfigDict) -> None:
     elif key == "ram_gb":
       if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise UserError("config.run.ram_gb", value, "gigabytes, 0 or more")
+    elif key == "evaluate":
+      _check_evaluate(value)
     elif isinstance(value, bool) or not isinstance(value, int) or value < (0 if key in MAY_BE_ZERO else 1):
       expected = "a positive integer" if key not in MAY_BE_ZERO else "an integer, 0 or more"
       raise UserError(f"config.run.{key}", value, expected)
+
+
+def _check_evaluate(section: ml_collections.ConfigDict) -> None:
+  for key, least in (("every", 0), ("num", 2), ("nfe", 0)):
+    value = section[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      raise UserError(f"config.run.evaluate.{key}", value, f"an integer, {least} or more")
+  if section.metric not in METRICS:
+    raise UserError("config.run.evaluate.metric", section.metric, one_of(METRICS, section.metric))
+  if not isinstance(section.features, str) or not section.features:
+    raise UserError("config.run.evaluate.features", section.features, "a name of features, or their folder")
 
 
 def check_length(config: ml_collections.ConfigDict) -> int:

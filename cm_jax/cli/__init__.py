@@ -6,12 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags as absl_flags  # a plain `flags` would become the submodule of that name
 
 from cm_jax.cli import memory, signals
-from cm_jax.cli.arguments import at_home, is_override, joined
+from cm_jax.cli.arguments import at_home, is_override, joined, underscored
 from cm_jax.errors import UserError, one_of
 from cm_jax.version import __version__
 
@@ -77,9 +76,9 @@ def _run(name: str, rest: list[str]) -> int:
   try:
     if name not in COMMANDS:
       raise UserError("command", name, one_of(COMMANDS, name))
-    command = importlib.import_module(f"cm_jax.cli.{name.replace('-', '_')}")
+    module, rest = _module(name, rest)
+    command = importlib.import_module(f"cm_jax.cli.{module}")
     command.define(values)
-    rest = _without_subcommand(name, command, rest)
     if any(argument in HELP for argument in rest):
       usage_line = f"usage: {program()} {name} [--flags]"
       explained = (command.__doc__ or "").replace(MODULE, program())
@@ -119,22 +118,24 @@ def _as_flag(error: UserError, values: absl_flags.FlagValues) -> UserError:
   return error if flag is None else error.named(f"--{flag}")
 
 
-def _without_subcommand(name: str, command: Any, rest: list[str]) -> list[str]:
-  known = SUBCOMMANDS.get(name, ())
-  if not known or (rest and rest[0] in HELP):
-    return rest
-  given = rest[0] if rest else ""
+def _module(name: str, rest: list[str]) -> tuple[str, list[str]]:
+  """Return the module of a command, and its arguments without the name of a subcommand."""
+  known = SUBCOMMANDS.get(name, {"": name.replace("-", "_")})
+  given = rest[0] if rest and not rest[0].startswith("-") and len({*known, ""}) > 1 else ""
+  if rest and rest[0] in HELP:
+    return next(iter(known.values())), rest
   if given not in known:
-    raise UserError(f"command {name}", given, one_of(known, given))
-  return rest[1:]
+    raise UserError(f"command {name}", given, one_of(filter(None, known), given))
+  return known[given], rest[1:] if given else rest
 
 
-SUBCOMMANDS = {"data": ("prepare",)}
+# The module of each; "" where the command does without.
+SUBCOMMANDS = {"data": {"prepare": "data"}, "evaluate": {"": "evaluate", "reference": "evaluate_reference"}}
 
 
 def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> None:
   try:
-    left = values([name, *arguments])
+    left = values([name, *(underscored(argument, values) for argument in arguments)])
   except absl_flags.UnrecognizedFlagError as error:
     given = f"--{error.flagname}"
     raise UserError(given, error.flagvalue, one_of([f"--{flag}" for flag in values], given)) from None

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cm_jax.errors import UserError
 
@@ -35,6 +35,18 @@ def joined(arguments: Sequence[str]) -> list[str]:
       argument = f"{argument}={rest.pop(0)}"
     found.append(argument)
   return found
+
+
+def underscored(argument: str, known: Iterable[str]) -> str:
+  """Return a flag with hyphens as the one that has underscores, if there is such a one.
+
+  >>> underscored("--all-checkpoints", ["all_checkpoints"]), underscored("--a-b=1-2", ["ab"])
+  ('--all_checkpoints', '--a-b=1-2')
+  """
+  name, sign, value = argument.partition("=")
+  flag = name.removeprefix("--").replace("-", "_")
+  fits = name.startswith("--") and flag in known
+  return f"--{flag}{sign}{value}" if fits else argument
 
 
 def at_home(argument: str) -> str:

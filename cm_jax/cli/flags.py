@@ -153,7 +153,10 @@ def define_framing(values: flags.FlagValues) -> None:
 
 def define_features(values: flags.FlagValues) -> None:
   """Declare the flags that choose what samples are measured by."""
-  flags.DEFINE_string("features", None, "Folder that train-features wrote.", flag_values=values)
+  about = "inception, dinov2-b, dinov2-l, digits or another name of features, or what train-features wrote."
+  flags.DEFINE_string("features", None, about, flag_values=values)
+  about = "File of the features' weights, where they are not to be fetched."
+  flags.DEFINE_string("weights", None, about, flag_values=values)
   flags.DEFINE_string(
     "reference",
     None,
@@ -162,8 +165,8 @@ def define_features(values: flags.FlagValues) -> None:
   )
 
 
-def load(values: flags.FlagValues) -> "Model":
-  """Load the model that the flags name.
+def load(values: flags.FlagValues, step: int | None = None, average: str | None = None) -> "Model":
+  """Load the model that the flags name; `step` and `average` instead of the flags' if they are given.
 
   Raises:
     UserError: Neither --model nor --workdir, or nothing to load there.
@@ -173,7 +176,8 @@ def load(values: flags.FlagValues) -> "Model":
   path = values.model or values.workdir
   if not path:
     raise UserError("--model", "", "a run or weights folder (or --workdir)")
-  return load_model(path, values.step, values.average, kind=values.kind)
+  number = values.step if step is None else step
+  return load_model(path, number, average or values.average, kind=values.kind)
 
 
 def read_samplers(values: flags.FlagValues, model: "Model", sigmas: Sequence[str]) -> "list[Sampler]":

@@ -2,26 +2,27 @@
 
 import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from cm_jax.errors import UserError
+from cm_jax.errors import UserError, one_of
+from cm_jax.evaluation.entries import metrics_of
 from cm_jax.evaluation.metrics import METRICS
-from cm_jax.evaluation.report import data_sets, evaluated, headings, run_entries
+from cm_jax.evaluation.report import evaluated, run_entries
+from cm_jax.evaluation.tables import about, data_sets, heading
 from cm_jax.storage import pictures, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.tables import markdown_table
 
-KEY = next(iter(METRICS))  # what methods are compared by
-_ABOUT = """{what}, mean and standard deviation over the training seeds (one number: one seed): samples
-against all real images in the features of a small classifier trained with a fixed seed; it compares the rows
-of this table and nothing else. Every student has the same network, batch size and number of training images;
-seconds are of training, with {jobs} trainings at a time on this machine."""
+_ABOUT = """{what}, mean and standard deviation over the training seeds (one number: one seed). {about}
+Every student has the same network, batch size and number of training images; seconds are of training, with
+{jobs} trainings at a time on this machine."""
 
 
-def compare(folder: epath.PathLike, jobs: int = 1) -> str:
+def compare(folder: epath.PathLike, jobs: int = 1, metric: str | None = None) -> str:
   """Write `comparison.json`, `comparison.md` and `comparison.png` into a folder and return the tables.
 
   There is a table for each data set that samples were compared with; between them distances do not compare.
@@ -30,9 +31,11 @@ def compare(folder: epath.PathLike, jobs: int = 1) -> str:
     folder: Holds METHOD/SEED/ run folders with `config.json`, `evaluations.jsonl`, `metrics.jsonl`; the
       methods are shown in the order of `order.txt` there if it exists, else by name.
     jobs: How many trainings ran at a time, for the text.
+    metric: What they are compared by, the name of a value in reports such as "fd" or "recall"; None: the
+      first that was measured on a data set.
 
   Raises:
-    UserError: No evaluated run in the folder.
+    UserError: No evaluated run in the folder; nothing of that name in them.
   """
   place = epath.Path(folder)
   methods = _methods(place)
@@ -44,16 +47,24 @@ def compare(folder: epath.PathLike, jobs: int = 1) -> str:
   ]
   if not entries:
     raise UserError(str(folder), "no evaluated run", "run folders METHOD/SEED with evaluations")
-  sets = data_sets(entries)
-  tables = {data: summarize([e for e in entries if e["data"] == data], methods) for data in sets}
-  shown = "\n\n".join(_table(rows) for rows in tables.values())
+  of = {data: [e for e in entries if e["data"] == data] for data in data_sets(entries)}
+  keys = {data: key for data, mine in of.items() if (key := _key(mine, metric)) is not None}
+  if not keys:
+    known = dict.fromkeys(name for m in metrics_of(entries).values() for name in m.records)
+    raise UserError("metric", metric, one_of(known, metric))
+  tables = {data: summarize(of[data], methods, key) for data, key in keys.items()}
+  shown = "\n\n".join(_table(rows, keys[data]) for data, rows in tables.items())
   content = {"rows": [row for rows in tables.values() for row in rows], "entries": entries}
   whole.write(place / "comparison.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-  about = _ABOUT.format(what=headings(sets), jobs=jobs)
+  what = {data: heading(of[data], key) for data, key in keys.items()}
+  meant = about({data: of[data] for data in keys}, set(keys.values()))
+  text = textwrap.fill(
+    _ABOUT.format(what=", ".join(dict.fromkeys(what.values())), about=meant, jobs=jobs), 110
+  )
   picture = "![comparison](comparison.png)"
-  whole.write(place / "comparison.md", f"# Methods side by side\n\n{shown}\n\n{about}\n\n{picture}\n")
-  floors = {data: _floor([e for e in entries if e["data"] == data]) for data in sets}
-  _plot(tables, floors, place)
+  whole.write(place / "comparison.md", f"# Methods side by side\n\n{shown}\n\n{text}\n\n{picture}\n")
+  floors = {data: _floor(of[data], key) for data, key in keys.items()}
+  _plot(tables, keys, what, floors, place)
   return shown
 
 
@@ -65,12 +76,23 @@ def _methods(place: epath.Path) -> list[str]:
   return sorted(name for name in names if evaluated(place / name))
 
 
-def _floor(entries: Sequence[Mapping[str, Any]]) -> float | None:
-  key = f"{KEY}_{METRICS[KEY].baseline}"
+def _key(entries: Sequence[Mapping[str, Any]], metric: str | None) -> str | None:
+  """Return the name of the value that methods are compared by; None where there is none of it."""
+  measured = [name for one in metrics_of(entries).values() for name in one.records]
+  if metric is None:
+    return next(iter(measured), None)
+  return metric if metric in measured else None
+
+
+def _floor(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
+  baseline = next(metric.baseline for metric in METRICS.values() if name in metric.records)
+  key = f"{name}_{baseline}"
   return next((entry[key] for entry in entries if entry.get(key) is not None), None)
 
 
-def summarize(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[dict[str, Any]]:
+def summarize(
+  entries: Sequence[Mapping[str, Any]], methods: Sequence[str], key: str = "fd"
+) -> list[dict[str, Any]]:
   """Return one row a method of entries of one data set: what it is compared by, as mean and deviation over
   seeds.
 
@@ -92,7 +114,7 @@ def summarize(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> l
         "method": method,
         "data": mine[0]["data"],
         "seeds": len({entry["seed"] for entry in mine}),
-        KEY: {nfe: _spread([entry[KEY] for entry in mine if entry["nfe"] == nfe]) for nfe in levels},
+        key: {nfe: _spread([entry.get(key) for entry in mine if entry["nfe"] == nfe]) for nfe in levels},
         "seconds": _spread(list(seconds.values())),
         "steps": mine[0]["train_steps"],
       }
@@ -107,16 +129,16 @@ def _spread(values: Sequence[float | None]) -> list[float | None]:
   return [statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None]
 
 
-def _levels(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-  return sorted({nfe for row in rows for nfe in row[KEY]})
+def _levels(rows: Sequence[Mapping[str, Any]], key: str) -> list[int]:
+  return sorted({nfe for row in rows for nfe in row[key]})
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-  levels = _levels(rows)
+def _table(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+  levels = _levels(rows, key)
   head = ["method", *(f"{nfe} NFE" for nfe in levels), "train s", "steps", "seeds"]
   body = []
   for row in rows:
-    cells = [_shown(row[KEY].get(nfe), ".2f") for nfe in levels]
+    cells = [_shown(row[key].get(nfe), ".2f") for nfe in levels]
     cost = [_shown(row["seconds"][:1], ".0f"), str(row["steps"] or "-"), str(row["seeds"])]
     body.append([row["method"], *cells, *cost])
   return markdown_table([head, *body])
@@ -130,7 +152,11 @@ def _shown(pair: Sequence[float | None] | None, form: str) -> str:
 
 
 def _plot(
-  tables: Mapping[str, Sequence[Mapping[str, Any]]], floors: Mapping[str, float | None], place: epath.Path
+  tables: Mapping[str, Sequence[Mapping[str, Any]]],
+  keys: Mapping[str, str],
+  what: Mapping[str, str],
+  floors: Mapping[str, float | None],
+  place: epath.Path,
 ) -> None:
   """Draw what methods are compared by, a panel a data set; below it samples of the fewest and most steps."""
   methods: dict[str, Mapping[str, Any]] = {}
@@ -139,10 +165,11 @@ def _plot(
   figure = pictures.new_figure(1.7 * len(methods) + 1, 3.2 * len(tables) + 4)
   grid = figure.add_gridspec(len(tables) + 2, len(methods), height_ratios=(*(1.6 for _ in tables), 1, 1))
   for line, (data, rows) in enumerate(tables.items()):
-    _bars(figure.add_subplot(grid[line, :]), rows, floors[data], headings([data]))
+    _bars(figure.add_subplot(grid[line, :]), rows, keys[data], floors[data], what[data])
   for column, (method, row) in enumerate(methods.items()):
     seed = evaluated(place / method)[0]
-    for line, nfe in enumerate((min(row[KEY]), max(row[KEY])), len(tables)):
+    levels = row[keys[row["data"]]]
+    for line, nfe in enumerate((min(levels), max(levels)), len(tables)):
       panel = figure.add_subplot(grid[line, column])
       panel.axis("off")
       _samples(panel, RunFolder.at(place / method / seed).grid_of_nfe(nfe))
@@ -150,17 +177,17 @@ def _plot(
   pictures.save_figure(figure, place / "comparison.png", dpi=110)
 
 
-def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], floor: float | None, title: str) -> None:
-  levels = _levels(rows)
+def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], key: str, floor: float | None, title: str) -> None:
+  levels = _levels(rows, key)
   width = 0.8 / len(levels)
   for i, nfe in enumerate(levels):
-    shown = [(at, row[KEY][nfe]) for at, row in enumerate(rows) if row[KEY].get(nfe, [None])[0] is not None]
+    shown = [(at, row[key][nfe]) for at, row in enumerate(rows) if row[key].get(nfe, [None])[0] is not None]
     places = [at + (i - (len(levels) - 1) / 2) * width for at, _ in shown]
     spreads = [spread or 0 for _, (_, spread) in shown]
     panel.bar(places, [mean for _, (mean, _) in shown], width, yerr=spreads, label=f"{nfe} NFE")
   if floor is not None:
     panel.axhline(floor, color="0.4", linestyle=":", label="real halves")
-  means = [pair[0] for row in rows for pair in row[KEY].values()]
+  means = [pair[0] for row in rows for pair in row[key].values()]
   pictures.log_axis(panel, "y", means)
   panel.set(ylabel=title, xticks=range(len(rows)), xticklabels=[row["method"] for row in rows])
   panel.legend(ncols=len(levels) + 1, frameon=False)

@@ -48,7 +48,7 @@ class Convention:
     for name, low in least.items():
       value = vars(self)[name]
       if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(name, value, f"an integer, {low} or more")
+        raise UserError(name, value, f"at least {low}")
 
 
 # All but "own" are measured in the features of inception-2015-12-05 behind TensorFlow 1's bilinear resize

@@ -1,37 +1,31 @@
-"""Measure the samples of a model: a record a metric and sampler; and what the samples cost."""
+"""Measure samples of models, or images that are there: records, one a metric; and what the samples cost."""
 
 import collections
+import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
+from cm_jax.data.sources import Framing
 from cm_jax.errors import UserError
 from cm_jax.evaluation import records
-from cm_jax.evaluation.features import Extractor, load_features
-from cm_jax.evaluation.metrics import METRICS
-from cm_jax.evaluation.metrics.base import Samples
-from cm_jax.evaluation.real import RealData, check_images, choose_sources, data_name
+from cm_jax.evaluation.asked import Asked, ask, chosen_convention, extractor_of
+from cm_jax.evaluation.features import Extractor
+from cm_jax.evaluation.given import open_images
+from cm_jax.evaluation.partial import EVERY
+from cm_jax.evaluation.real import choose_sources, framing_of
+from cm_jax.evaluation.recording import Recorder
 from cm_jax.evaluation.records import Record
+from cm_jax.evaluation.subjects import Sampled, check_model, given_images
 from cm_jax.evaluation.timing import in_turns
-from cm_jax.sampling.choose import sampler_name, unusual
-from cm_jax.sampling.generate import generate, generate_all, local_mesh, make_generator
+from cm_jax.sampling.generate import generate, local_mesh, make_generator
 from cm_jax.sampling.guidance import check_guidance
-from cm_jax.storage.pictures import save_grid
-from cm_jax.storage.run import RunFolder
 from cm_jax.types import Model, Sampler
-
-QUANTISER = "clip(floor(127.5 x + 128), 0, 255)"
-GRID_IMAGES = 100
-# What must agree, beside the metric, for a measurement to count as made before.
-SAME = (
-  *("n", "nfe", "sigmas", "sampler", "seed", "reference", "features_hash"),
-  *("step", "average", "config_sha256"),
-)
 
 
 class Measured(NamedTuple):
@@ -40,155 +34,161 @@ class Measured(NamedTuple):
   Attributes:
     made: The records of what was measured now.
     found: Those of what had been measured before in the same way.
+    told: How it was measured, a line each.
   """
 
   made: list[Record]
   found: list[Record]
+  told: list[str]
 
 
 def evaluate(
-  model: Model,
+  model: Model | Iterable[Model],
   samplers: Sequence[Sampler],
   features: Extractor | epath.PathLike,
   reference: str | None = None,
   train_source: str | None = None,
   test_source: str | None = None,
-  num: int = 5000,
-  seed: int = 0,
+  num: int | None = None,
+  seed: int | Sequence[int] = 0,
   guidance: float | None = None,
   batch_size: int = 64,
   mesh: jax.sharding.Mesh | None = None,
   out: epath.PathLike | None = None,
   again: bool = False,
   progress: bool = True,
+  metrics: Sequence[str] | None = None,
+  convention: str | None = None,
+  few: bool = False,
+  save_every: float = EVERY,
+  **choices: Any,
 ) -> Measured:
-  """Measure a model's samples by every metric of `METRICS`; return the records, and append them to a run.
+  """Measure models' samples; return the records, and append them to a run as they are made.
 
-  On several hosts every one calls it and draws its part of the samples; the main one writes.
+  On several hosts every one calls it, draws and measures its part of the samples; the main one writes. Images
+  are not kept, but for what a metric needs. What an interruption leaves unfinished lies in `out`, and the
+  next call of the same goes on with it.
 
   Args:
-    model: What is measured.
+    model: What is measured; or several, such as the averages of a run, each loaded when its turn comes.
     samplers: How it is sampled, such as from `choose_samplers`.
-    features: What measures: of `train_features`, or the folder where they are stored.
-    reference: Source of the images that samples are compared with; by default what goes with the model's own
-      data (`companions`).
+    features: What measures: an `Extractor`, its name in `FEATURES`, or the folder of a classifier.
+    reference: What samples are compared with: a source, a file of statistics or images; by default what goes
+      with the model's own data (`companions`).
     train_source: Source of the images it may have memorised; by default its own data.
     test_source: Source of real images it has not seen; by default those held out of its own data, if known.
-    num: Samples of each sampler, at least 2.
-    seed: Sample i depends on (seed, i) only.
+    num: Samples of each sampler, at least 2; None: as the convention has it.
+    seed: Sample i depends on (seed, i) only; several are measured one after the other.
     guidance: Scale, for a conditional model; None for none.
     batch_size: Images at a time.
     mesh: Devices of this host to sample on; by default all.
     out: Run folder: `evaluations.jsonl` and grids of the samples go there.
     again: Measure also what the records there say was measured in the same way.
     progress: Show a bar.
+    metrics: Names of `METRICS`; None: those usual in the features.
+    convention: Whose way of measuring, a key of `CONVENTIONS`; None: EDM's in published features, else "own".
+    few: Measure although there are no more samples than features, whose covariance is then singular.
+    save_every: Seconds of work that an interruption costs at most.
+    **choices: Other fields of the convention: quantiser, splits, shuffle, subsets, subset_size, neighbours.
 
   Returns:
-    The records made now: of the real images; for each sampler, of every metric; and of the speed, images per
-    second. And those found in the run, of what was measured before.
+    The records made now: of the real images; for each set of samples, of every metric; and of the speed,
+    images per second. And those found in the run, of what was measured before.
 
   Raises:
-    UserError: Names the argument: a source that is not there or has to be given, features that cannot be
-      read or are of other images, a guided model without classes.
+    UserError: Names the argument: a source that is not there or has to be given, features that cannot be read
+      or are of other images, a reference of something else, a guided model without classes, samples that are
+      NaN; nothing of it is recorded.
   """
-  from tqdm import tqdm
+  models = iter([model] if isinstance(model, Model) else model)
+  first = next(models)
+  check_model(first)
+  check_guidance(first, guidance)
+  extractor = extractor_of(features)
+  name, used = chosen_convention(convention, extractor, num=num, **choices)
+  sources = choose_sources(first, reference, train_source, test_source)
+  asked = ask(first.image_shape, sources, framing_of(first), extractor, metrics, name, used, few)
+  sampled = Sampled(guidance, used.quantiser, batch_size, mesh or local_mesh())
+  recorder = Recorder(asked, out, again, save_every, progress)
+  seeds = [seed] if isinstance(seed, int) else list(seed)
+  for one in itertools.chain([first], models):
+    check_model(one)
+    pairs = list(itertools.product(samplers, seeds))
+    subjects = [sampled(one, sampler, number, recorder.name) for sampler, number in pairs]
+    is_new = recorder.record(subjects, asked.num)
+    measured = dict.fromkeys(sampler for (sampler, _), new in zip(pairs, is_new, strict=True) if new)
+    if measured:
+      recorder.add(_speeds(one, list(measured), sampled, seeds[0], asked))
+  return Measured(recorder.made, recorder.found, asked.told())
 
-  sources = choose_sources(model, reference, train_source, test_source)
-  if num < 2:
-    raise UserError("num", num, "at least 2")
-  check_guidance(model, guidance)
-  measure = load_features(features) if isinstance(features, (str, os.PathLike)) else features
-  check_images(
-    model, measure, reference=sources.reference, train_source=sources.train, test_source=sources.held_out
-  )
-  common = {**records.origin(model), "features_hash": measure.hash}
-  about = {"seed": seed, "quantiser": QUANTISER, **records.computed_in(model)}
-  wanted = [(sampler, {**common, **described(sampler, guidance), **about}) for sampler in samplers]
-  run, found = None if out is None else RunFolder.at(out), list[Record]()
-  if run is not None and not again and run.evaluations.exists():
-    before = records.read(run.evaluations)
-    asked = {"n": num, "reference": sources.reference}
-    earlier = [_earlier(before, {**asked, **fields}) for _, fields in wanted]
-    wanted = [pair for pair, known in zip(wanted, earlier, strict=True) if not known]
-    found = [record for known in earlier for record in known]
-  if not wanted:
-    return Measured([], found)
-  where, real = records.provenance(), RealData.read(sources, measure, model)
-  mesh, is_main = mesh or local_mesh(), jax.process_index() == 0
-  batch = -(-batch_size // mesh.size) * mesh.size
-  written = real_records(real, {**common, **where})
-  draws: dict[str, Callable[[], None]] = {}
-  for number, (sampler, fields) in enumerate(wanted):
-    generator = make_generator(model, sampler, guidance)
-    title = f"{run.path.name}, {sampler.nfe} NFE" if run else f"{sampler.nfe} NFE"
-    mine = -(-num // jax.process_count())
-    with tqdm(total=mine, unit="img", desc=title, disable=not (progress and is_main)) as bar:
-      images = generate_all(generator, model, num, batch_size, mesh, seed, bar.update)
-    written += sample_records(images, real, {**fields, **where})
-    if run is not None and is_main:
-      save_grid(images[:GRID_IMAGES], run.grid_of_nfe(sampler.nfe))
-    one = functools.partial(generate, generator, model.params, range(batch), model.num_classes, batch, mesh)
-    draws[str(number)] = functools.partial(_draw, one, seed)
+
+def evaluate_images(
+  images: str,
+  features: Extractor | epath.PathLike,
+  reference: str | None = None,
+  train_source: str | None = None,
+  test_source: str | None = None,
+  num: int | None = None,
+  framing: Framing | None = None,
+  batch_size: int = 256,
+  out: epath.PathLike | None = None,
+  again: bool = False,
+  progress: bool = True,
+  metrics: Sequence[str] | None = None,
+  convention: str | None = None,
+  few: bool = False,
+  save_every: float = EVERY,
+  **choices: Any,
+) -> Measured:
+  """Measure images that are there, as `evaluate` does samples.
+
+  Args:
+    images: A folder, a .zip, an .npz or .npy of any peer, or a source.
+    framing: How images of other sizes become squares, also those of the reference.
+    num: The first so many; None: all, or as many as a convention that is named asks for.
+    features, reference, train_source, test_source, batch_size, out, again, progress: As of `evaluate`.
+    metrics, convention, few, save_every, **choices: As of `evaluate`.
+
+  Raises:
+    UserError: As of `evaluate`; fewer images than asked for.
+  """
+  extractor = extractor_of(features)
+  name, used = chosen_convention(convention, extractor, num=num, **choices)
+  opened = open_images(images, "images", used.quantiser, framing)
+  count = used.num if num is not None or convention is not None else len(opened)
+  if count > len(opened):
+    raise UserError("num", count, f"at most the {len(opened)} images in {images}")
+  sources = choose_sources(None, reference, train_source, test_source)
+  frames = framing or Framing()
+  used = dataclasses.replace(used, num=count)
+  asked = ask(opened.shape, sources, frames, extractor, metrics, name, used, few)
+  recorder = Recorder(asked, out, again, save_every, progress)
+  recorder.record([given_images(opened, batch_size)], count)
+  return Measured(recorder.made, recorder.found, asked.told())
+
+
+def _speeds(
+  model: Model, samplers: Sequence[Sampler], sampled: Sampled, seed: int, asked: Asked
+) -> list[Record]:
+  """Time samplers in turns; return a record of images per second for each."""
+  batch = -(-sampled.batch_size // sampled.mesh.size) * sampled.mesh.size
+  draws = {}
+  for number, sampler in enumerate(samplers):
+    generator = make_generator(model, sampler, sampled.guidance, quantiser=sampled.quantiser)
+    draw = functools.partial(
+      generate, generator, model.params, range(batch), model.num_classes, batch, sampled.mesh
+    )
+    draws[str(number)] = functools.partial(_draw, draw, seed)
   seconds = in_turns(draws, rounds=7, least_seconds=0.05)
-  for number, (_, fields) in enumerate(wanted):
+  made = []
+  for number, sampler in enumerate(samplers):
     rate = float(batch / np.median(seconds[str(number)]))
     speed = {"metric": "images_per_second", "value": rate, "n": batch, "images_per_second": rate}
-    written.append(Record(**{**fields, **where, **speed}))
-  if run is not None and is_main:
-    records.append(run.evaluations, written)
-  return Measured(written, found)
-
-
-def _earlier(before: Sequence[Record], asked: Mapping[str, Any]) -> list[Record]:
-  """Return the records of a sampler that was measured by every metric as is asked for, the newest of each;
-  with those of the real images. None if one is missing."""
-  data = data_name(asked["reference"])
-  named = {metric.record.format(data=data): metric for metric in METRICS.values()}
-  same = {record.metric: record for record in before if _key(vars(record)) == _key(asked)}
-  if not named.keys() <= same.keys():
-    return []
-  by = lambda record: (record.reference, record.features_hash)
-  baselines = [f"{name}_{metric.baseline}" for name, metric in named.items()]
-  real = {r.metric: r for r in before if r.metric in baselines and by(r) == by(same[next(iter(named))])}
-  speeds = [
-    r
-    for r in before
-    if r.metric == "images_per_second" and (r.nfe, r.sigmas) == (asked["nfe"], asked["sigmas"])
-  ]
-  return [*real.values(), *(same[name] for name in named), *speeds[-1:]]
-
-
-def described(sampler: Sampler, guidance: float | None) -> dict[str, Any]:
-  """Return how records name a sampler, and the guidance if there is some."""
-  given = {} if guidance is None else {"guidance": guidance}
-  about = {"name": sampler_name(sampler), **unusual(sampler), **given}
-  return {"nfe": sampler.nfe, "sigmas": sampler.sigmas, "sampler": about}
-
-
-def real_records(real: RealData, common: Mapping[str, Any]) -> list[Record]:
-  """Measure real images by the metrics that say something of them; `common`: more fields of the records."""
-  found = []
-  for metric in METRICS.values():
-    measured = metric.of_real(real) if metric.baseline else None
-    if measured is not None:
-      name = f"{metric.record.format(data=data_name(real.name))}_{metric.baseline}"
-      found.append(Record(metric=name, value=measured[0], n=measured[1], reference=real.name, **common))
-  return found
-
-
-def sample_records(images: np.ndarray, real: RealData, common: Mapping[str, Any]) -> list[Record]:
-  """Measure samples, uint8 [N,H,W,C], by every metric; `common`: more fields of the records."""
-  found = real.features(images, ("logits",))
-  assert found.logits is not None
-  samples = Samples(images, found.features, found.logits)
-  shared = {"n": len(images), "reference": real.name, **common}
-  named = {metric.record.format(data=data_name(real.name)): metric for metric in METRICS.values()}
-  return [Record(metric=name, value=metric.value(samples, real), **shared) for name, metric in named.items()]
+    made.append(
+      Record(**{**asked.fields, **sampled.fields(model, sampler, seed), **records.provenance(), **speed})
+    )
+  return made
 
 
 def _draw(batches: Callable[..., Iterator[np.ndarray]], seed: int) -> None:
   collections.deque(batches(seed=seed), maxlen=0)
-
-
-def _key(fields: Mapping[str, Any]) -> tuple[str, ...]:
-  return tuple(str(fields[name]) for name in SAME)

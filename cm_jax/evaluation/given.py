@@ -4,7 +4,7 @@ import dataclasses
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class Images(Protocol):
 
   def __len__(self) -> int: ...
 
-  def batches(self, start: int, stop: int, size: int, /) -> Iterator[np.ndarray]:
+  def batches(self, start: int, stop: int, size: int, /) -> Generator[np.ndarray, None, None]:
     """Yield images start to stop - 1, uint8 [<= size, H, W, C].
 
     Raises:
@@ -68,9 +68,9 @@ def open_images(path: str, field: str, quantiser: str = "edm", framing: Framing 
   Raises:
     UserError: Not there, no images, or of another form.
   """
-  scheme, colon, argument = path.partition(":")
+  scheme, _, argument = path.partition(":")
   spec = path
-  if not (colon and scheme in SOURCES):
+  if scheme not in SOURCES:
     endings = {".zip": "zip", ".npz": "npz", ".npy": "npz"}
     kind = "folder" if os.path.isdir(path) else endings.get(os.path.splitext(path)[1])
     if kind is None or not os.path.exists(path):
@@ -112,7 +112,7 @@ class SourceImages:
   def __len__(self) -> int:
     return len(self.source)
 
-  def batches(self, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
+  def batches(self, start: int, stop: int, size: int) -> Generator[np.ndarray, None, None]:
     """Yield uint8 [<= size, H, W, C], decoded by a thread a core."""
     for begin in range(start, stop, size):
       rows = range(begin, min(begin + size, stop))
@@ -180,7 +180,7 @@ class ArrayImages:
   def __len__(self) -> int:
     return self.stored[0]
 
-  def batches(self, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
+  def batches(self, start: int, stop: int, size: int) -> Generator[np.ndarray, None, None]:
     """Yield uint8 [<= size, H, W, C]; what is before `start` is passed over."""
     try:
       with ArrayFile(self.path, self.key) as file:

@@ -32,12 +32,21 @@ class Record:
     seed: Of the samples.
     dataset_fingerprint: Of the data the model was trained on.
     reference: What the samples were compared with.
-    features_hash: Of the network whose features were compared.
+    convention: Whose way of measuring it is, a key of `CONVENTIONS`.
+    resize: How images came to the size of the network whose features were compared.
+    features_hash: Of that network.
     quantiser: How samples became uint8.
+    splits: Parts of the samples that the value is a mean over (Inception score).
+    subsets: Drawn parts of the samples that the value is a mean over (KID).
+    neighbours: Whose distance makes a sample's ball (precision, recall, density, coverage).
+    guidance: Scale of classifier-free guidance.
     dtype: The network computed in.
     matmul_precision: Its float32 products were computed in, one of `PRECISIONS`.
     device, versions, commit: Where it ran and by which code (`provenance`).
     seconds, images_per_second: What the samples cost.
+    features: What the network whose features were compared is called.
+    reference_hash: Sha256 of a file of statistics, or fingerprint of a data set: what `reference` is.
+    samples: Images that were there already and are no model's: what was given.
   """
 
   metric: str
@@ -52,8 +61,14 @@ class Record:
   config_sha256: str | None = None
   dataset_fingerprint: str | None = None
   reference: str | None = None
+  convention: str | None = None
+  resize: str | None = None
   features_hash: str | None = None
   quantiser: str | None = None
+  splits: int | None = None
+  subsets: int | None = None
+  neighbours: int | None = None
+  guidance: float | None = None
   dtype: str | None = None
   matmul_precision: str | None = None
   device: str | None = None
@@ -61,6 +76,9 @@ class Record:
   commit: str | None = None
   seconds: float | None = None
   images_per_second: float | None = None
+  features: str | None = None
+  reference_hash: str | None = None
+  samples: str | None = None
 
 
 def append(path: epath.PathLike, records: Iterable[Record]) -> None:

@@ -2,9 +2,6 @@
 
 import json
 import math
-import re
-import string
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +9,11 @@ import numpy as np
 from etils import epath
 
 from cm_jax.errors import UserError
-from cm_jax.evaluation.metrics import METRICS
+from cm_jax.evaluation.entries import entries_of
 from cm_jax.evaluation.records import Record, read
+from cm_jax.evaluation.tables import about, data_sets, headings, table
 from cm_jax.storage import lines, pictures, whole
 from cm_jax.storage.run import RunFolder, identity, read_config
-from cm_jax.storage.tables import markdown_table
 
 FIRST = ("edm", "cd", "ict", "ect")  # the runs of launch/demo.sh, in the order of what they build on
 
@@ -41,11 +38,12 @@ def report(folder: epath.PathLike) -> str:
   if not entries:
     raise UserError(str(folder), "no evaluated run", "one or more run folders with evaluations")
   sets = data_sets(entries)
-  shown = "\n\n".join(table([entry for entry in entries if entry["data"] == data]) for data in sets)
+  tables = {data: [entry for entry in entries if entry["data"] == data] for data in sets}
+  shown = "\n\n".join(map(table, tables.values()))
   whole.write(place / "report.json", json.dumps(entries, indent=2, allow_nan=False) + "\n")
-  heading = f"# {headings(sets)} and speed by method"
+  heading = f"# {headings(tables)} and speed by method"
   curves = "![loss curves](loss_curves.png)"
-  whole.write(place / "report.md", f"{heading}\n\n{shown}\n\n{about(sets)}\n\n{curves}\n")
+  whole.write(place / "report.md", f"{heading}\n\n{shown}\n\n{about(tables)}\n\n{curves}\n")
   plot_losses({name: read_metrics(run) for name, run in found.items()}, place / "loss_curves.png")
   missing = left_out(place, {entry["method"] for entry in entries})
   return "\n".join([shown, *([""] if missing else []), *(f"left out: {reason}" for reason in missing)])
@@ -96,87 +94,12 @@ def run_entries(method: str, run: epath.PathLike) -> list[dict[str, Any]]:
   Raises:
     UserError: A file is not what it should be.
   """
-  return entries_of(method, own_records(run), run)
+  return entries_of(method, own_records(run), run, last_metrics(run))
 
 
-def rows_of(records: Sequence[Record], run: epath.PathLike) -> str:
-  """Return the table of some records of a run, a row a sampler."""
-  real = [record for record in records if record.nfe is None]
-  by_sampler: dict[tuple[Any, ...], list[Record]] = {}
-  for record in records:
-    if record.nfe is not None:
-      by_sampler.setdefault((record.nfe, record.sigmas), []).append(record)
-  name = epath.Path(run).name
-  return table([entry for found in by_sampler.values() for entry in entries_of(name, [*real, *found], run)])
-
-
-def entries_of(method: str, records: Sequence[Record], run: epath.PathLike) -> list[dict[str, Any]]:
-  """Return the entries of records of a run; see `run_entries`."""
-  stored = read_config(run) or {}
-  digest = identity(stored) if stored else None
-  newest = {(record.metric, record.nfe): record for record in records}
-  last = (read_metrics(run) or [{}])[-1]
-  measured = {(_data_of(name), nfe) for name, nfe in newest if nfe is not None}
-  entries = []
-  for data, nfe in sorted((data, nfe) for data, nfe in measured if data is not None):
-    values, whose = {}, None
-    for key, metric in METRICS.items():
-      name = metric.record.format(data=data)
-      found = newest.get((name, nfe))
-      whose = whose or found
-      values[key] = None if found is None else found.value
-      if metric.baseline:  # what concerns the real data has no nfe
-        real = newest.get((f"{name}_{metric.baseline}", None))
-        values[f"{key}_{metric.baseline}"] = None if real is None else real.value
-    speed = newest.get(("images_per_second", nfe))
-    assert whose is not None
-    entries.append(
-      {
-        "method": method,
-        "data": data,
-        "nfe": nfe,
-        "sigmas": None if whose.sigmas is None else list(whose.sigmas),
-        **values,
-        "images_per_second": None if speed is None else speed.value,
-        "train_seconds": last.get("seconds"),
-        "train_steps": last.get("step"),
-        "seed": stored.get("seed"),
-        "config_sha256": digest,
-        "commit": whose.commit,
-      }
-    )
-  return entries
-
-
-def _data_of(name: str) -> str | None:
-  """Return the data set that the name of a record of samples holds."""
-  for metric in METRICS.values():
-    if "{data}" in metric.record:
-      match = re.fullmatch(re.escape(metric.record).replace(re.escape("{data}"), "(.+)"), name)
-      if match:
-        return match[1]
-  return None
-
-
-def data_sets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Return the data sets of entries, each once."""
-  return list(dict.fromkeys(entry["data"] for entry in entries))
-
-
-def headings(sets: Sequence[str]) -> str:
-  """Return what methods are compared by, on each data set.
-
-  >>> headings(["digits"])
-  'FD-digits'
-  """
-  title = next(iter(next(iter(METRICS.values())).columns))
-  return ", ".join(dict.fromkeys(title.format(data=data) for data in sets))
-
-
-def about(sets: Sequence[str]) -> str:
-  """Return what the metrics are, for the reader of a report."""
-  said = dict.fromkeys(metric.about.format(data=data) for metric in METRICS.values() for data in sets)
-  return textwrap.fill(" ".join(said), 130)
+def last_metrics(run: epath.PathLike) -> dict[str, Any]:
+  """Return the last line of a run's metrics; {} if there is none."""
+  return (read_metrics(run) or [{}])[-1]
 
 
 def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
@@ -196,41 +119,6 @@ def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
       kept.pop()
     kept.append(values)
   return kept
-
-
-def table(entries: Sequence[Mapping[str, Any]]) -> str:
-  """Return the entries, all of one data set, as a Markdown table with aligned columns."""
-  columns = {
-    "method": "{method}",
-    "NFE": "{nfe}",
-    "sigmas": "{shown}",
-    **{title: form for metric in METRICS.values() for title, form in metric.columns.items()},
-    "images/s": "{images_per_second:,.0f}",
-    "train s": "{train_seconds:.0f}",
-    "steps": "{train_steps:d}",
-  }
-  rows = [[title.format(data=entries[0]["data"]) for title in columns]]
-  for entry in entries:
-    cells = {**entry, "shown": _sigmas(entry["sigmas"])}
-    rows.append([_DASHES.format(form, **cells) for form in columns.values()])
-  return markdown_table(rows)
-
-
-def _sigmas(sigmas: Sequence[float] | None) -> str | None:
-  if not sigmas:
-    return None
-  few = ", ".join(f"{sigma:g}" for sigma in sigmas)
-  return few if len(sigmas) <= 3 else f"{sigmas[0]:g} .. {sigmas[-1]:g}"
-
-
-class _Dashes(string.Formatter):
-  """`str.format`, with "-" for what was not measured."""
-
-  def format_field(self, value: Any, format_spec: str) -> str:
-    return "-" if value is None else super().format_field(value, format_spec)
-
-
-_DASHES = _Dashes()
 
 
 def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:

@@ -14,8 +14,10 @@ from cm_jax.diffusion.pixels import quantize
 from cm_jax.errors import renamed
 from cm_jax.evaluation.features import Extractor, load_features
 from cm_jax.evaluation.metrics import METRICS
-from cm_jax.evaluation.metrics.frechet import Moments, distance_of_moments
-from cm_jax.evaluation.real import check_images, data_name, open_like_own, own_reference
+from cm_jax.evaluation.metrics.frechet import distance_of_moments
+from cm_jax.evaluation.moments import Moments
+from cm_jax.evaluation.real import check_images, framing_of, open_like_own, own_reference
+from cm_jax.evaluation.references import data_name
 from cm_jax.sampling.choose import listed, own_multistep
 from cm_jax.sampling.generate import generate_all, local_mesh
 from cm_jax.sampling.multistep import Multistep
@@ -85,7 +87,7 @@ def search(
   with renamed("source", "reference"):
     validate_source(source)
   measure = load_features(features) if isinstance(features, (str, os.PathLike)) else features
-  check_images(model, measure, reference=source)
+  check_images(model.image_shape, measure, framing_of(model), reference=source)
   given = {key: value for key, value in (("clip", clip), ("renoise", renoise)) if value is not None}
   sampler = Multistep(model.noise, steps.initial(), **{**own_multistep(model), **given})
   metric = frechet_metric(model, sampler, measure, source, seed, batch_size, mesh)
@@ -99,7 +101,7 @@ def search(
     best, history = steps(metric, show)
   if out is not None and is_main:
     plot(history, best, RunFolder.at(out).search(nfe))
-    name = METRICS["fd"].record.format(data=data_name(source))
+    name = METRICS["fd"].records["fd"].format(data=data_name(source))
     how = {"clip": sampler.clip, "renoise": sampler.renoise}
     about = {"metric": name, "value": best.value, "n": best.n, "seed": seed, "method": method, **how}
     store_sigmas(out, nfe, best.sigmas, about)

@@ -6,8 +6,9 @@ TrainState is all that an exact resume needs.
 """
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from cm_jax.training.step import STATES
 from cm_jax.types import Experiment, TrainState
 
 Hook = Callable[[int, TrainState], None]
+Measure = Callable[[int, TrainState], Mapping[str, float]]
 
 
 def train(
@@ -37,6 +39,7 @@ def train(
   progress: bool = True,
   began: Callable[[int], object] = lambda step: None,
   stopped: Callable[[int], bool] = lambda step: False,
+  measures: Sequence[tuple[int, Measure]] = (),
 ) -> TrainState:
   """Train, from the newest checkpoint in `workdir` if there is one, to the end of the run,
   or where it is to stop earlier.
@@ -49,6 +52,7 @@ def train(
     began: Called once with the step that training starts after, when everything has been checked.
     stopped: Asked after every step whether to save and end there; on several hosts it has to answer all of
       them alike.
+    measures: Pairs (every, measure): what measure(step, state) returns goes into the metrics of that step.
 
   Returns:
     The final state.
@@ -63,7 +67,7 @@ def train(
     hold = lambda: held.enter_context(lock.held(run_lib.RunFolder.at(workdir).lock, "workdir", str(workdir)))
     mine = sharding.on_main(hold)
     still_mine = (lambda: None) if mine is None else mine.check
-    return _train(experiment, workdir, hooks, progress, began, stopped, still_mine)
+    return _train(experiment, workdir, hooks, progress, began, stopped, measures, still_mine)
 
 
 def _train(
@@ -73,6 +77,7 @@ def _train(
   progress: bool,
   began: Callable[[int], object],
   stopped: Callable[[int], bool],
+  measures: Sequence[tuple[int, Measure]],
   still_mine: Callable[[], None],
 ) -> TrainState:
   config, run, method = experiment.config, experiment.config.run, experiment.method
@@ -141,8 +146,9 @@ def _train(
       last = step == num_steps or stopped(step)
       if step % check_every == 0 or last:
         _stop_if_diverged(metrics, step, run.max_nonfinite)
-      if step % run.log_every == 0 or last:
-        log.write(step, elapsed())
+      due = [measure for every, measure in measures if step % every == 0 or step == num_steps]
+      if step % run.log_every == 0 or last or due:
+        log.write(step, elapsed(), [functools.partial(measure, step, state) for measure in due])
         store.keep_good(log.health.good)
         store.check()
       if step in stage_starts:

@@ -109,8 +109,16 @@ class MetricsLog:
         self.health.see(1, first)
       self._clock, self._last_step = time.perf_counter(), self._last_step + 1
 
-  def write(self, step: int, seconds: float) -> None:
-    """Write what came since the last call: one JSON line, TensorBoard scalars, the bar."""
+  def write(
+    self, step: int, seconds: float, measures: Sequence[Callable[[], Mapping[str, float]]] = ()
+  ) -> None:
+    """Write what came since the last call: one JSON line, TensorBoard scalars, the bar.
+
+    Args:
+      step: After which it is.
+      seconds: Of training so far.
+      measures: What else is measured of this step; the rate does not count their time.
+    """
     scalars = summarize(jax.device_get(self._pending), self._states)
     self._pending = []
     now = time.perf_counter()
@@ -118,7 +126,9 @@ class MetricsLog:
       scalars["images_per_second"] = (step - self._last_step) * self._batch_size / (now - self._clock)
     if self._learning_rate is not None:
       scalars["learning_rate"] = float(self._learning_rate(step - 1))
-    self._clock, self._last_step = now, step
+    for measure in measures:
+      scalars |= measure()
+    self._clock, self._last_step = time.perf_counter() if measures else now, step
     self.health.see(step, scalars)
     self._bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
     if not self._main:

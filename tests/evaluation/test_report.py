@@ -139,8 +139,8 @@ def test_a_folder_without_a_config_is_reported_as_the_weights_that_were_measured
 
 def test_a_new_metric_is_a_column(tmp_path, monkeypatch):
   class Mean:
-    record, baseline, columns, about = (
-      "mean",
+    records, baseline, columns, about = (
+      {"mean": "mean"},
       "real",
       {"mean": "{mean:.1f} of {mean_real:.1f}"},
       "mean: of the pixels.",

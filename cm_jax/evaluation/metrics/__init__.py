@@ -13,3 +13,5 @@ METRICS: dict[str, Metric] = {
   "class_entropy": ClassEntropy(),
   "nn_distance": NearestNeighbour(),
 }
+
+ON_REQUEST: tuple[str, ...] = ()  # measured only where they are asked for

@@ -6,24 +6,27 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm_jax.evaluation.metrics.base import Samples
-from cm_jax.evaluation.real import RealData
+from cm_jax.evaluation.metrics.base import Known, Real
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassEntropy:
   """The entropy of the predicted classes, over its maximum."""
 
-  record: ClassVar[str] = "class_entropy"
+  records: ClassVar[Mapping[str, str]] = {"class_entropy": "class_entropy"}
   baseline: ClassVar[str] = ""
+  needs: ClassVar[tuple[str, ...]] = ("logits",)
+  needs_real: ClassVar[tuple[str, ...]] = ()
+  needs_baseline: ClassVar[tuple[str, ...]] = ()
+  only: ClassVar[tuple[str, ...]] = ()
   columns: ClassVar[Mapping[str, str]] = {"class entropy": "{class_entropy:.3f}"}
   about: ClassVar[str] = "class entropy: of the predicted classes, 1 is the maximum."
 
-  def value(self, samples: Samples, real: RealData) -> float:
+  def values(self, samples: Known, real: Real) -> dict[str, float]:
     """Return it of samples."""
-    return class_entropy(samples.logits)
+    return {"class_entropy": class_entropy(samples.logits)}
 
-  def of_real(self, real: RealData) -> None:
+  def of_real(self, real: Real) -> None:
     """Return None: nothing is measured of real images."""
 
 

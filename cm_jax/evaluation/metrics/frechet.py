@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from cm_jax.data.pipeline import epoch_order
-from cm_jax.evaluation.metrics.base import Samples
-from cm_jax.evaluation.real import RealData
+from cm_jax.evaluation.metrics.base import Known, Real
+from cm_jax.evaluation.moments import Moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,12 @@ class Frechet:
 
   repeats: int = 20
 
-  record: ClassVar[str] = "fd_{data}"
+  records: ClassVar[Mapping[str, str]] = {"fd": "fd_{data}"}
   baseline: ClassVar[str] = "floor"
+  needs: ClassVar[tuple[str, ...]] = ("moments",)
+  needs_real: ClassVar[tuple[str, ...]] = ("moments",)
+  needs_baseline: ClassVar[tuple[str, ...]] = ("features",)
+  only: ClassVar[tuple[str, ...]] = ()
   columns: ClassVar[Mapping[str, str]] = {"FD-{data}": "{fd:.3f}", "floor": "{fd_floor:.3f}"}
   about: ClassVar[str] = (
     "FD-{data}: Frechet distance in the features of a small classifier trained with a fixed seed, scaled so "
@@ -30,52 +34,14 @@ class Frechet:
     "of this table and nothing else. floor: the same between random halves of the real images."
   )
 
-  def value(self, samples: Samples, real: RealData) -> float:
+  def values(self, samples: Known, real: Real) -> dict[str, float]:
     """Return it of samples."""
-    return distance_of_moments(Moments.of(samples.features), Moments.of(real.reference_features))
+    return {"fd": distance_of_moments(samples.moments["moments"], real.collected.moments["moments"])}
 
-  def of_real(self, real: RealData) -> tuple[float, int]:
+  def of_real(self, real: Real) -> tuple[float, int]:
     """Return the floor, and the size of a half."""
-    return frechet_floor(real.reference_features, self.repeats), len(real.reference_features) // 2
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Moments:
-  """Mean and covariance of features seen so far; moments of parts merge into those of the whole.
-
-  Args:
-    count: Examples seen.
-    mean: float64 [D].
-    scatter: float64 [D, D], the sum of (f - mean)(f - mean)^T.
-
-  >>> parts = Moments.of(np.array([[0.0], [2.0]])).merge(Moments.of(np.array([[4.0]])))
-  >>> parts.count, parts.mean.tolist(), parts.covariance.tolist()
-  (3, [2.0], [[4.0]])
-  """
-
-  count: int
-  mean: np.ndarray
-  scatter: np.ndarray
-
-  @classmethod
-  def of(cls, features: np.ndarray) -> "Moments":
-    """Take the moments of features [N, D], N >= 1, of any float type."""
-    wide = np.asarray(features, np.float64)
-    mean = wide.mean(0)
-    centred = wide - mean[None]
-    return cls(len(wide), mean, centred.T @ centred)
-
-  def merge(self, other: "Moments") -> "Moments":
-    """Return the moments of both sets (Chan, Golub, LeVeque 1979: no difference of large numbers)."""
-    count = self.count + other.count
-    delta = other.mean - self.mean
-    scatter = self.scatter + other.scatter + np.outer(delta, delta) * (self.count * other.count / count)
-    return Moments(count, self.mean + delta * (other.count / count), scatter)
-
-  @property
-  def covariance(self) -> np.ndarray:
-    """Unbiased (N - 1), as in every public implementation: float64 [D, D]; N >= 2."""
-    return self.scatter / (self.count - 1)
+    features = real.collected.features
+    return frechet_floor(features, self.repeats), len(features) // 2
 
 
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:

@@ -6,29 +6,33 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm_jax.evaluation.metrics.base import Samples
-from cm_jax.evaluation.real import RealData
+from cm_jax.evaluation.metrics.base import Known, Real
 
 
 @dataclasses.dataclass(frozen=True)
 class NearestNeighbour:
   """The mean distance to the nearest training image; of real images, that of those held out."""
 
-  record: ClassVar[str] = "nn_distance"
+  records: ClassVar[Mapping[str, str]] = {"nn_distance": "nn_distance"}
   baseline: ClassVar[str] = "real"
+  needs: ClassVar[tuple[str, ...]] = ("images",)
+  needs_real: ClassVar[tuple[str, ...]] = ("train",)
+  needs_baseline: ClassVar[tuple[str, ...]] = ()
+  only: ClassVar[tuple[str, ...]] = ()
   columns: ClassVar[Mapping[str, str]] = {"NN (real)": "{nn_distance:.2f} ({nn_distance_real:.2f})"}
   about: ClassVar[str] = (
     "NN: mean distance to the nearest training image in [-1, 1] pixels, and in brackets that of real images "
     "outside the training set: much below it would be copying."
   )
 
-  def value(self, samples: Samples, real: RealData) -> float:
+  def values(self, samples: Known, real: Real) -> dict[str, float]:
     """Return it of samples."""
-    return nearest_neighbour_distance(samples.images, real.train)
+    assert real.train is not None  # it is needed
+    return {"nn_distance": nearest_neighbour_distance(samples.images, real.train)}
 
-  def of_real(self, real: RealData) -> tuple[float, int] | None:
+  def of_real(self, real: Real) -> tuple[float, int] | None:
     """Return it of the held-out images, and their number."""
-    if real.held_out is None:
+    if real.held_out is None or real.train is None:
       return None
     return nearest_neighbour_distance(real.held_out, real.train), len(real.held_out)
 

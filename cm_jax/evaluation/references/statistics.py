@@ -11,7 +11,7 @@ from etils import epath
 
 from cm_jax.errors import UserError
 from cm_jax.evaluation.features.base import Extractor
-from cm_jax.evaluation.metrics.frechet import Moments
+from cm_jax.evaluation.moments import Moments
 from cm_jax.storage import whole
 
 # What a file may say it is of, and what an evaluation that uses it has to be of too.

@@ -1,0 +1,145 @@
+"""Records of a run, put together: one entry a data set and way of sampling, as reports and tables show it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
+from cm_jax.evaluation.metrics.base import Metric
+from cm_jax.evaluation.records import Record
+from cm_jax.evaluation.references import data_name
+from cm_jax.storage.run import identity, read_config
+
+
+class Named(NamedTuple):
+  """What the name of a record says.
+
+  Attributes:
+    metric: Of `METRICS`, its key there.
+    value: The value's name in reports.
+    label: What the name calls the data or the features; None where it names neither.
+    is_real: Whether it is of real images.
+  """
+
+  metric: str
+  value: str
+  label: str | None
+  is_real: bool
+
+
+def named(name: str) -> Named | None:
+  """Return what the name of a record says; None of what no metric has.
+
+  >>> named("fd_digits")
+  Named(metric='fd', value='fd', label='digits', is_real=False)
+  >>> named("nn_distance_real").is_real, named("loss")
+  (True, None)
+  """
+  best: Named | None = None
+  for key, metric in METRICS.items():
+    for value, template in metric.records.items():
+      for end, is_real in ((f"_{metric.baseline}", True), ("", False)):
+        if is_real and not metric.baseline:
+          continue
+        match = re.fullmatch(_pattern(template + end), name)
+        if match is None:
+          continue
+        found = Named(key, value, next(iter(match.groups()), None), is_real)
+        if best is None or found.label is None or (best.label is not None and is_real):
+          best = found
+  return best
+
+
+def _pattern(template: str) -> str:
+  return re.escape(template).replace(re.escape("{data}"), "(.+)")
+
+
+def data_of(record: Record) -> str | None:
+  """Return the data set, or the published features, that a record belongs to; None: to any."""
+  about = named(record.metric)
+  if about is None:
+    return None
+  return about.label or (None if record.reference is None else data_name(record.reference))
+
+
+def entries_of(
+  method: str, records: Sequence[Record], run: epath.PathLike, last: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+  """Return the entries of records of a run, one a data set and number of network evaluations, of the newest.
+
+  Args:
+    method: What they are called.
+    records: Oldest first.
+    run: The run folder.
+    last: The last line of its metrics.
+  """
+  stored = read_config(run) or {}
+  digest = identity(stored) if stored else None
+  last = last or {}
+  samples = [record for record in records if (about := named(record.metric)) and not about.is_real]
+  data = {(data_of(record), record.nfe) for record in samples}
+  sets = sorted(
+    {(name, nfe) for name, nfe in data if name is not None}, key=lambda pair: (pair[0], pair[1] or 0)
+  )
+  if not sets and samples:  # what says no more than its own name
+    sets = sorted({("samples", record.nfe) for record in samples}, key=lambda pair: pair[1] or 0)
+  entries = []
+  for name, nfe in sets:
+    mine = [r for r in records if data_of(r) in (None, name)]
+    ours = {r.metric: r for r in mine if r.nfe == nfe}
+    real = {r.metric: r for r in mine if r.nfe is None}
+    values, whose = _values(ours, real)
+    speed = next((r for r in reversed(mine) if (r.metric, r.nfe) == ("images_per_second", nfe)), None)
+    if whose is None:
+      continue
+    entries.append(
+      {
+        "method": method,
+        "data": name,
+        "nfe": nfe,
+        "sigmas": None if whose.sigmas is None else list(whose.sigmas),
+        **values,
+        "images_per_second": None if speed is None else speed.value,
+        "train_seconds": last.get("seconds"),
+        "train_steps": last.get("step"),
+        "seed": stored.get("seed"),
+        "config_sha256": digest,
+        "commit": whose.commit,
+      }
+    )
+  return entries
+
+
+def _values(
+  samples: Mapping[str, Record], real: Mapping[str, Record]
+) -> tuple[dict[str, Any], Record | None]:
+  """Return the values of an entry by their names in reports, and one of the records of its samples."""
+  by_name: dict[tuple[str, bool], Record] = {}
+  for record in (*real.values(), *samples.values()):
+    about = named(record.metric)
+    if about is not None:
+      by_name[about.value, about.is_real] = record
+  values: dict[str, Any] = {}
+  whose: Record | None = None
+  for key, metric in METRICS.items():
+    found = [by_name.get((value, False)) for value in metric.records]
+    if key in ON_REQUEST and not any(found):
+      continue
+    for value, one in zip(metric.records, found, strict=True):
+      whose = whose or one
+      values[value] = None if one is None else one.value
+      if key in ON_REQUEST and one is not None:
+        values[f"{value}_n"] = one.n
+    if metric.baseline:  # what concerns the real data has no nfe
+      first = next(iter(metric.records))
+      baseline = by_name.get((first, True))
+      values[f"{first}_{metric.baseline}"] = None if baseline is None else baseline.value
+  return values, whose
+
+
+def metrics_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+  """Return the metrics that entries have a value of."""
+  has = lambda metric: any(entry.get(value) is not None for entry in entries for value in metric.records)
+  return {key: metric for key, metric in METRICS.items() if has(metric)}
