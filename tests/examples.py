@@ -18,6 +18,7 @@ from cm_jax.diffusion.pairs import PAIRS
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.diffusion.solvers import SOLVERS
 from cm_jax.diffusion.weights import WEIGHTS
+from cm_jax.evaluation.features import FEATURES
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.networks import NETWORKS
 from cm_jax.objectives import OBJECTIVES, TARGETS
@@ -116,6 +117,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     name: name
     for name in ("uniform", "snr", "snr_plus_one", "truncated_snr", "karras", "trigflow", "inverse_gap")
   },
+  # The number of features.
+  "features": {
+    "digits": 64, "inception": 2048, "inception-64": 64, "inception-192": 192, "inception-768": 768,
+    "dinov2-b": 768, "dinov2-l": 1024,
+  },
   "metric": {name: name for name in ("fd", "class_entropy", "nn_distance")},
   # What follows the scheme; PATH is made by the test that opens it.
   "source": {
@@ -143,6 +149,7 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {
   "schedule": SCHEDULES,
   "solver": SOLVERS,
   "weight": WEIGHTS,
+  "features": FEATURES,
   "metric": METRICS,
   "source": SOURCES,
   "command": COMMANDS,

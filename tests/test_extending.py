@@ -29,6 +29,7 @@ from cm_jax.diffusion.pairs import PAIRS
 from cm_jax.diffusion.precond import EDM, PRECONDS
 from cm_jax.diffusion.solvers import SOLVERS, Euler
 from cm_jax.diffusion.weights import WEIGHTS
+from cm_jax.evaluation.features import FEATURES, Extracted
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.networks import NETWORKS
 from cm_jax.networks.base import Network
@@ -382,6 +383,29 @@ def test_a_metric_is_measured_recorded_and_reported(tmp_path, monkeypatch, capsy
   assert (
     "brightness" in table and f"{found['toy_brightness']:.1f} ({found['toy_brightness_real']:.1f})" in table
   )
+
+
+class Corners:
+  """Four pixels of an image of any size, as floats."""
+
+  name, hash, image_shape, size, resize = "toy", "c" * 64, None, 4, "none"
+  gives: ClassVar[tuple[str, ...]] = ()
+
+  def __call__(self, images, also=()):
+    return Extracted(images[:, ::7, ::7, 0].reshape(len(images), -1).astype(np.float32))
+
+
+@pytest.mark.slow
+def test_a_network_that_measures_is_a_class_and_a_line(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(FEATURES, "toy", lambda weights: Corners())
+  random = np.random.default_rng(0)
+  np.savez(tmp_path / "samples.npz", random.integers(0, 256, (60, 8, 8, 1), np.uint8))
+  command = ["evaluate", f"--images={tmp_path / 'samples.npz'}", "--reference=digits", "--features=toy"]
+  command += ["--metrics=fd", "--num=60", f"--out={tmp_path}"]
+  assert cli.run(command) == 0, capsys.readouterr().err
+  records = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+  assert all(record["features_hash"] == "c" * 64 for record in records)
+  assert any(record["metric"] == "fd_toy" and record["value"] > 0 for record in records), records
 
 
 def test_a_command_is_a_module_and_a_line(monkeypatch, capsys):

@@ -78,19 +78,8 @@ def read(which: str, path: str | Path) -> dict[str, np.ndarray]:
   Raises:
     UserError: The file cannot be read, is refused, or is of another network.
   """
-  if Path(path).suffix == ".safetensors":
-    stored = weights.load_arrays(path, "input")
-    is_ours = stored.get("cls_token", np.zeros(0)).ndim == 1 and "cls_token" in stored
-    arrays = stored if is_ours else stored_layout(by_our_names(stored))
-  else:
-    arrays = stored_layout(by_our_names(_state_dict(Path(path))))
-  dinov2.check(arrays, dinov2.SIZES[which], str(path))
-  return arrays
-
-
-def _state_dict(path: Path) -> dict[str, np.ndarray]:
   try:
-    return read_state_dict(path)
+    arrays = _arrays(Path(path))
   except OSError as error:
     raise UserError("input", str(path), f"a file that can be read ({error.strerror or error})") from None
   except Refused as error:
@@ -98,6 +87,16 @@ def _state_dict(path: Path) -> dict[str, np.ndarray]:
   except DAMAGE as error:
     expected = f"a whole file of DINOv2's weights ({type(error).__name__}: {str(error)[:200]})"
     raise UserError("input", str(path), expected) from None
+  dinov2.check(arrays, dinov2.SIZES[which], str(path))
+  return arrays
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+  is_safe = path.suffix == ".safetensors"
+  stored = weights.load_arrays(path, "input") if is_safe else read_state_dict(path)
+  if is_safe and "cls_token" in stored and stored["cls_token"].ndim == 1:  # ours
+    return stored
+  return stored_layout(by_our_names(stored))
 
 
 def by_our_names(theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -170,7 +170,7 @@ def _split(path: str, units: Mapping[str, str]) -> tuple[str | None, str]:
 
 
 def _unit(name: str, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  if "kernel" not in given:
+  if "kernel" not in given or not given["kernel"].size:
     raise Refused(f"a convolution's weights in {name}")
   features = len(given["kernel"])
   found = {"conv.weight": given["kernel"]}

@@ -93,13 +93,14 @@ def test_a_folded_convolution():
     ({"layers.conv.strange": 1}, "batch norm in conv, not strange"),
     ({"layers.conv.weight": None}, "a convolution's weights in conv"),
     ({"layers.conv.beta": None}, "a bias in conv"),
+    ({"layers.conv.weight": np.zeros((10**9, 0, 3, 3))}, "a convolution's weights in conv"),
   ],
 )
 def test_other_names_are_refused(change, message):
   given = as_graph(state_dict(), GRAPH)
   for name, value in change.items():
     given = {key: array for key, array in given.items() if key != name}
-    given |= {} if value is None else {name: np.zeros(32)}
+    given |= {} if value is None else {name: np.zeros(32) if isinstance(value, int) else value}
   with pytest.raises(Refused, match=message):
     published.by_our_names(given)
 
@@ -160,6 +161,10 @@ def test_modules_too_deep_and_in_a_circle():
   for _ in range(40):  # 2^40 paths, 40 modules
     many = module("node", a=many, b=many)
   assert read_torchscript(bounded(script(inner=many))) == {}
+  stored = writers.Stored("0", np.zeros(1, np.float32))
+  state = {f"t{i}": writers.tensor(stored, (1,)) for i in range(40)}
+  crowd = {f"m{i}": Built(Name("__torch__.a", "B"), state) for i in range(40)}  # 1,600 tensors, listed 40
+  assert len(read_torchscript(bounded(script([stored], **crowd)))) == 40
 
 
 def write(path, arrays, how="zip"):

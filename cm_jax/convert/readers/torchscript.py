@@ -62,11 +62,11 @@ def read_torchscript(file: Bounded) -> dict[str, np.ndarray]:
 
 
 def _tensors(module: Inert, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, Tensor]]:
-  if id(module) in seen:
+  if id(module.state) in seen:  # a file could list one state under many modules
     return
   if depth > _MAX_DEPTH:
     raise Refused(f"modules in modules, at most {_MAX_DEPTH} deep")
-  seen.add(id(module))
+  seen.add(id(module.state))
   for name, value in module.state.items():
     if isinstance(value, Tensor):
       yield f"{prefix}{name}", value
