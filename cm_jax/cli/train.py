@@ -26,7 +26,7 @@ from cm_jax.notices import notice
 if TYPE_CHECKING:
   import ml_collections
 
-  from cm_jax.training.loop import Hook
+  from cm_jax.training.loop import Hook, Measure
   from cm_jax.types import Experiment, TrainState
 
 
@@ -85,6 +85,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
     hooks.append((run.diagnose_every, Diagnostics(experiment, values.workdir)))
   if run.snapshot_every:
     hooks.append((run.snapshot_every, snapshots.recorder(experiment, values.workdir)))
+  measures = [(run.evaluate.every, measure(experiment))] if run.evaluate.every else []
   begun: list[int] = []
   with signals.at_a_boundary() as boundary:
     agreed = sharding.preempted if jax.distributed.is_initialized() else None
@@ -97,7 +98,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
         boundary.begin()
 
     stopped = agreed or (lambda step: boundary.reached())
-    state = loop.train(experiment, values.workdir, hooks, values.progress, began, stopped)
+    state = loop.train(experiment, values.workdir, hooks, values.progress, began, stopped, measures)
     if int(state.step) < experiment.method.num_steps:
       raise boundary.end(f"stopped at step {int(state.step)}, saved; the same command goes on")
   if is_main():
@@ -122,6 +123,33 @@ def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.
         raise UserError(f"config.{section}", "", "set: start from cm_jax.config.default()")
       config[section].path = path
   return config
+
+
+def measure(experiment: "Experiment") -> "Measure":
+  """Return what `config.run.evaluate` asks for: a metric of the samples of the first sampling average.
+
+  Raises:
+    UserError: It does not fit the run.
+  """
+  from cm_jax.assembly.data import framing_of
+  from cm_jax.errors import within
+  from cm_jax.evaluation.during import During, sampler_of
+  from cm_jax.training.averages.track import read_average
+
+  config, asked, average = (
+    experiment.config,
+    experiment.config.run.evaluate,
+    next(iter(experiment.config.averages)),
+  )
+  model = experiment.model({})
+  batch_size = max(config.batch_size // config.accumulation, 1)
+  with within("config.run.evaluate"):
+    sampler = sampler_of(model, experiment.method.sampler, asked.nfe)
+    during = During(
+      model, sampler, config.data.source, framing_of(config), asked.metric, asked.features, asked.num,
+      config.seed, batch_size, experiment.mesh,
+    )  # fmt: skip
+  return lambda step, state: during(read_average(state.opt_state, average))
 
 
 def sample_grids(experiment: "Experiment", workdir: str) -> "Hook":

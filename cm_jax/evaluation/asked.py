@@ -186,8 +186,19 @@ def ask(
   name: str,
   used: Convention,
   few: bool = False,
+  floors: bool = True,
 ) -> Asked:
   """Open what images of a shape are compared with, and check all of it against each other.
+
+  Args:
+    shape: (H, W, C).
+    sources: Where real images come from.
+    framing: How these become squares.
+    extractor: What measures images.
+    metrics: Names of `METRICS`; None for the usual ones.
+    name, used: The convention.
+    few: Measure although there are no more samples than features.
+    floors: Measure real images by themselves too, where that says something.
 
   Raises:
     UserError: Names the argument that does not fit.
@@ -205,7 +216,7 @@ def ask(
   check_images(shape, extractor, framing, train_source=sources.train, test_source=sources.held_out)
   needs = {need for metric in chosen.values() for need in metric.needs_real} - {"train"}
   check_known(reference, chosen)
-  if name == "own" and reference.images is not None:
+  if floors and name == "own" and reference.images is not None:
     needs |= {need for metric in chosen.values() for need in metric.needs_baseline}
   real = RealData(reference, sources.train, sources.held_out, framing, extractor, frozenset(needs))
   return Asked(chosen, extractor, name, used, real)

@@ -10,6 +10,7 @@ from etils import epath
 
 from cm_jax.errors import UserError
 from cm_jax.evaluation.entries import entries_of
+from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, read
 from cm_jax.evaluation.tables import about, data_sets, headings, table
 from cm_jax.storage import lines, pictures, whole
@@ -129,6 +130,7 @@ def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.
     losses = [(line["step"], line["loss"]) for line in found if line.get("loss") is not None]
     points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     panel.set(title=method, xlabel="step", ylabel="loss of its objective")
+    _plot_measured(panel, found)
     if points:
       steps, values = np.array(points, np.float64).T
       window = max(1, len(values) // 20)
@@ -139,6 +141,24 @@ def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.
   if len(metrics) > 1:
     figure.suptitle("each run's own loss: heights do not compare between panels", fontsize="small")
   pictures.save_figure(figure, path)
+
+
+def _plot_measured(panel: Any, found: Sequence[Mapping[str, Any]]) -> None:
+  """Draw the metrics that were measured while training beside the loss, on an axis of their own."""
+  names = [value for metric in METRICS.values() for value in metric.records]
+  curves = {
+    name: [(line["step"], line[name]) for line in found if line.get(name) is not None] for name in names
+  }
+  shown = {name: points for name, points in curves.items() if points}
+  if not shown:
+    return
+  beside = panel.twinx()
+  for number, (name, points) in enumerate(shown.items(), 1):
+    steps, values = np.array(points, np.float64).T
+    beside.plot(steps, values, color=f"C{number}", marker=".", label=f"{name} of samples")
+  pictures.log_axis(beside, "y", [value for points in shown.values() for _, value in points])
+  beside.set_ylabel(", ".join(shown))
+  beside.legend(frameon=False, fontsize="small", loc="lower left")
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
