@@ -51,6 +51,7 @@ cores=$(getconf _NPROCESSORS_ONLN)
 jobs=$((cores > 1 ? cores : 1))
 export NPROC=1 PYTHON runs steps teacher
 export -f student evaluate cm_jax
+# shellcheck disable=SC2016 # the inner shell expands it
 for seed in $seeds; do printf "%s $seed\n" "${methods[@]}"; done |
   xargs -P "$jobs" -I{} bash -c 'set -euo pipefail; set -- {}; student "$1" "$2" || exit 255'
 cm_jax compare --folder="$runs" --jobs="$jobs"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: `environment WHAT` makes .venv (once) and installs cm_jax into it, with its test tools if WHAT is "test";
 # sets PYTHON.
 

@@ -111,7 +111,7 @@ def plan(
   found: dict[str, int | None] = {"off": None, "on": None}
   found["on" if is_on else "off"] = activations.peak(traced.gradient, with_results=False)
   if remat and "remat" in config.network:
-    other = costs.Traced(setting.with_remat(not is_on), at_a_time).gradient
+    other = costs.Traced(setting.with_network(remat=not is_on), at_a_time).gradient
     found["off" if is_on else "on"] = activations.peak(other, with_results=False)
   holds, taken = held(setting), found["on" if is_on else "off"] or 0
   fixed = holds.on_a_device(fsdp)

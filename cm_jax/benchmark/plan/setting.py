@@ -27,6 +27,8 @@ _KNOWN = {
   "tfds:imagenet_resized/32x32": ((32, 32, 3), 1000),
   "tfds:imagenet_resized/64x64": ((64, 64, 3), 1000),
 }
+# Without a backend's own kernels, whose insides a trace does not show.
+_PORTABLE = {"kernels": "plain"}
 _CLASSES = 1000  # where images have classes and nothing says how many
 
 
@@ -65,10 +67,11 @@ class Setting:
     key = jax.eval_shape(lambda: jax.random.key(0))
     return self.state, self.batch(size), key, self.teacher_params, self.distance_params
 
-  def with_remat(self, remat: bool) -> "Setting":
-    """Return the same with or without remat in the student's network."""
+  def with_network(self, **changes: Any) -> "Setting":
+    """Return the same with other values of fields of the student's network, of those that it has."""
     method = self.method
-    section = {**method.config.network.to_dict(), "remat": remat}
+    section = method.config.network.to_dict()
+    section |= {key: value for key, value in changes.items() if key in section}
     student, _ = build_network(
       section, method.config.precond, method.noise, method.image_shape, method.num_classes,
       method.config.matmul_precision,
@@ -80,12 +83,13 @@ def of_experiment(experiment: Experiment) -> Setting:
   """Return what is planned of a run that is ready to begin."""
   abstract = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
   teacher = experiment.teacher
-  return Setting(
+  setting = Setting(
     experiment.method,
     None if teacher is None else teacher.preconditioned,
     None if teacher is None else abstract(teacher.params),
     abstract(experiment.distance_params),
   )
+  return setting.with_network(**_PORTABLE)
 
 
 def of_config(config: ml_collections.ConfigDict) -> Setting:
@@ -116,7 +120,8 @@ def of_config(config: ml_collections.ConfigDict) -> Setting:
     teacher, init = built
     teacher_params = jax.eval_shape(lambda: init(jax.random.key(0)))
   distance = needs.distance
-  return Setting(method, teacher, teacher_params, None if distance is None else distance.abstract(), assumed)
+  distance_params = None if distance is None else distance.abstract()
+  return Setting(method, teacher, teacher_params, distance_params, assumed).with_network(**_PORTABLE)
 
 
 def images_of(config: ml_collections.ConfigDict) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
