@@ -187,6 +187,7 @@ def ask(
   used: Convention,
   few: bool = False,
   floors: bool = True,
+  progress: bool = True,
 ) -> Asked:
   """Open what images of a shape are compared with, and check all of it against each other.
 
@@ -199,6 +200,7 @@ def ask(
     name, used: The convention.
     few: Measure although there are no more samples than features.
     floors: Measure real images by themselves too, where that says something.
+    progress: Show a bar while the reference is measured.
 
   Raises:
     UserError: Names the argument that does not fit.
@@ -218,7 +220,8 @@ def ask(
   check_known(reference, chosen)
   if floors and name == "own" and reference.images is not None:
     needs |= {need for metric in chosen.values() for need in metric.needs_baseline}
-  real = RealData(reference, sources.train, sources.held_out, framing, extractor, frozenset(needs))
+  kept = frozenset(needs)
+  real = RealData(reference, sources.train, sources.held_out, framing, extractor, kept, progress=progress)
   return Asked(chosen, extractor, name, used, real)
 
 

@@ -74,7 +74,16 @@ class During:
     used = convention("own", num=num)
     with renamed("metrics", "metric"):
       asked = ask(
-        model.image_shape, sources, framing, self._extractor, [metric], "own", used, few=True, floors=False
+        model.image_shape,
+        sources,
+        framing,
+        self._extractor,
+        [metric],
+        "own",
+        used,
+        few=True,
+        floors=False,
+        progress=False,
       )
     self._metric, self._real = asked.metrics[metric], asked.real
     self._generator, self._classes = make_generator(model, sampler), model.num_classes

@@ -107,7 +107,9 @@ def evaluate(
   extractor = extractor_of(features)
   name, used = chosen_convention(convention, extractor, num=num, **choices)
   sources = choose_sources(first, reference, train_source, test_source)
-  asked = ask(first.image_shape, sources, framing_of(first), extractor, metrics, name, used, few)
+  asked = ask(
+    first.image_shape, sources, framing_of(first), extractor, metrics, name, used, few, progress=progress
+  )
   sampled = Sampled(guidance, used.quantiser, batch_size, mesh or local_mesh())
   recorder = Recorder(asked, out, again, save_every, progress)
   seeds = [seed] if isinstance(seed, int) else list(seed)
@@ -161,7 +163,7 @@ def evaluate_images(
   sources = choose_sources(None, reference, train_source, test_source)
   frames = framing or Framing()
   used = dataclasses.replace(used, num=count)
-  asked = ask(opened.shape, sources, frames, extractor, metrics, name, used, few)
+  asked = ask(opened.shape, sources, frames, extractor, metrics, name, used, few, progress=progress)
   recorder = Recorder(asked, out, again, save_every, progress)
   recorder.record([given_images(opened, batch_size)], count)
   return Measured(recorder.made, recorder.found, asked.told())

@@ -108,8 +108,8 @@ class Partial:
     """Remove it: the records are made."""
     if self._folder.exists():
       self._folder.rmtree()
-    with contextlib.suppress(OSError):
-      self._top.rmdir()  # if it was the last
+    with contextlib.suppress(OSError, ValueError):  # there may be others
+      self._top.rmdir()
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:

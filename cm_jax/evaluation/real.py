@@ -160,6 +160,7 @@ class RealData:
     needs: What is kept of the reference, of `MOMENTS` and `ROWS`.
     batch_size: Images that are read at a time.
     num: The first so many images of the reference; None: all.
+    progress: Show a bar while the reference is measured.
   """
 
   reference: Reference
@@ -170,6 +171,7 @@ class RealData:
   needs: frozenset[str]
   batch_size: int = 256
   num: int | None = None
+  progress: bool = True
 
   @functools.cached_property
   def train(self) -> np.ndarray | None:
@@ -213,7 +215,9 @@ class RealData:
     count = len(source) if self.num is None else self.num
     numbers = hosts.part(count)
     batches = lambda start, stop: source.batches(start, stop, self.batch_size)
-    mine = hosts.together(lambda: collect(batches, numbers, self.features, needs, title="reference"))
+    mine = hosts.together(
+      lambda: collect(batches, numbers, self.features, needs, title="reference", progress=self.progress)
+    )
     found = mine.whole(self.features, needs, source.shape)
     if kept is not None and "moments" in needs and jax.process_index() == 0:
       about = self.described(count)

@@ -69,6 +69,7 @@ class Recorder:
     place = None if self._run is None else self._run.path / ".evaluating"
     watched = first.watched()
     needs = self._asked.needs
+    _ = self._asked.real.collected  # first: it is what may be wrong
     collected, partial = measure(
       watched, num, self._asked.extractor, needs, place, self._every, self._progress
     )
