@@ -17,6 +17,7 @@ from cm_jax.evaluation.timing import in_turns
 from cm_jax.networks import dinov2, inception, inception_units
 
 BATCH = 16
+MANY = 1024  # images of networks that take one small size
 SIDE = 299  # of images for networks that take any size: nothing is gained by their being small
 INCEPTION = "inception"
 BESIDE = ("torch",)
@@ -37,7 +38,7 @@ def measure(
     names: Keys of `FEATURES`, or folders that train-features wrote.
     weights: File of the one extractor's weights; None for random ones.
     beside: "torch" to time Inception in torch as well, with the same weights, on the same CPUs; None for not.
-    batch_size: Images at a time.
+    batch_size: Images at a time, of networks that take any size.
     rounds: Timings of each, of which medians are taken.
     seed: Of weights and images.
     progress: Called after each timing.
@@ -54,7 +55,7 @@ def measure(
   extractors = {name: _extractor(name, weights, batch_size, seed) for name in names}
   random = np.random.default_rng(seed)
   images = {
-    name: random.integers(0, 256, (batch_size, *(extractor.image_shape or (SIDE, SIDE, 3))), np.uint8)
+    name: random.integers(0, 256, _shape(extractor, batch_size), np.uint8)
     for name, extractor in extractors.items()
   }
   runs: dict[str, Callable[[np.ndarray], object]] = dict(extractors)
@@ -68,10 +69,16 @@ def measure(
   rows = []
   for name, times in seconds.items():
     compared = ratio(seconds[beside], times) if beside is not None and name == INCEPTION else None
-    per_1000 = float(np.median(times)) / batch_size * 1000
+    per_1000 = float(np.median(times)) / len(images[name]) * 1000
     about = {"name": name, "image_shape": list(images[name].shape[1:]), "seconds_per_1000": per_1000}
     rows.append({**about, "ratio": compared, "seconds": times})
   return rows
+
+
+def _shape(extractor: Extractor, batch_size: int) -> tuple[int, ...]:
+  """Return the shape of the images that are timed: small ones are many, they go in batches of their own."""
+  own = extractor.image_shape
+  return (batch_size, SIDE, SIDE, 3) if own is None else (max(batch_size, MANY), *own)
 
 
 def _run(run: Callable[[np.ndarray], object], images: np.ndarray) -> None:

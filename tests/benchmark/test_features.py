@@ -28,14 +28,14 @@ def test_rows_of_each_network(monkeypatch):
     lambda programs, rounds, progress: {n: [0.5, 2, 1] for n in programs if not programs[n]()},
   )
   (row,) = features.measure(["inception-64"], None, None, 4, 3)
-  assert made["fake"].shapes == [(4, 8, 8, 1)]
+  assert made["fake"].shapes == [(1024, 8, 8, 1)]
   assert (row["name"], row["image_shape"], row["seconds_per_1000"], row["ratio"]) == (
     "inception-64",
     [8, 8, 1],
-    250,
+    1000 / 1024,
     None,
   )
-  assert [column(row) for column in features.COLUMNS.values()] == ["inception-64", "8x8x1", "250.00", ""]
+  assert [column(row) for column in features.COLUMNS.values()] == ["inception-64", "8x8x1", "0.98", ""]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from tests import needs
 from tests.golden import runner
 
-ONLY = ("A", "B", "C", "D", "E", "G", "H")
+ONLY = ("A", "B", "C", "D", "E", "F", "G", "H")
 CASES = runner.cases(needs.GOLDEN, ONLY) if needs.GOLDEN.is_dir() else []
 
 
@@ -18,7 +18,7 @@ SLOW = (
     "E_openai_cd_unet_grads",
     "E_openai_cd_ct_losses",
   ),
-  *("A_edm_units", "C_openai_unet_imagenet64like_cond", "B_edm2_uncond"),
+  *("F_inception", "A_edm_units", "C_openai_unet_imagenet64like_cond", "B_edm2_uncond"),
   *("H_ckpt_openai_pt", "H_ckpt_edm_pkl", "G_jcm_checkpoint_state", "D_openai_editing", "E_ect_loss"),
 )
 
