@@ -132,7 +132,7 @@ BEFORE: dict[str, Any] = {
   "run": {"on_mismatch": "allow"},
 }
 MAY_DIFFER = ("run", "mesh")  # the sections that may differ when a run resumes
-_ABOUT = ("format", "config_sha256")  # what config.json says of itself
+_ABOUT = ("format", "config_sha256", "kind")  # what config.json says of itself
 
 
 def default_config() -> ml_collections.ConfigDict:

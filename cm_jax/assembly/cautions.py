@@ -1,11 +1,10 @@
 """What a run is told in one line each before it begins, although it can be trained."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import ml_collections
 
-from cm_jax.assembly.components import construct
+from cm_jax.assembly.components import component_name, construct
 from cm_jax.diffusion.precision import rounding
 from cm_jax.diffusion.precond import PRECONDS, anchored
 from cm_jax.types import Method
@@ -45,9 +44,10 @@ def _of_boundary(config: ml_collections.ConfigDict, method: Method) -> Iterator[
   """A consistency loss on a grid, or in continuous time, has its anchor in f(x, sigma_min) = x; a diffusion
   model's D(x, sigma_min) is not x."""
   objective, precond = method.objective, method.student.precond
-  said = f"config.precond.name = {_name(config.precond)}"
+  said = f"config.precond.name = {component_name(config.precond)}"
   if objective.needs.boundary and not anchored(precond, train=True):
-    reason = f"f(x, sigma_min) = x holds only about, and the objective {_name(config.objective)} rests on it"
+    whose = component_name(config.objective)
+    reason = f"f(x, sigma_min) = x holds only about, and the objective {whose} rests on it"
     yield f"{said}: expected {_fitting(method, True)}: {reason}"
   if objective.trains == "diffusion" and (anchored(precond, True) or anchored(precond, False)):
     reason = "a diffusion model's D(x, sigma_min) is not x, which this makes it"
@@ -58,7 +58,3 @@ def _fitting(method: Method, wanted: bool) -> str:
   made = {name: construct(PRECONDS, name, "config.precond", noise=method.noise) for name in PRECONDS}
   fits = lambda precond: anchored(precond, True) == anchored(precond, False) == wanted
   return " or ".join(name for name, precond in made.items() if fits(precond))
-
-
-def _name(section: Any) -> str:
-  return section if isinstance(section, str) else section.get("name")

@@ -4,13 +4,13 @@ and the configs of older versions brought to this one.
 A run stores its config so, and a later change of a default cannot change an old run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ml_collections
 
 from cm_jax import config as config_lib
-from cm_jax.assembly.components import completed, completed_fields
+from cm_jax.assembly.components import COMPONENTS, completed, completed_fields, found, options_of
 from cm_jax.assembly.form import check_form
 from cm_jax.data.augment import Augment
 from cm_jax.diffusion.precond import PRECONDS
@@ -27,6 +27,9 @@ from cm_jax.types import NoiseRange
 # Fields of a network that follow from the data. `out_channels` is a field only where a network gives a
 # variance too.
 DERIVED = ("img_resolution", "in_channels", "out_channels", "label_dim")
+NAMED: dict[str, Mapping[str, Any]] = {
+  "network": NETWORKS, "precond": PRECONDS, "objective": OBJECTIVES, "sampler": SAMPLERS,
+}  # fmt: skip
 Config: TypeAlias = Mapping[str, Any] | ml_collections.ConfigDict
 
 
@@ -39,10 +42,7 @@ def complete(config: Config) -> ml_collections.ConfigDict:
   0.0
   """
   whole = config_lib.plain_json(config)
-  named: dict[str, Mapping[str, Any]] = {
-    "network": NETWORKS, "precond": PRECONDS, "objective": OBJECTIVES, "sampler": SAMPLERS,
-  }  # fmt: skip
-  for key, registry in named.items():
+  for key, registry in NAMED.items():
     if key in whole:
       whole[key] = completed(registry, whole[key], DERIVED)
   if isinstance(whole.get("averages"), dict):
@@ -50,13 +50,35 @@ def complete(config: Config) -> ml_collections.ConfigDict:
   if isinstance(whole.get("noise"), dict):
     whole["noise"] = completed_fields(NoiseRange, whole["noise"])
   optimizer = whole.get("optimizer")
-  if isinstance(optimizer, dict) and optimizer.get("name") in OPTIMIZERS:
-    rule = completed_fields(OPTIMIZERS[optimizer["name"]], optimizer)
-    whole["optimizer"] = completed_fields(Optimizer, rule, ("stages",))
+  if isinstance(optimizer, dict) and (rule := found(OPTIMIZERS, optimizer.get("name"))) is not None:
+    whole["optimizer"] = completed_fields(Optimizer, completed_fields(rule, optimizer), ("stages",))
   data = whole.get("data")
   if isinstance(data, dict) and isinstance(data.get("augment"), dict) and data["augment"]:
     data["augment"] = completed_fields(Augment, data["augment"])
   return ml_collections.ConfigDict(_tupled(config_lib.plain_json(whole)))
+
+
+def keys_at(config: ml_collections.ConfigDict, path: Sequence[str]) -> dict[str, Any]:
+  """Return the keys of a section of a complete config, with their values: those that its component has to be
+  given too, which are None until then. What is no section has none.
+
+  >>> config = complete({"objective": {"name": "consistency"}})
+  >>> sorted(keys_at(config, ["objective"]))[:5]
+  ['distance', 'drift', 'name', 'pairs', 'solver']
+  """
+  section: Any = config
+  for key in path:
+    section = section.get(key) if isinstance(section, ml_collections.ConfigDict) else None
+  registry: Mapping[str, Any] = COMPONENTS.get(path[-1], {}) if path else {}
+  if len(path) == 1:
+    registry = NAMED.get(path[0], registry)
+  if registry and (section is None or isinstance(section, str)):
+    section = ml_collections.ConfigDict({"name": section})
+  if not isinstance(section, ml_collections.ConfigDict):
+    return {}
+  factory = found(registry, section.get("name"))
+  options = () if factory is None else options_of(factory)
+  return {**dict.fromkeys(options), **dict(section.items())}
 
 
 def current(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -75,7 +97,8 @@ def current(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
 def _current(config: dict[str, Any]) -> ml_collections.ConfigDict:
   for number in range(config.pop("format", 1), FORMAT):
     config = MIGRATIONS[number](config)
-  config.pop("config_sha256", None)
+  for about in ("config_sha256", "kind"):
+    config.pop(about, None)
   for key, default in config_lib.plain_json(config_lib.default()).items():
     is_plain_section = isinstance(default, dict) and "name" not in default and key not in config_lib.FREE_FORM
     if is_plain_section:  # a section without a component: with keys newer than the run

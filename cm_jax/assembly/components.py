@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from cm_jax import outside
 from cm_jax.diffusion.curriculum import CURRICULA
 from cm_jax.diffusion.distances import DISTANCES
 from cm_jax.diffusion.drifts import DRIFTS
@@ -23,7 +24,7 @@ from cm_jax.diffusion.levels import LEVELS
 from cm_jax.diffusion.pairs import PAIRS
 from cm_jax.diffusion.solvers import SOLVERS
 from cm_jax.diffusion.weights import WEIGHTS
-from cm_jax.errors import DAMAGE, UserError, one_of, within
+from cm_jax.errors import DAMAGE, UserError, one_of, renamed, within
 from cm_jax.networks.lpips import LPIPS
 from cm_jax.objectives import TARGETS
 
@@ -75,9 +76,39 @@ def split(registry: Mapping[str, Any], section: Any, path: str) -> tuple[str, di
     raise UserError(path, section, f'a name, or a section {{"name": ...}}, {one_of(registry, "")}')
   fields = {"name": section} if isinstance(section, str) else dict(section.items())
   name = fields.pop("name", None)
-  if not isinstance(name, str) or name not in registry:
-    raise UserError(f"{path}.name", name, one_of(registry, name))
-  return name, fields
+  with within(path):
+    known = outside.look_up(registry, name) is not None
+  if not known:
+    raise unknown(registry, name, f"{path}.name")
+  return str(name), fields
+
+
+def unknown(registry: Mapping[str, Any], name: Any, where: str) -> UserError:
+  """Return the error about a name that a registry does not know, or about code that only a stored file
+  names."""
+  expected = one_of(registry, name)
+  if outside.is_code(name):
+    expected = f"to be given again, as --code={name}: it runs code, as no stored file may"
+  return UserError(where, name, expected)
+
+
+def check_named(section: Any, where: str) -> None:
+  """Check that the code that a section of a stored file names was named by the user too.
+
+  Raises:
+    UserError: Names the first that was not.
+  """
+  for name in outside.not_named(section):
+    raise unknown({}, name, where)
+
+
+def component_name(section: Any) -> Any:
+  """Return the name in a section, which may be the name alone; None if there is no section.
+
+  >>> component_name("edm"), component_name({"name": "heun", "num_steps": 4}), component_name(None)
+  ('edm', 'heun', None)
+  """
+  return section if isinstance(section, str) or section is None else section.get("name")
 
 
 def call(factory: Callable, section: Any, path: str, batch_size: int = 1, **given: Any) -> Any:
@@ -154,9 +185,11 @@ def _option(key: str, value: Any, where: str, batch_size: int, given: dict[str, 
   if key in COMPONENTS:
     return construct(COMPONENTS[key], value, where, batch_size, **given)
   if key in FUNCTIONS:
-    if not isinstance(value, str) or value not in FUNCTIONS[key]:
-      raise UserError(where, value, one_of(FUNCTIONS[key], value))
-    return FUNCTIONS[key][value]
+    with renamed("name", where):
+      function = outside.look_up(FUNCTIONS[key], value)
+    if function is None:
+      raise unknown(FUNCTIONS[key], value, where)
+    return function
   if key.endswith("_images"):
     return steps(value, batch_size, where)
   return tuple(value) if isinstance(value, (list, tuple)) else value
@@ -171,6 +204,14 @@ def steps(images: float, batch_size: int, where: str = "images") -> int:
   if isinstance(images, bool) or not isinstance(images, (int, float)) or not 0 <= images < math.inf:
     raise UserError(where, images, "a number of images, 0 or more")
   return max(1, round(images / batch_size)) if images else 0
+
+
+def found(registry: Mapping[str, Any], name: Any) -> Any:
+  """Return what a registry has under a name; None where `construct` will say what is wrong with it."""
+  try:
+    return outside.look_up(registry, name)
+  except UserError:
+    return None
 
 
 def completed(registry: Mapping[str, Any], section: Any, derived: tuple[str, ...] = ()) -> Any:
@@ -189,9 +230,10 @@ def completed(registry: Mapping[str, Any], section: Any, derived: tuple[str, ...
     return section
   fields = {"name": section} if isinstance(section, str) else dict(section.items())
   name = fields.pop("name", None)
-  if not isinstance(name, str) or name not in registry:
+  factory = found(registry, name)
+  if factory is None:
     return section
-  whole = completed_fields(registry[name], fields, derived)
+  whole = completed_fields(factory, fields, derived)
   return name if isinstance(section, str) and not whole else {"name": name, **whole}
 
 

@@ -8,7 +8,7 @@ import ml_collections
 from cm_jax.assembly.cautions import cautions
 from cm_jax.assembly.checks import check_same_images, check_stages, check_teachers_augment
 from cm_jax.assembly.complete import complete
-from cm_jax.assembly.components import call
+from cm_jax.assembly.components import call, check_named
 from cm_jax.assembly.data import open_data, resolve
 from cm_jax.assembly.method import Parts, assemble, make_parts
 from cm_jax.assembly.mismatches import MAY_DIFFER, TRAINING_ONLY, mismatches
@@ -116,6 +116,7 @@ def with_network_of_another(config: ml_collections.ConfigDict) -> ml_collections
     raise UserError(f"config.{whose}.path", "", f"a model, whose network config.network = {name} is to be")
   with renamed("model", f"config.{whose}.path"):
     theirs = network_of(config[whose].path)
+  check_named(theirs, f"the network of config.{whose}.path")
   theirs = {key: TRAINING_ONLY.get(key, value) for key, value in theirs.items()}
   resolved = ml_collections.ConfigDict(config)
   with resolved.ignore_type():

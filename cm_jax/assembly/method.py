@@ -9,6 +9,7 @@ import ml_collections
 import optax
 
 from cm_jax import config as config_lib
+from cm_jax import outside
 from cm_jax.assembly.checks import check_augment, check_keys, check_length, check_needs, check_run
 from cm_jax.assembly.complete import complete
 from cm_jax.assembly.components import call, construct, options_of, split, steps
@@ -83,9 +84,13 @@ def make_parts(config: ml_collections.ConfigDict) -> Parts:
   """Make what knows nothing of the images, and check the names of all keys:
   a typo is told before data is opened.
 
+  Code that the config names as a component, `python:MODULE:CLASS`, is imported: whoever passes on somebody
+  else's config has to look for such names first (`outside.not_named`).
+
   Raises:
     UserError: An unknown name or key, or a value out of range.
   """
+  outside.allow(config_lib.plain_json(config))
   check_keys(config, config_lib.default(), "config")
   check_run(config.run)
   framing_of(config)

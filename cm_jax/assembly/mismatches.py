@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from cm_jax.assembly.complete import DERIVED, complete
+from cm_jax.assembly.components import component_name
 from cm_jax.config import plain_json
 from cm_jax.diffusion.precond import anchored
 from cm_jax.errors import UserError
@@ -56,8 +57,8 @@ def _of_start(config: ml_collections.ConfigDict, method: Method, start: Model) -
   if None not in scale and scale[0] != scale[1]:
     yield UserError("config.precond.time_scale", scale[1], f"{scale[0]}, {whose} ({GO_ON})")
   elif not _same_inputs(method.student.precond, start.preconditioned.precond):
-    expected = f"one that feeds the network as {_section(theirs)} does, {whose} ({GO_ON})"
-    yield UserError("config.precond.name", _section(config.precond), expected)
+    expected = f"one that feeds the network as {component_name(theirs)} does, {whose} ({GO_ON})"
+    yield UserError("config.precond.name", component_name(config.precond), expected)
 
 
 def network_settings(ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -112,7 +113,3 @@ def _same_inputs(ours: Precond, theirs: Precond) -> bool:
 
 def _place(model: Model) -> str:
   return str(model.provenance.get("path"))
-
-
-def _section(section: Any) -> str:
-  return section if isinstance(section, str) else section.get("name")

@@ -12,7 +12,7 @@ from flax.errors import FlaxError
 
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import current
-from cm_jax.assembly.components import call, construct, split
+from cm_jax.assembly.components import call, component_name, construct, split
 from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.identity import check_unchanged
 from cm_jax.assembly.tuned import tuned_levels
@@ -181,10 +181,12 @@ def _model_of(
   source = None if is_code(config.data.source) else config.data.source
   framing = dataclasses.asdict(framing_of(config))
   about = {"config_sha256": run.identity(stored), "source": source, "framing": framing}
-  name, _ = split(OBJECTIVES, config.objective, "config.objective")
+  kind = stored.get("kind")  # which counts where the objective is somebody's own code, not run for a model
+  if (name := component_name(config.objective)) in OBJECTIVES or kind not in KINDS:
+    kind = OBJECTIVES[split(OBJECTIVES, {"name": name}, "config.objective")[0]].trains
   sampler = config_lib.plain_json(config.sampler)
   return Model(
-    network, params, OBJECTIVES[name].trains, noise, shape, num_classes,
+    network, params, kind, noise, shape, num_classes,
     config_lib.plain_json(config.network), config_lib.plain_json(config.precond),
     sigmas_by_nfe={**tuned_levels(config.sigmas_by_nfe, noise), **(sigmas_by_nfe or {})}, sampler=sampler,
     provenance={**known, **about, **(provenance or {})}, class_names=tuple(config.data.class_names),

@@ -8,7 +8,7 @@ import ml_collections
 
 from cm_jax import config as config_lib
 from cm_jax.assembly.complete import Config, complete, current
-from cm_jax.assembly.components import construct
+from cm_jax.assembly.components import check_named, component_name, construct
 from cm_jax.assembly.form import check_form
 from cm_jax.assembly.identity import CLOCK, differing_keys, flat
 from cm_jax.assembly.method import length_of, make_recipe
@@ -46,8 +46,9 @@ def _fill_in(resolved: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> 
     ("teacher", "step", -1),
     ("init", "step", -1),
   )
-  if _name(resolved.get("network")) in ("teacher", "init") and "network" in stored:
+  if component_name(resolved.get("network")) in ("teacher", "init") and "network" in stored:
     given = {} if isinstance(resolved.network, str) else resolved.network.to_dict()
+    check_named(stored["network"], "the network of config.json")
     with resolved.ignore_type():
       resolved.network = {
         **current(stored).network.to_dict(),
@@ -70,10 +71,6 @@ def _leave_as_before(section: Any, stored: Mapping[str, Any], key: str, value: A
   """Set what a run of before there was a key does in its place, where the config says nothing else."""
   if key not in stored and section[key] == default[key]:
     section[key] = value
-
-
-def _name(section: Any) -> Any:
-  return section if isinstance(section, str) or section is None else section.get("name")
 
 
 def check_same_run(config: Config, stored: Mapping[str, Any], where: str) -> None:

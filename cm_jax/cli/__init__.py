@@ -72,6 +72,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run(name: str, rest: list[str]) -> int:
+  from cm_jax import outside
+
   values = absl_flags.FlagValues()
   try:
     if name not in COMMANDS:
@@ -79,6 +81,9 @@ def _run(name: str, rest: list[str]) -> int:
     module, rest = _module(name, rest)
     command = importlib.import_module(f"cm_jax.cli.{module}")
     command.define(values)
+    if {"config", "input", "model", "workdir"} & set(values):
+      about = "Code of yours that a stored run or model names and that may run: python:MODULE:CLASS."
+      absl_flags.DEFINE_multi_string("code", [], about, flag_values=values)
     if any(argument in HELP for argument in rest):
       usage_line = f"usage: {program()} {name} [--flags]"
       explained = (command.__doc__ or "").replace(MODULE, program())
@@ -89,7 +94,8 @@ def _run(name: str, rest: list[str]) -> int:
     if overrides and "config" not in values:
       raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
     _parse(values, name, [argument for argument in rest if argument not in overrides])
-    with memory.told(values):
+    with memory.told(values), outside.named_in_the_block():
+      outside.allow(values.code if "code" in values else [])
       command.main(values, overrides) if "config" in values else command.main(values)
   except UserError as error:
     print(f"cm_jax {name}: {_as_flag(error, values)}", file=sys.stderr)
@@ -98,6 +104,9 @@ def _run(name: str, rest: list[str]) -> int:
     stopped = stop if isinstance(stop, signals.Stopped) else signals.Stopped(signal.SIGINT)
     print(f"cm_jax {name}: {stopped}", file=sys.stderr)
     return stopped.status
+  except BrokenPipeError:  # whoever read what is printed, such as head, has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
   except OSError as error:  # a disk that is full, a place that cannot be read or written
     if error.errno is None:
       raise

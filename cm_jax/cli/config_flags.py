@@ -15,7 +15,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from cm_jax.assembly.complete import complete, current
+from cm_jax import outside
+from cm_jax.assembly.complete import complete, current, keys_at
+from cm_jax.assembly.identity import flat
 from cm_jax.data.sources import is_code
 from cm_jax.errors import UserError, one_of
 from cm_jax.storage import run
@@ -51,6 +53,7 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
   except Exception as error:  # whatever the user's own code raises
     expected = f"a Python file with get_config() ({type(error).__name__}: {error})"
     raise UserError("--config", spec, expected) from error
+  outside.allow(config)
   return config
 
 
@@ -104,8 +107,9 @@ def read_stored(workdir: str) -> ml_collections.ConfigDict:
   return current(stored)
 
 
-def check_source_is_given(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
-  """Check that a data source that is code is named by one of the arguments: a run may be somebody else's.
+def check_code_is_given(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
+  """Check that code is named by one of the arguments, as a component or a data source: a run may be somebody
+  else's.
 
   Args:
     config: Of a stored run, with the arguments' overrides.
@@ -114,6 +118,10 @@ def check_source_is_given(config: ml_collections.ConfigDict, arguments: Sequence
   Raises:
     UserError: Only the stored config names it.
   """
+  for key, value in flat(config.to_dict()).items():
+    if key != "data.source" and outside.not_named(value):
+      expected = f"to be given again, as --config.{key}={value}: it runs code, as no stored run may"
+      raise UserError(f"config.{key}", value, expected)
   keys = [argument.lstrip("-").partition("=")[0] for argument in arguments]
   source = config.get("data", {}).get("source", "")
   if is_code(source) and "config.data.source" not in keys:
@@ -125,9 +133,9 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
   """Return a config with the keys of `--config.KEY=VALUE` arguments set; a VALUE has the type of what it
   replaces.
 
-  A key need not be in the config itself: any field of a component can be set. Another `name` for a section
-    leaves what the
-  section says beside it.
+  A key need not be in the config itself: any field of a component can be set, also of one that an argument
+  before it chose (`--config.objective=consistency --config.objective.drift=monte_carlo`). Another `name` for
+  a section leaves what the section says beside it.
 
   Raises:
     UserError: A key that is not there, naming the nearest one; a value of another type.
@@ -138,19 +146,22 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
     path, _, text = argument.lstrip("-").partition("=")
     keys = path.split(".")[1:]
     section: Any = whole
-    for key in keys:
-      if not isinstance(section, ml_collections.ConfigDict) or key not in section:
-        known = section if isinstance(section, ml_collections.ConfigDict) else []
+    for depth, key in enumerate(keys):
+      if key not in (known := keys_at(whole, keys[:depth])):
         raise UserError(f"--{path}", text, one_of(known, key))
-      section = section[key]
-    _set(result, keys, _parsed(whole, argument, section, text))
+      section = known[key]
+    value = _parsed(whole, argument, section, text)
+    outside.allow(value)
+    _set(result, keys, value)
+    whole = complete(result)  # another component has other keys
   return result
 
 
 def _parsed(whole: ml_collections.ConfigDict, argument: str, old: Any, text: str) -> Any:
   """Return the value that an argument gives a key, read as config_flags reads it."""
-  if isinstance(old, ml_collections.ConfigDict) and "name" in old:
-    return text  # another component, by its name alone
+  if isinstance(old, ml_collections.ConfigDict) and "name" in old:  # another component, by its name alone
+    is_inner = argument.partition("=")[0].count(".") > 1  # at the top level a section stays a section
+    return text if is_inner else ml_collections.ConfigDict({"name": text})
   if old is None:  # config_flags cannot tell what it is to be
     try:
       return ast.literal_eval(text)

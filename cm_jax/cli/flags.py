@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
+from cm_jax import outside
 from cm_jax.cli import signals
-from cm_jax.errors import UserError
+from cm_jax.errors import UserError, renamed
 
 if TYPE_CHECKING:
   from cm_jax.types import Model, Sampler
@@ -51,30 +50,6 @@ def is_main() -> bool:
   import jax
 
   return jax.process_index() == 0
-
-
-def read_config(values: flags.FlagValues) -> ml_collections.ConfigDict:
-  """Return the config of --config with its overrides.
-
-  Raises:
-    UserError: The file is missing, or fails when it is run.
-  """
-  try:
-    return ml_collections.ConfigDict(values.config)
-  except OSError as error:  # config_flags keeps what went wrong until the config is used
-    file = config_flags.get_config_filename(values["config"])
-    raise UserError("--config", file, f"a Python file with get_config() ({error})") from None
-
-
-def section(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-  """Return a section of a config.
-
-  Raises:
-    UserError: It has none of that name.
-  """
-  if name not in config:
-    raise UserError(f"config.{name}", "", "set: start from cm_jax.config.default()")
-  return config[name]
 
 
 def define_weights(values: flags.FlagValues) -> None:
@@ -186,8 +161,12 @@ def read_samplers(values: flags.FlagValues, model: "Model", sigmas: Sequence[str
   Raises:
     UserError: More than one way is given, values are out of range, or no levels are known for --nfe.
   """
+  from cm_jax.sampling import SAMPLERS
   from cm_jax.sampling.choose import choose_samplers
 
+  outside.allow(values.sampler)
+  with renamed("name", "sampler"):
+    outside.look_up(SAMPLERS, values.sampler)
   num_steps = values.num_steps or ()
   if sigmas and num_steps:
     raise UserError("--num_steps", num_steps[0], "either --sigmas or --num_steps")

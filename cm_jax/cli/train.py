@@ -112,11 +112,11 @@ def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.
   Raises:
     UserError: Neither is there, or a key is not; data that only the run's own config says is code.
   """
-  from cm_jax.cli.config_flags import check_source_is_given, override, read_file, read_stored
+  from cm_jax.cli.config_flags import check_code_is_given, override, read_file, read_stored
 
   config = override(read_file(values.config) if values.config else read_stored(values.workdir), overrides)
   if not values.config:
-    check_source_is_given(config, overrides)
+    check_code_is_given(config, overrides)
   for section, path in (("teacher", values.teacher), ("init", values.init)):
     if path is not None:
       if section not in config:

@@ -22,7 +22,7 @@ class RunFolder:
 
   Attributes:
     path: The folder, `--workdir`.
-    config: The complete config the run began with, its format and `config_sha256`.
+    config: The complete config the run began with, its format and `config_sha256`, the kind of its model.
     checkpoints: A folder a step, by Orbax.
     saved: The step of the newest checkpoint that was ever written: whether checkpoints are gone.
     metrics: JSON lines of training: step, seconds, loss, loss by noise level, ...
@@ -114,7 +114,9 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
   return stored
 
 
-def write_config(workdir: epath.PathLike, config: Mapping[str, Any], begins: bool = False) -> None:
+def write_config(
+  workdir: epath.PathLike, config: Mapping[str, Any], begins: bool = False, kind: str | None = None
+) -> None:
   """Write a run's config, or of one that is there what may change: what identifies a run is written once.
 
   `run`, `mesh`, where its data and teacher lie, and `num_images`, which may grow where nothing ends with it,
@@ -124,11 +126,13 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any], begins: boo
     workdir: The run.
     config: Complete.
     begins: There is nothing yet that was made with the config that may be there.
+    kind: What is trained, one of `KINDS`: known without the objective, which may be the user's own code.
   """
   ours = config_lib.plain_json(config)
   stored = None if begins else read_config(workdir)
   if stored is None:
     stored = {**ours, "format": FORMAT, "config_sha256": config_lib.sha256(ours)}
+    stored |= {} if kind is None else {"kind": kind}
   else:
     changed = {key: ours[key] for key in config_lib.MAY_DIFFER}
     stored = {**stored, "config_sha256": identity(stored), **changed}

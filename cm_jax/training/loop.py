@@ -104,7 +104,7 @@ def _train(
     teacher_params = found.teacher
   key = jax.random.key(config.seed)
   if jax.process_index() == 0:
-    run_lib.write_config(folder.path, config, begins=found is None)
+    run_lib.write_config(folder.path, config, found is None, method.objective.trains)
   for damaged in () if found is None else found.damaged:
     store.set_aside(damaged)
   made_with = {

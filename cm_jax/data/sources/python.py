@@ -1,11 +1,11 @@
 """A data set of the user's own code."""
 
-import importlib
 from collections.abc import Callable
 
 import numpy as np
 
 from cm_jax.errors import UserError
+from cm_jax.outside import imported
 from cm_jax.types import Source
 
 FORM = "python:MODULE:FUNCTION, a function without arguments that returns a data set"
@@ -50,13 +50,7 @@ class PythonSource:
 
 
 def _function(spec: str) -> Callable[[], Source]:
-  module, _, name = spec.partition(":")
-  if not module or not name:
-    raise UserError("source", f"python:{spec}", FORM)
-  try:
-    function = getattr(importlib.import_module(module), name)
-  except (ImportError, AttributeError) as error:
-    raise UserError("source", f"python:{spec}", f"{FORM} ({error})") from error
+  function = imported(f"python:{spec}", "source", FORM)
   if not callable(function):
     raise UserError("source", f"python:{spec}", FORM)
   return function
