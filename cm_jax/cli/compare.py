@@ -11,6 +11,8 @@ from cm_jax.errors import UserError
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   flags.DEFINE_string("folder", None, "Folder of METHOD/SEED/ run folders.", flag_values=values)
+  about = "What they are compared by: fd, fid, recall, ...; by default the first that was measured."
+  flags.DEFINE_string("metric", None, about, flag_values=values)
   flags.DEFINE_integer(
     "jobs", 1, "How many trainings ran at a time, for the text.", lower_bound=1, flag_values=values
   )
@@ -24,4 +26,4 @@ def main(values: flags.FlagValues) -> None:
     raise UserError("--folder", values.folder or "", "the folder that holds the runs")
   from cm_jax.evaluation.comparison import compare
 
-  print(compare(values.folder, values.jobs))
+  print(compare(values.folder, values.jobs, values.metric))

@@ -8,8 +8,8 @@ from typing import Any
 from etils import epath
 
 from cm_jax.evaluation.conventions import FULL
-from cm_jax.evaluation.entries import entries_of, metrics_of
-from cm_jax.evaluation.metrics import METRICS
+from cm_jax.evaluation.entries import entries_of, metrics_of, named
+from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
 from cm_jax.evaluation.records import Record
 from cm_jax.storage.tables import markdown_table
 
@@ -33,12 +33,30 @@ def titles(entries: Entries) -> dict[str, str]:
     for title, form in metric.columns.items():
       names = [name for _, name, _, _ in string.Formatter().parse(form) if name]
       if any(entry.get(name) is not None for entry in entries for name in names):
-        counts = {int(n) for entry in entries if (n := entry.get(f"{names[0]}_n")) is not None}
-        few = sorted(count for count in counts if count < FULL)
-        at = "" if not few else f"@{few[0]}" if len(counts) == 1 else "@n"
+        at = _at({int(n) for entry in entries if (n := entry.get(f"{names[0]}_n")) is not None})
         also = f" (n {{{names[0]}_n:,}})" if at == "@n" else ""
         found[title.format(data=entries[0]["data"]) + at] = form + also
   return found
+
+
+def title_of(name: str, counts: Sequence[int]) -> str:
+  """Return what the value of a record is called, of so many samples.
+
+  >>> title_of("fd_digits", [5000])
+  'FD-digits'
+  """
+  about = named(name)
+  if about is None:
+    return name
+  forms = METRICS[about.metric].columns.items()
+  title = next((title for title, form in forms if about.value in _names([form])), name)
+  return title.format(data=about.label) + (_at(set(counts)) if about.metric in ON_REQUEST else "")
+
+
+def _at(counts: Set[int]) -> str:
+  """Return what is added to a title where a value is of fewer than 50,000 samples."""
+  few = sorted(count for count in counts if count < FULL)
+  return "" if not few else f"@{few[0]}" if len(counts) == 1 else "@n"
 
 
 def headings(tables: Mapping[str, Entries]) -> str:
