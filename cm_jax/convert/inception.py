@@ -8,7 +8,7 @@ not fetched here.
 import itertools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from cm_jax.convert.readers.pickles import Bounded, Refused
 from cm_jax.convert.readers.torchscript import is_torchscript, read_torchscript
 from cm_jax.errors import UserError
 from cm_jax.networks import inception, inception_units
+from cm_jax.notices import notice
 from cm_jax.storage import downloads, weights
 
 LICENCE = "Apache-2.0 (TensorFlow's inception-2015-12-05)"
@@ -127,46 +128,79 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def by_our_names(theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Return a published set of arrays by torch-fidelity's names, in PyTorch's layout.
 
+  A batch norm without a gain has gain 1; a convolution with a bias and without a batch norm had it folded.
+
   Args:
     theirs: By torch-fidelity's names, or by those of TensorFlow's graph with dots (what is in
-      "layers.mixed_3.tower.conv_1"), behind any prefix. A batch norm without a gain has gain 1; a convolution
-      with a bias and without a batch norm had it folded.
+      "layers.mixed_3.tower.conv_1"), behind any prefix; by other names if every convolution in turn has the
+      shape that is due, which is said.
 
   Raises:
-    Refused: It is neither.
+    Refused: It is none of them.
   """
   first = re.compile(r"(.*?)Conv2d_1a_3x3\.conv\.weight")
   found = [match for name in theirs if (match := first.fullmatch(name))]
   if found:
     prefix = found[0][1]
     return {name.removeprefix(prefix): array for name, array in theirs.items()}
-  return _by_graph(theirs)
-
-
-def _by_graph(theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  ours, last = graph_names(), ("output.", "softmax.", "fc.")
-  units: dict[str, dict[str, np.ndarray]] = {}
-  arrays: dict[str, np.ndarray] = {}
-  for name, array in theirs.items():
-    path = name.rpartition("layers.")[2] if "layers." in name else name
-    unit, kind = _split(path, ours)
-    if unit is not None:
-      units.setdefault(unit, {})["kernel" if array.ndim == 4 else kind] = array
-    elif path.startswith(last) and path.endswith((".weight", ".bias")):
-      arrays[f"fc.{path.rpartition('.')[2]}"] = array
-    elif not name.endswith(_COUNTER):
-      raise Refused(f"Inception's arrays by torch-fidelity's names or TensorFlow's, not {name[:100]}")
-  for unit, given in units.items():
-    arrays |= {f"{ours[unit]}.{name}": array for name, array in _unit(unit, given).items()}
+  given = {name: array for name, array in theirs.items() if not name.endswith(_COUNTER)}
+  groups, last = _by_graph(given)
+  if unknown := [
+    name for name in given if name not in last and not any(name in group for group in groups.values())
+  ]:
+    ordered = _by_order(given, [name for name in given if name not in last])
+    if ordered is None:
+      raise Refused(f"Inception's arrays by torch-fidelity's names or TensorFlow's, not {unknown[0][:100]}")
+    groups = ordered
+    notice("Inception's arrays have other names: taken in their order, every shape is the one that is due")
+  arrays = {last[name]: given[name] for name in last}
+  for unit, names in groups.items():
+    parts = {_kind(name, given[name]): given[name] for name in names}
+    arrays |= {f"{unit}.{kind}": array for kind, array in _unit(unit, parts).items()}
   return arrays
 
 
-def _split(path: str, units: Mapping[str, str]) -> tuple[str | None, str]:
+def _by_graph(theirs: Mapping[str, np.ndarray]) -> tuple[dict[str, set[str]], dict[str, str]]:
+  """Return the names of each of our units' arrays, and our names of the last layer's."""
+  ours, groups, last = graph_names(), dict[str, set[str]](), dict[str, str]()
+  for name in theirs:
+    unit = _owner(name.rpartition("layers.")[2] if "layers." in name else name, ours)
+    if unit is not None:
+      groups.setdefault(ours[unit], set()).add(name)
+    elif match := re.fullmatch(r"(?:.*\.)?(?:output|softmax|fc)\.(weight|bias)", name):
+      last[name] = f"fc.{match[1]}"
+  return groups, last
+
+
+def _by_order(theirs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, set[str]] | None:
+  """Return the names of each unit's arrays where the convolutions come in our order; None where not."""
+  units = list(inception_units.units())
+  kernels = [name for name in names if theirs[name].ndim == 4]
+  due = [(unit.features, channels, *unit.window) for _, channels, unit in units]
+  if [theirs[name].shape for name in kernels] != due:
+    return None
+  groups = {name: {kernel} for (name, _, _), kernel in zip(units, kernels, strict=True)}
+  of_kernel = dict(zip(kernels, groups, strict=True))
+  for name in names:
+    if theirs[name].ndim != 4:
+      shared = lambda kernel, name=name: _shared(kernel.split("."), name.split("."))
+      groups[of_kernel[max(kernels, key=shared)]].add(name)
+  return groups if len({len(group) for group in groups.values()}) == 1 else None  # each has as many
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+  """Return how many first parts two names have in common."""
+  return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
+
+
+def _kind(name: str, array: np.ndarray) -> str:
+  return "kernel" if array.ndim == 4 else name.rpartition(".")[2]
+
+
+def _owner(path: str, units: Mapping[str, str]) -> str | None:
   parts = path.split(".")
-  for count in range(len(parts) - 1, 0, -1):
-    if ".".join(parts[:count]) in units:
-      return ".".join(parts[:count]), parts[-1]
-  return None, ""
+  heads = (".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
+  return next((head for head in heads if head in units), None)
 
 
 def _unit(name: str, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -179,10 +213,10 @@ def _unit(name: str, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     "running_var": np.full(features, 1 - inception.EPS),
     "weight": np.ones(features),
   }
-  left = {key for key in given if key not in ("kernel", "num_batches_tracked")}
+  left = given.keys() - {"kernel"}
   for kind, names in _KINDS.items():
     have = [key for key in names if key in left]
-    left -= set(have)
+    left = left - set(have)
     if not have and kind not in usual:
       raise Refused(f"a bias in {name}")
     found[f"bn.{kind}"] = given[have[0]] if have else usual[kind]

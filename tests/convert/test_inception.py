@@ -86,14 +86,31 @@ def test_a_folded_convolution():
   assert (arrays["Mixed_6d.branch1x1.bn.running_mean"] == 0).all()
 
 
+def test_other_names_in_the_same_order_are_taken_and_told(capsys):
+  given = state_dict()
+  numbers = {name: f"net.{i}.op" for i, (name, _, _) in enumerate(inception_units.units())}
+  other = {}
+  for name, array in given.items():
+    owner = next((unit for unit in numbers if name.startswith(f"{unit}.")), None)
+    other[f"{numbers[owner]}{name.removeprefix(owner)}" if owner else f"net.{name}"] = array
+  found = published.by_our_names(other)
+  assert "taken in their order" in capsys.readouterr().err
+  assert found.keys() == given.keys()
+  for name, array in given.items():
+    assert found[name].flat[0] == array.flat[0], name
+  first, *rest = other
+  with pytest.raises(Refused, match="not net"):
+    published.by_our_names({name: other[name] for name in (*rest, first)})
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
     ({"layers.mixed_11.conv.weight": 1}, "not layers.mixed_11.conv.weight"),
-    ({"layers.conv.strange": 1}, "batch norm in conv, not strange"),
-    ({"layers.conv.weight": None}, "a convolution's weights in conv"),
-    ({"layers.conv.beta": None}, "a bias in conv"),
-    ({"layers.conv.weight": np.zeros((10**9, 0, 3, 3))}, "a convolution's weights in conv"),
+    ({"layers.conv.strange": 1}, "batch norm in Conv2d_1a_3x3, not strange"),
+    ({"layers.conv.weight": None}, "a convolution's weights in Conv2d_1a_3x3"),
+    ({"layers.conv.beta": None}, "a bias in Conv2d_1a_3x3"),
+    ({"layers.conv.weight": np.zeros((10**9, 0, 3, 3))}, "a convolution's weights in Conv2d_1a_3x3"),
   ],
 )
 def test_other_names_are_refused(change, message):
