@@ -81,7 +81,8 @@ class Asked:
     """Metrics that say something of real images too, by what records of that are called."""
     if self.name != "own":
       return {}
-    with_one = [metric for metric in self.metrics.values() if metric.baseline]
+    known = self.real.needs
+    with_one = [m for m in self.metrics.values() if m.baseline and known.issuperset(m.needs_baseline)]
     return {f"{next(iter(self.recorded(metric).values()))}_{metric.baseline}": metric for metric in with_one}
 
   def told(self) -> list[str]:
