@@ -322,6 +322,7 @@ class Needs:
     group: So many consecutive rows of a batch belong together, and micro-batches must not tear them.
     guidance: The student must take a guidance scale, and the data must have labels.
     boundary: The student's preconditioning must make f(x, sigma_min) = x, exactly.
+    start: Its paper starts from a diffusion model's weights.
     distance: The distance whose weights the step is to be given; None where the loss has none.
   """
 
@@ -335,6 +336,7 @@ class Needs:
   group: int = 1
   guidance: bool = False
   boundary: bool = False
+  start: bool = False
   distance: Distance | None = None
 
 

@@ -13,14 +13,14 @@ SHOWS = 0.5  # of the difference that a loss compares, above sigma = 1: more of 
 
 
 def cautions(config: ml_collections.ConfigDict, method: Method, backend: str) -> list[str]:
-  """Return lines about a run: its precision, its boundary.
+  """Return lines about a run: its precision, its boundary, its start.
 
   Args:
     config: Complete.
     method: Of it.
     backend: Where it computes: cpu, gpu or tpu.
   """
-  return [*_of_precision(config, method, backend), *_of_boundary(config, method)]
+  return [*_of_precision(config, method, backend), *_of_boundary(config, method), *_of_start(config, method)]
 
 
 def _of_precision(config: ml_collections.ConfigDict, method: Method, backend: str) -> Iterator[str]:
@@ -52,6 +52,14 @@ def _of_boundary(config: ml_collections.ConfigDict, method: Method) -> Iterator[
   if objective.trains == "diffusion" and (anchored(precond, True) or anchored(precond, False)):
     reason = "a diffusion model's D(x, sigma_min) is not x, which this makes it"
     yield f"{said}: expected {_fitting(method, False)}: {reason}"
+
+
+def _of_start(config: ml_collections.ConfigDict, method: Method) -> Iterator[str]:
+  """Say that a method that tunes a diffusion model is given none."""
+  if method.objective.needs.start and not config.init.path:
+    whose = component_name(config.objective)
+    tuned = f"its paper starts {whose} from a diffusion model's weights, this run starts from random ones"
+    yield f"config.init.path = : expected a run or weights folder of one, --init=PATH: {tuned}"
 
 
 def _fitting(method: Method, wanted: bool) -> str:

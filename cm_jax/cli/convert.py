@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from cm_jax.cli.flags import is_main, start
+from cm_jax.cli.flags import check_new, define_overwrite, is_main, start
 from cm_jax.errors import UserError, one_of, renamed
 
 FEATURES = ("inception", "dinov2-b", "dinov2-l")  # what measures images
@@ -51,16 +51,18 @@ def define(values: flags.FlagValues) -> None:
   about = "The side of the images, where the file does not say it."
   flags.DEFINE_integer("image_size", None, about, lower_bound=1, flag_values=values)
   text("network", "{}", 'Options of the network that no file says, as JSON: {"num_head_channels": 64}.')
+  define_overwrite(values)
   flags.DEFINE_bool("allow-nonfinite", False, "Go on where a weight is NaN or infinite.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
   """Convert, and say what was taken for granted."""
   if values["from"].value == "lpips":
-    make_lpips(values.input, values.heads, values.out)
+    make_lpips(values.input, values.heads, _file(values, "weights/lpips.safetensors"))
     return
   if values["from"].value in FEATURES:
-    make_features(values["from"].value, values.input, values.out)
+    which = values["from"].value
+    make_features(which, values.input, _file(values, f"weights/{which}.safetensors"))
     return
   for flag, what in (("input", "a checkpoint"), ("out", "the weights folder to write")):
     if not values[flag].value:
@@ -70,6 +72,7 @@ def main(values: flags.FlagValues) -> None:
 
   precond, network = _section(values.precond), _json(values.network)
   choices = Choices(values.tree, precond, values.kind, values.image_size, network)
+  check_new(values.out, values.overwrite)
   weights.check_target(values.out)
   start()
   if Path(values.input).is_dir():  # on every process: a checkpoint of several is read by all of them
@@ -87,9 +90,8 @@ def main(values: flags.FlagValues) -> None:
   print(f"{done.folder}: {done.num_params:,} parameters of {name}, read as {done.format}")
 
 
-def make_lpips(vgg16: str | None, heads: str | None, out: str | None) -> None:
+def make_lpips(vgg16: str | None, heads: str | None, out: str) -> None:
   """Write the weights of the distance LPIPS, from files of the user or fetched ones."""
-  out = _file(out, "weights/lpips.safetensors")
   start()
   if not is_main():
     return
@@ -100,9 +102,8 @@ def make_lpips(vgg16: str | None, heads: str | None, out: str | None) -> None:
   print(f"{out}: set config.objective.distance = {{'name': 'lpips', 'weights': '{out}'}}")
 
 
-def make_features(which: str, given: str | None, out: str | None) -> None:
+def make_features(which: str, given: str | None, out: str) -> None:
   """Write the weights of a network that measures images, from a file of the user or a fetched one."""
-  out = _file(out, f"weights/{which}.safetensors")
   start()
   if not is_main():
     return
@@ -116,9 +117,11 @@ def make_features(which: str, given: str | None, out: str | None) -> None:
   print(f"{out}: of {about['source']}, sha256 {about['source_sha256']}, published by {about['published_by']}")
 
 
-def _file(out: str | None, example: str) -> str:
+def _file(values: flags.FlagValues, example: str) -> str:
+  out = values.out
   if not out or Path(out).suffix != ".safetensors" or Path(out).is_dir():
     raise UserError("--out", out or "", f"the file to write, such as {example}")
+  check_new(out, values.overwrite)
   return out
 
 

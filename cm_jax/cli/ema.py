@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from cm_jax.cli.flags import is_main, start
+from cm_jax.cli.flags import check_new, define_overwrite, is_main, start
 from cm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("step", -1, about, flag_values=values)
   about = "The weights folder to write; with several widths, a folder for a weights folder each."
   flags.DEFINE_string("out", None, about, flag_values=values)
+  define_overwrite(values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -54,6 +55,8 @@ def main(values: flags.FlagValues) -> None:
     raise UserError("--workdir", values.workdir, "a run folder (config.json, snapshots/)")
   found = snapshots.choose(values.workdir, values.step)
   folders = choose_folders(values.out, widths)
+  for folder in folders:
+    check_new(str(folder), values.overwrite)
   start()
   if not is_main():
     return

@@ -1,5 +1,6 @@
 """What commands share: starting JAX, the flags that name a model and a sampler, and reading them."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,27 @@ def define_protocol(values: flags.FlagValues) -> None:
 def define_seed(values: flags.FlagValues, meaning: str = "Sample i depends on (seed, i) only.") -> None:
   """Declare the seed of samples."""
   flags.DEFINE_integer("seed", 0, meaning, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+
+
+def define_overwrite(values: flags.FlagValues) -> None:
+  """Declare the flag that `check_new` is given."""
+  flags.DEFINE_bool("overwrite", False, "Replace the weights at --out.", flag_values=values)
+
+
+def check_new(out: str, overwrite: bool) -> None:
+  """Check that no weights are replaced that are not to be.
+
+  Args:
+    out: A weights folder, or a file of weights.
+    overwrite: They may be.
+
+  Raises:
+    UserError: There are some.
+  """
+  from cm_jax.storage import weights
+
+  if not overwrite and (weights.is_weights_folder(out) or os.path.isfile(out)):
+    raise UserError("--out", out, "a path that does not exist yet, or --overwrite to replace its weights")
 
 
 def define_framing(values: flags.FlagValues) -> None:

@@ -86,12 +86,14 @@ class Consistency(Objective):
 
   @property
   def needs(self) -> Needs:
-    """A teacher, if the drift is one's; the target's average; f(x, sigma_min) = x, where a grid ends."""
+    """A teacher, if the drift is one's; the target's average; f(x, sigma_min) = x, where a grid ends, and
+    without a grid a diffusion model to start from."""
     return Needs(
       teacher=self.drift.needs_teacher,
       target_decay=self._target_decay,
       distance=self.distance,
       boundary=self.pairs.scales is not None,
+      start=self.pairs.scales is None,  # ECT tunes a diffusion model: the first stage's r = 0 is its loss
     )
 
   def progress(self, step: Array | int) -> Metrics:

@@ -106,11 +106,13 @@ class Scm(Objective):
 
   @property
   def needs(self) -> Needs:
-    """TrigFlow's F; a teacher, if the drift is one's; the head of w, if it is learnt;
-    a guidance scale, if there is one."""
+    """TrigFlow's F; a diffusion model to start from; a teacher, if the drift is one's; the head of w, if
+    it is learnt; a guidance scale, if there is one."""
     weighting = (lambda key: AdaptiveWeight().init(key, jnp.zeros(1))["params"]) if self.adaptive else None
     guidance = bool(self.guidance)
-    return Needs(teacher=self.drift.needs_teacher, trigflow=True, weighting=weighting, guidance=guidance)
+    return Needs(
+      teacher=self.drift.needs_teacher, trigflow=True, weighting=weighting, guidance=guidance, start=True
+    )
 
   def progress(self, step: Array | int) -> Metrics:
     """Return N(k) of the discrete fallback."""

@@ -191,11 +191,30 @@ def test_an_objective_without_its_boundary_or_with_one_too_many(objective, preco
   assert told.startswith(f"config.precond.name = {precond}: expected {right}") and "\n" not in told
 
 
-def test_ects_pairs_bring_their_own_boundary():
+def test_ects_pairs_bring_their_own_boundary(teacher):
   for precond in ("edm", "ect", "boundary"):
-    config = tiny.config(tiny.ECT)
+    config = config_of(tiny.ECT, init={"path": teacher})
     config.precond = {"name": precond}
-    assert build(config).cautions == ()
+    assert not any("precond" in line for line in build(config).cautions)
+
+
+@pytest.mark.parametrize(
+  ("objective", "precond"), [(tiny.ECT, "ect"), ({"name": "scm", "drift": "monte_carlo"}, "edm")]
+)
+def test_a_method_that_tunes_a_diffusion_model_and_is_given_none_is_told(teacher, objective, precond):
+  config = config_of(objective)
+  config.precond = {"name": precond}
+  (told,) = build(config).cautions
+  assert told.startswith("config.init.path = : expected a run or weights folder") and "--init=PATH" in told
+  config.init.path, config.run.on_mismatch = teacher, "allow"
+  assert not any("init.path" in line for line in build(config).cautions)
+
+
+@pytest.mark.parametrize("objective", [tiny.CT, {"name": "denoising"}])
+def test_a_method_that_starts_from_nothing_is_told_nothing(objective):
+  config = config_of(EXAMPLES["objective"].get(objective["name"], objective))
+  config.precond = {"name": "edm" if objective["name"] == "denoising" else "boundary"}
+  assert build(config).cautions == ()
 
 
 def test_a_teacher_is_a_diffusion_model_of_the_same_images(folder, teacher):

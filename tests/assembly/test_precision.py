@@ -170,6 +170,7 @@ def test_what_is_told_of_the_shipped_rows():
     config = shipped(name)
     dtype = config.network.dtype
     config.network, config.data.augment = {"name": "toy", "dtype": dtype}, {}
+    config.init.path = "as its command says"
     method = assemble(config, SHAPE, 10)
     assert cautions(config, method, "gpu") == cautions(config, method, "tpu") == []
     if name in ("cifar10_ict", "cifar10_ect"):

@@ -371,3 +371,22 @@ def test_bad_flags_are_one_line_that_names_them(params, tmp_path, capsys):
   assert not (tmp_path / "out").exists()
   assert cli.run(["convert", f"--input={old}", f"--out={tmp_path / 'out'}", "--kind=diffusion"]) == 0
   assert "kind: diffusion\n" in capsys.readouterr().out and load_model(tmp_path / "out").kind == "diffusion"
+
+
+def test_weights_that_are_there_are_replaced_only_when_asked(params, tmp_path, capsys):
+  path, out = write(tmp_path / "file.pkl", theirs(params)), tmp_path / "out"
+  command = ["convert", f"--input={path}", f"--out={out}"]
+  assert cli.run(command) == 0
+  content = lambda: {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
+  before = content()
+  capsys.readouterr()
+  assert cli.run(command) == 2
+  said = capsys.readouterr()
+  assert said.err.count("\n") == 1 and f"--out = {out}" in said.err and "--overwrite" in said.err
+  assert content() == before and sorted(entry.name for entry in tmp_path.iterdir()) == ["file.pkl", "out"]
+  assert cli.run([*command, "--overwrite"]) == 0 and content() != before
+  file = tmp_path / "lpips.safetensors"
+  file.write_bytes(b"mine")
+  for kind in ("lpips", "inception"):
+    assert cli.run(["convert", f"--from={kind}", "--input=none.pth", f"--out={file}"]) == 2
+    assert "--overwrite" in capsys.readouterr().err and file.read_bytes() == b"mine"
