@@ -86,6 +86,23 @@ def test_another_network_is_one_line(tmp_path, change, message):
   assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+  "name", ["cls_token", "blocks.0.attn.qkv.bias", "pos_embed", "patch_embed.proj.weight"]
+)
+def test_arrays_of_any_shape_are_one_line(tmp_path, name):
+  """Of either form, by either name."""
+  for shape in ((), (0,), (7,), (2, 3, 5), (1, 1, 1, 1, 1)):
+    for form in (of_facebook, of_transformers):
+      given = form(arrays())
+      changed = next(key for key in given if key == name or key.endswith(("query.bias", name.split(".")[-1])))
+      given = {key: np.ascontiguousarray(array) for key, array in given.items()}
+      given[changed] = np.zeros(shape, np.float32)
+      safetensors.numpy.save_file(given, tmp_path / "m.safetensors")
+      with pytest.raises(UserError) as caught:
+        published.read("dinov2-b", tmp_path / "m.safetensors")
+      assert "\n" not in str(caught.value)
+
+
 def test_the_command_says_what_is_missing(tmp_path, capsys):
   out = tmp_path / "d.safetensors"
   for file in ("none.pth", "none.safetensors"):

@@ -217,6 +217,29 @@ def test_a_file_of_something_else_is_one_line(tmp_path, content, message):
   assert not out.exists()
 
 
+def test_damaged_files_are_one_line(tmp_path):
+  """Bytes changed, cut out and cut off: our own error, whichever reader they meet first."""
+  stored = [writers.Stored(str(i), np.ones((32, 3, 3, 3), np.float32)) for i in range(2)]
+  parts = {f"t{storage.key}": writers.tensor(storage, (32, 3, 3, 3)) for storage in stored}
+  genuine = script(stored, layers=module("seq", conv=module("conv", **parts)))
+  random, path = np.random.default_rng(0), tmp_path / "weights.pt"
+  for case in range(150):
+    data = bytearray(genuine)
+    # most of a file is numbers: what says what they are is at its start and end
+    places = [int(place) % len(data) for place in random.normal(scale=700, size=1 + case % 4)]
+    if case % 5 == 0:
+      del data[places[0] : places[0] + 40]
+    elif case % 5 == 1:
+      del data[places[0] :]
+    else:
+      for place in places:
+        data[place] = int(random.integers(256))
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+      published.read(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_pins_are_whole_and_go_with_the_names():
   for file in published.PUBLISHED.values():
     assert len(file.sha256) == 64 and all(url.startswith("https://") for url in file.urls)

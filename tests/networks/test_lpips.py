@@ -82,6 +82,7 @@ def torch_lpips(trunk_path, heads_path, a, b, size, pooling="max"):
   return distance.detach().numpy(), x.grad.numpy().transpose(0, 2, 3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["max", "average"])
 def test_it_is_torchs_through_the_published_files_formats(tmp_path, pooling):
   trunk, heads = peer_files(tmp_path, weights())
