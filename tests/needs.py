@@ -2,6 +2,7 @@
 at the end of a run."""
 
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -10,9 +11,13 @@ import pytest
 TORCH = "needs torch, for comparisons: pip install -e '.[torch]'"
 TRANSFORMERS = "needs torch and transformers, for parity: pip install -e '.[parity]'"
 NUMBERS = "needs the reference numbers of the peers' own code: set GOLDEN_DIR to their folder"
-REASONS = (TORCH, TRANSFORMERS, NUMBERS)
+SLURM = "needs Slurm, and root to start it: apt-get install --no-install-recommends slurm-wlm munge"
+REASONS = (TORCH, TRANSFORMERS, NUMBERS, SLURM)
 GOLDEN = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[2] / "shared" / "golden")
 
+slurm = pytest.mark.skipif(
+  os.geteuid() != 0 or not shutil.which("slurmctld") or not shutil.which("munge"), reason=SLURM
+)
 numbers = pytest.mark.skipif(not GOLDEN.is_dir(), reason=NUMBERS)
 
 
