@@ -8,6 +8,7 @@ import ml_collections
 from cm_jax.cli.flags import counted
 
 if TYPE_CHECKING:
+  from cm_jax.training.goodput import Goodput
   from cm_jax.types import Experiment
 
 
@@ -79,14 +80,14 @@ def planned(experiment: "Experiment") -> list[str]:
   return report.short(estimate.plan(setting.of_experiment(experiment), device, mesh.size, remat=False))
 
 
-def ended(experiment: "Experiment", workdir: str, step: int, trained: bool) -> list[str]:
+def ended(experiment: "Experiment", workdir: str, step: int, goodput: "Goodput | None") -> list[str]:
   """Return what has been trained, and what can be done next.
 
   Args:
     experiment: The run.
     workdir: Where it is.
     step: Where it stands.
-    trained: Whether there was anything left to do.
+    goodput: How its time was spent; None if there was nothing left to do.
   """
   from cm_jax import cli
   from cm_jax.storage.run import RunFolder
@@ -95,8 +96,9 @@ def ended(experiment: "Experiment", workdir: str, step: int, trained: bool) -> l
   drawn = (
     f"; samples drawn while training: {workdir}/samples" if RunFolder.at(workdir).samples.exists() else ""
   )
-  before = "" if trained else ", as it was before: there is nothing left to do"
+  before = "" if goodput else ", as it was before: there is nothing left to do"
   lines = [f"{workdir}: trained to step {step}{before}{drawn}"]
+  lines += [goodput.told()] if goodput else []
   lines.append(f"next: {program} sample --workdir={workdir} --num=64 --out={workdir}.png")
   if experiment.method.objective.trains == "diffusion":
     lines.append(f"      {program} train --config=CONFIG.py --teacher={workdir} --workdir=...   # distil it")

@@ -22,6 +22,7 @@ from cm_jax.cli.flags import is_main, start
 from cm_jax.cli.header import described, ended, keys
 from cm_jax.errors import UserError, damage_told
 from cm_jax.notices import notice
+from cm_jax.training.goodput import Goodput
 
 if TYPE_CHECKING:
   import ml_collections
@@ -54,6 +55,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   """Build, train, save sample grids and snapshots, diagnose."""
   if not values.workdir and not values.dry_run:
     raise UserError("workdir", "", "the folder the run lives in")
+  goodput = Goodput()
   config = read(values, overrides)
   start(agree_on_the_end=True)
   import jax
@@ -98,11 +100,11 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
         boundary.begin()
 
     stopped = agreed or (lambda step: boundary.reached())
-    state = loop.train(experiment, values.workdir, hooks, values.progress, began, stopped, measures)
+    state = loop.train(experiment, values.workdir, hooks, values.progress, began, stopped, measures, goodput)
     if int(state.step) < experiment.method.num_steps:
       raise boundary.end(f"stopped at step {int(state.step)}, saved; the same command goes on")
   if is_main():
-    print("\n".join(ended(experiment, values.workdir, int(state.step), bool(begun))))
+    print("\n".join(ended(experiment, values.workdir, int(state.step), goodput if begun else None)))
 
 
 def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.ConfigDict":

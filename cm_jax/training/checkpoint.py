@@ -3,9 +3,9 @@ restored into an explicit target with its shardings.
 
 A step's folder under `workdir/checkpoints` holds three items: `state` (the TrainState without averages),
 `averages` (by name) and `extra` (JSON: format number, the run's config, dataset fingerprint, teacher's
-sha256, seconds); and `teacher` where the teacher is no file but an earlier student (progressive
-distillation). Readers take one item, or one average, without the rest; what they take is compared with the
-sha256 it was written with (`step_folder`).
+sha256, seconds, wall time by part); and `teacher` where the teacher is no file but an earlier student
+(progressive distillation). Readers take one item, or one average, without the rest; what they take is
+compared with the sha256 it was written with (`step_folder`).
 """
 
 import contextlib

@@ -18,10 +18,11 @@ from etils import epath
 from cm_jax import config as config_lib
 from cm_jax.data.pipeline import Pipeline, Rows, batches, rows_of
 from cm_jax.errors import TrainingStopped, UserError, within
-from cm_jax.storage import lock, whole
+from cm_jax.storage import lines, lock, whole
 from cm_jax.storage import run as run_lib
 from cm_jax.training import sharding
 from cm_jax.training.checkpoint import CheckpointStore
+from cm_jax.training.goodput import Goodput, wall_seconds
 from cm_jax.training.metrics import MetricsLog
 from cm_jax.training.program import Program
 from cm_jax.training.resume import resume, teacher_sha256
@@ -40,6 +41,7 @@ def train(
   began: Callable[[int], object] = lambda step: None,
   stopped: Callable[[int], bool] = lambda step: False,
   measures: Sequence[tuple[int, Measure]] = (),
+  goodput: Goodput | None = None,
 ) -> TrainState:
   """Train, from the newest checkpoint in `workdir` if there is one, to the end of the run,
   or where it is to stop earlier.
@@ -53,6 +55,7 @@ def train(
     stopped: Asked after every step whether to save and end there; on several hosts it has to answer all of
       them alike.
     measures: Pairs (every, measure): what measure(step, state) returns goes into the metrics of that step.
+    goodput: Begun when the process was, so that it knows all of its time; None begins one here.
 
   Returns:
     The final state.
@@ -67,7 +70,8 @@ def train(
     hold = lambda: held.enter_context(lock.held(run_lib.RunFolder.at(workdir).lock, "workdir", str(workdir)))
     mine = sharding.on_main(hold)
     still_mine = (lambda: None) if mine is None else mine.check
-    return _train(experiment, workdir, hooks, progress, began, stopped, measures, still_mine)
+    timed = goodput or Goodput()
+    return _train(experiment, workdir, hooks, progress, began, stopped, measures, timed, still_mine)
 
 
 def _train(
@@ -78,6 +82,7 @@ def _train(
   began: Callable[[int], object],
   stopped: Callable[[int], bool],
   measures: Sequence[tuple[int, Measure]],
+  goodput: Goodput,
   still_mine: Callable[[], None],
 ) -> TrainState:
   config, run, method = experiment.config, experiment.config.run, experiment.method
@@ -88,7 +93,8 @@ def _train(
   program = Program(experiment)
   stages = method.objective.needs.stages
   store = CheckpointStore(folder.path, run.keep_checkpoints, run.keep_every, keep_steps=stages[1:])
-  found = resume(experiment, program, store, stored)
+  with goodput.spent("restore"):
+    found = resume(experiment, program, store, stored)
   state = program.create() if found is None else found.state
   start, seconds_before = int(state.step), 0.0 if found is None else found.seconds
   if start >= num_steps:
@@ -97,7 +103,8 @@ def _train(
   with within("config"):
     rows = rows_of(experiment.source, run.ram_gb)
     pipeline = Pipeline(rows, config.batch_size, config.seed, jax.process_index(), jax.process_count())
-  program.check(_shapes(rows, config.batch_size))
+  with goodput.spent("compile"):
+    program.check(_shapes(rows, config.batch_size))
   teacher_params, distance_params = program.frozen()
   stage_starts = stages[1:-1]  # where the student becomes the teacher
   if found is not None and found.teacher is not None:
@@ -114,14 +121,20 @@ def _train(
     "config_sha256": run_lib.identity(stored) if stored and found else config_lib.sha256(config),
   }
   check_every = min(run.log_every, run.max_nonfinite)
+  if jax.process_index() == 0:
+    rows_before = (row for _, row in lines.by_step(folder.metrics))
+    goodput.go_on({} if found is None else found.wall, wall_seconds(rows_before))
   began(start)
   clock = time.perf_counter()
   elapsed = lambda: seconds_before + time.perf_counter() - clock
 
   def save(state: TrainState) -> None:
     still_mine()
-    extra = {**made_with, "seconds": elapsed()}
-    store.save(state, extra, teacher_params if stage_starts and int(state.step) >= stage_starts[0] else None)
+    jax.block_until_ready(state)  # which is the step's time, and not that of the save
+    with goodput.spent("checkpoint"):
+      extra = {**made_with, "seconds": elapsed(), "wall": goodput.seconds()}
+      after = stage_starts and int(state.step) >= stage_starts[0]
+      store.save(state, extra, teacher_params if after else None)
 
   states = (*method.objective.progress(0), *STATES)
   with _ending(store, workdir) as ending:
@@ -139,16 +152,23 @@ def _train(
     stream = ending.enter_context(
       contextlib.closing(batches(pipeline, start, num_steps - start, run.data_workers))
     )
-    for step, batch in enumerate(stream, start=start + 1):
-      placed = sharding.to_global(batch, experiment.mesh)
-      state, metrics = program.step(state, placed, key, teacher_params, distance_params)
+    placed = (sharding.to_global(batch, experiment.mesh) for batch in stream)
+    goodput.enter("steps")
+    for step, batch in enumerate(goodput.inputs(placed), start=start + 1):
+      with goodput.spent("compile" if step == start + 1 else "steps"):
+        state, metrics = program.step(state, batch, key, teacher_params, distance_params)
+      goodput.handed(metrics["loss"])
       log.add(metrics)
       last = step == num_steps or stopped(step)
       if step % check_every == 0 or last:
         _stop_if_diverged(metrics, step, run.max_nonfinite)
       due = [measure for every, measure in measures if step % every == 0 or step == num_steps]
       if step % run.log_every == 0 or last or due:
-        log.write(step, elapsed(), [functools.partial(measure, step, state) for measure in due])
+        jax.block_until_ready(state)
+        evaluated = goodput.spent("evaluation")
+        measured = [evaluated(functools.partial(measure, step, state)) for measure in due]
+        with goodput.spent("logging"):
+          log.write(step, elapsed(), [*measured, goodput.scalars])
         store.keep_good(log.health.good)
         store.check()
       if step in stage_starts:
@@ -156,10 +176,14 @@ def _train(
       # Before the checkpoint: a run that is killed in between makes them again, and not never.
       for every, hook in hooks:
         if step % every == 0 or step == num_steps:
-          hook(step, state)
+          jax.block_until_ready(state)
+          with goodput.spent("evaluation"):
+            hook(step, state)
       if step % run.checkpoint_every == 0 or step in stage_starts or last:
         save(state)
       if last:
+        with goodput.spent("checkpoint"):
+          store.wait()
         log.health.end(step)
         break
   return state

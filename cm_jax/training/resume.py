@@ -22,12 +22,14 @@ class Resumed:
   Attributes:
     state: Of the checkpoint.
     seconds: That training has taken so far.
+    wall: Seconds of wall time on each of goodput.PARTS; nothing where the run was too old to tell.
     teacher: An earlier student, if the checkpoint holds one.
     damaged: Newer steps that cannot be used; to be set aside before training writes them again.
   """
 
   state: TrainState
   seconds: float
+  wall: Mapping[str, Any]
   teacher: Params | None
   damaged: tuple[int, ...]
 
@@ -94,7 +96,7 @@ def _read(
   if stages[1:-1] and step >= stages[1] and experiment.teacher is not None:
     params = experiment.teacher.params
     teacher = store.restore_teacher(step, params, sharding.tree_shardings(params, experiment.mesh))
-  return Resumed(state, extra["seconds"], teacher, ())
+  return Resumed(state, extra["seconds"], extra.get("wall", {}), teacher, ())
 
 
 def _check_data(experiment: Experiment, extra: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ def test_header_lines_and_what_is_next(tmp_path, capsys):
     "plan: 4.58e-05 GFLOP an image; memory a device: ",
     "checkpoint: next at step 3, every 3; log every 2",
     f"{tmp_path / 'run'}: trained to step 5",
+    "\nwall time 0:00:",
     f"next: python -m cm_jax sample --workdir={tmp_path / 'run'}",
     f"train --workdir={tmp_path / 'run'} --config.run.num_steps=0",
   ):
@@ -47,7 +48,7 @@ def test_header_lines_and_what_is_next(tmp_path, capsys):
   assert cli.run(command) == 0
   said = capsys.readouterr()
   assert "trained to step 5, as it was before: there is nothing left to do" in said.out
-  assert "model:" not in said.out
+  assert "model:" not in said.out and "wall time" not in said.out
   assert cli.run([*command, "--config.run.num_steps=6", "--noprogress"]) == 0
   said = capsys.readouterr()
   assert "next at step 6, every 3" in said.out and "5 done" in said.out
