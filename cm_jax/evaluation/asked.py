@@ -10,7 +10,7 @@ from etils import epath
 from cm_jax.data.sources import Framing
 from cm_jax.errors import UserError, one_of
 from cm_jax.evaluation.collecting import MOMENTS
-from cm_jax.evaluation.conventions import QUANTISER_WORDS, Convention, convention
+from cm_jax.evaluation.conventions import QUANTISER_WORDS, USUAL, Convention, convention
 from cm_jax.evaluation.features import Extractor, load_features
 from cm_jax.evaluation.features.base import check_also
 from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
@@ -18,8 +18,6 @@ from cm_jax.evaluation.metrics.base import Metric
 from cm_jax.evaluation.real import RealData, Sources, check_fits, check_images, check_shape
 from cm_jax.evaluation.references import Reference, open_reference
 
-# What is measured by default in published features; in others every metric that is not `ON_REQUEST`.
-USUAL: Mapping[str, Sequence[str]] = {"inception": ("fid",), "dinov2-b": ("fd",), "dinov2-l": ("fd",)}
 UNNAMED = ("classifier", "digits")  # features that are called by the data they measure
 # Of what a network gives beside features, who needs it.
 _GIVEN = {"logits": "logits", "spatial": "spatial", "spatial_moments": "spatial"}

@@ -1,13 +1,15 @@
 """How peers measure, by name: "FID" is one number only where quantiser, resize and counts are the same."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cm_jax.diffusion.pixels import QUANTISERS
 from cm_jax.errors import UserError, one_of
 
 FULL = 50_000  # samples; with fewer a distance is called FID@n
+# What is measured by default in published features; in others every metric that is not `ON_REQUEST`.
+USUAL: Mapping[str, Sequence[str]] = {"inception": ("fid",), "dinov2-b": ("fd",), "dinov2-l": ("fd",)}
 # What records call a quantiser.
 QUANTISER_WORDS: Mapping[str, str] = {
   "edm": "clip(floor(127.5 x + 128), 0, 255)",

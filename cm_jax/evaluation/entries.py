@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from cm_jax.evaluation.conventions import USUAL
 from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
 from cm_jax.evaluation.metrics.base import Metric
 from cm_jax.evaluation.records import Record
 from cm_jax.evaluation.references import data_name
 from cm_jax.storage.run import identity, read_config
+
+BESIDE = "inception"  # what is measured in its features stands beside FID, in the table of the data
 
 
 class Named(NamedTuple):
@@ -61,7 +64,9 @@ def data_of(record: Record) -> str | None:
   about = named(record.metric)
   if about is None:
     return None
-  return about.label or (None if record.reference is None else data_name(record.reference))
+  if about.label not in (None, BESIDE) or record.reference is None:
+    return about.label
+  return data_name(record.reference)
 
 
 def entries_of(
@@ -90,7 +95,7 @@ def entries_of(
     mine = [r for r in records if data_of(r) in (None, name)]
     ours = {r.metric: r for r in mine if r.nfe == nfe}
     real = {r.metric: r for r in mine if r.nfe is None}
-    values, whose = _values(ours, real)
+    values, whose = _values(ours, real, name)
     speed = next((r for r in reversed(mine) if (r.metric, r.nfe) == ("images_per_second", nfe)), None)
     if whose is None:
       continue
@@ -113,9 +118,12 @@ def entries_of(
 
 
 def _values(
-  samples: Mapping[str, Record], real: Mapping[str, Record]
+  samples: Mapping[str, Record], real: Mapping[str, Record], data: str
 ) -> tuple[dict[str, Any], Record | None]:
-  """Return the values of an entry by their names in reports, and one of the records of its samples."""
+  """Return the values of an entry by their names in reports, and one of the records of its samples.
+
+  Beside a value of published features its number of samples (NAME_n) and their name (NAME_of) are kept.
+  """
   by_name: dict[tuple[str, bool], Record] = {}
   for record in (*real.values(), *samples.values()):
     about = named(record.metric)
@@ -130,13 +138,21 @@ def _values(
     for value, one in zip(metric.records, found, strict=True):
       whose = whose or one
       values[value] = None if one is None else one.value
-      if key in ON_REQUEST and one is not None:
+      label = None if one is None else _label(one)
+      if one is not None and (key in ON_REQUEST or label in USUAL):
         values[f"{value}_n"] = one.n
+      if label not in (None, data):
+        values[f"{value}_of"] = label
     if metric.baseline:  # what concerns the real data has no nfe
       first = next(iter(metric.records))
       baseline = by_name.get((first, True))
       values[f"{first}_{metric.baseline}"] = None if baseline is None else baseline.value
   return values, whose
+
+
+def _label(record: Record) -> str | None:
+  about = named(record.metric)
+  return None if about is None else about.label
 
 
 def metrics_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from cm_jax.evaluation.conventions import FULL
+from cm_jax.evaluation.conventions import FULL, USUAL
 from cm_jax.evaluation.entries import entries_of, metrics_of, named
 from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
 from cm_jax.evaluation.records import Record
@@ -35,7 +35,8 @@ def titles(entries: Entries) -> dict[str, str]:
       if any(entry.get(name) is not None for entry in entries for name in names):
         at = _at({int(n) for entry in entries if (n := entry.get(f"{names[0]}_n")) is not None})
         also = f" (n {{{names[0]}_n:,}})" if at == "@n" else ""
-        found[title.format(data=entries[0]["data"]) + at] = form + also
+        of = next((entry[f"{names[0]}_of"] for entry in entries if f"{names[0]}_of" in entry), None)
+        found[title.format(data=of or entries[0]["data"]) + at] = form + also
   return found
 
 
@@ -50,7 +51,8 @@ def title_of(name: str, counts: Sequence[int]) -> str:
     return name
   forms = METRICS[about.metric].columns.items()
   title = next((title for title, form in forms if about.value in _names([form])), name)
-  return title.format(data=about.label) + (_at(set(counts)) if about.metric in ON_REQUEST else "")
+  published = about.metric in ON_REQUEST or about.label in USUAL
+  return title.format(data=about.label) + (_at(set(counts)) if published else "")
 
 
 def _at(counts: Set[int]) -> str:
