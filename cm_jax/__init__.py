@@ -27,7 +27,7 @@ _PUBLIC = {
   "cm_jax.data.sources": ("open_source",),
   "cm_jax.errors": ("UserError",),
   "cm_jax.evaluation.bits": ("bits",),
-  "cm_jax.evaluation.evaluate": ("evaluate",),
+  "cm_jax.evaluation.evaluate": ("evaluate", "evaluate_images"),
   "cm_jax.evaluation.search": ("search",),
   "cm_jax.networks": ("NETWORKS",),
   "cm_jax.objectives": ("OBJECTIVES",),

@@ -64,3 +64,17 @@ def test_a_cut_file_is_refused():
   for end in range(0, len(data), 7):
     with pytest.raises((Refused, ValueError, TypeError, LookupError, AttributeError, EOFError)):
       read(data[:end])
+
+
+def test_any_byte_may_be_wrong():
+  """A reader that is given nonsense says so, or reads other numbers: it does nothing else."""
+  data = pickle.dumps({"fid": {"mu": rng.standard_normal(3), "sigma": np.eye(3)}, "n": np.int64(7)}, 4)
+  for _ in range(2000):
+    bad = bytearray(data)
+    for at in rng.integers(0, len(data), rng.integers(1, 4)):
+      bad[at] = rng.integers(0, 256)
+    try:
+      found = read(bytes(bad))
+    except (Refused, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError):
+      continue
+    assert isinstance(found, dict)

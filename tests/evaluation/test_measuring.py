@@ -284,3 +284,12 @@ def test_bad_likelihoods_are_named(arguments, message):
     bits(dataclasses.replace(diffusion(), provenance={}))
   with pytest.raises(UserError, match=r"^source = digits:test: expected images of shape \(4, 4, 1\)"):
     bits(dataclasses.replace(diffusion(), image_shape=(4, 4, 1)))
+
+
+def test_samples_that_are_no_numbers_are_told_and_leave_nothing(features, tmp_path):
+  broken = model(params={"net": {"mean": np.float32(np.nan), "std": np.float32(0.5)}})
+  with pytest.raises(
+    UserError, match="^model = sample 0 has NaN: expected a model whose samples are numbers"
+  ):
+    measure(features, SAMPLERS[:1], measured=broken, out=tmp_path / "run")
+  assert not list(tmp_path.rglob("*.jsonl")) and not list(tmp_path.rglob("state"))
