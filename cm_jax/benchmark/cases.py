@@ -43,15 +43,25 @@ class Case:
 
 _DDPMPP = {"name": "songunet", "num_blocks": 1, "dropout": 0.0}
 WORKLOADS = {
+  "digits8": Workload(
+    {**_DDPMPP, "model_channels": 16, "channel_mult": (1, 3), "attn_resolutions": ()},
+    image_shape=(8, 8, 1),
+    batch_size=64,
+  ),
+  "digits16": Workload(
+    {**_DDPMPP, "model_channels": 32, "channel_mult": (2, 2), "attn_resolutions": (8,)},
+    image_shape=(16, 16, 3),
+    batch_size=128,
+  ),
+  "small32": Workload(
+    {**_DDPMPP, "model_channels": 32, "channel_mult": (2, 2, 2), "attn_resolutions": (16,)},
+    image_shape=(32, 32, 3),
+    batch_size=64,
+  ),
   "small": Workload(
     {**_DDPMPP, "model_channels": 32, "channel_mult": (2, 2), "attn_resolutions": (16,)},
     image_shape=(32, 32, 3),
     batch_size=32,
-  ),
-  "digits": Workload(
-    {**_DDPMPP, "model_channels": 16, "channel_mult": (1, 3), "attn_resolutions": ()},
-    image_shape=(8, 8, 1),
-    batch_size=64,
   ),
   "cifar": Workload({"name": "songunet", "dropout": 0.0}, image_shape=(32, 32, 3), batch_size=16),
 }

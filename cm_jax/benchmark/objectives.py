@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from cm_jax.assembly import assemble
@@ -14,9 +15,15 @@ from cm_jax.benchmark.cases import BASE, CASES, Case, Workload, case_of, config_
 from cm_jax.benchmark.records import Column, text
 from cm_jax.benchmark.timing import excess, ratio
 from cm_jax.evaluation.timing import in_turns
+from cm_jax.networks import kernels
 from cm_jax.training.step import init_state, make_train_step
 from cm_jax.types import Array, Batch, Method
 
+# For programs that are looked at, not run.
+QUICK: dict[str, Any] = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+}
 FORWARD = "forward"  # one evaluation of the network: the unit that extra cost is stated in
 
 
@@ -52,12 +59,24 @@ class Running:
 
 
 def train_step(case: Case, workload: Workload, batch_size: int) -> Program:
-  """Return the whole train step of a case.
+  """Return the whole train step of a case."""
+  return step_of(config_of(case, workload, batch_size), workload.image_shape)
+
+
+def step_of(
+  config: ml_collections.ConfigDict, image_shape: tuple[int, int, int], num_classes: int = 0
+) -> Program:
+  """Return the whole train step of a config, on made-up images.
 
   A teacher is the same network with EDM's preconditioning and random weights.
   """
-  method = assemble(config_of(case, workload, batch_size), workload.image_shape, 0)
-  base = _base(workload, batch_size) if method.objective.needs.teacher else None
+  method = assemble(config, image_shape, num_classes)
+  base = None
+  if method.objective.needs.teacher:
+    plain = ml_collections.ConfigDict(config)
+    with plain.ignore_type():
+      plain.objective, plain.precond = dict(CASES[BASE].objective), {"name": CASES[BASE].precond}
+    base = assemble(plain, image_shape, num_classes)
   distance = method.objective.needs.distance
   distance_params = None if distance is None else distance.load()
 
@@ -65,7 +84,8 @@ def train_step(case: Case, workload: Workload, batch_size: int) -> Program:
     key = jax.random.key(seed)
     teacher_params = None if base is None else base.init(jax.random.fold_in(key, 1))
     state = init_state(method.init, method.optimizer, seed)
-    return state, images(workload, batch_size, seed), key, teacher_params, distance_params
+    batch = images(image_shape, config.batch_size, seed, num_classes)
+    return state, batch, key, teacher_params, distance_params
 
   return Program(make_train_step(method, None if base is None else base.student), arguments)
 
@@ -88,13 +108,16 @@ def _base(workload: Workload, batch_size: int) -> Method:
   return assemble(config_of(CASES[BASE], workload, batch_size), workload.image_shape, 0)
 
 
-def images(workload: Workload, batch_size: int, seed: int) -> Batch:
-  """Return a batch of random pixels."""
-  pixels = jax.random.randint(jax.random.key(seed), (batch_size, *workload.image_shape), 0, 256)
-  return {"image": pixels.astype(jnp.uint8)}
+def images(shape: tuple[int, int, int], batch_size: int, seed: int, num_classes: int = 0) -> Batch:
+  """Return a batch of random pixels, with random labels if there are classes."""
+  key = jax.random.key(seed)
+  pixels = jax.random.randint(key, (batch_size, *shape), 0, 256).astype(jnp.uint8)
+  if not num_classes:
+    return {"image": pixels}
+  return {"image": pixels, "label": jax.random.randint(key, (batch_size,), 0, num_classes)}
 
 
-def flops(compiled: jax.stages.Compiled) -> float | None:
+def flops(compiled: jax.stages.Compiled | jax.stages.Lowered) -> float | None:
   """Return the floating point operations of a program as XLA counts them; None if the backend does not say.
 
   Note:
@@ -136,6 +159,15 @@ def measure(
   cases = {name: case_of(name) for name in (BASE, *names)}
   programs = {FORWARD: forward(workload, batch_size)}
   programs |= {name: train_step(case, workload, batch_size) for name, case in cases.items()}
+  same = dataclasses.replace(workload, network={**workload.network, "kernels": "plain"})
+
+  def counted(name: str, compiled: jax.stages.Compiled) -> float | None:
+    # XLA counts the body of a loop once: what CPUs run has loops that the plain forms have not.
+    if not kernels.for_cpu():
+      return flops(compiled)
+    plain = forward(same, batch_size) if name == FORWARD else train_step(cases[name], same, batch_size)
+    return flops(plain.lower().compile(QUICK))
+
   running: dict[str, Running] = {}
   rows: list[dict[str, Any]] = []
   for name, program in programs.items():
@@ -147,7 +179,7 @@ def measure(
     row: dict[str, Any] = {"name": name}
     if name in cases:
       row |= {"objective": dict(cases[name].objective), "precond": cases[name].precond}
-    row |= {"flops": flops(compiled), "temp_bytes": temp_bytes(compiled), "compile_seconds": took}
+    row |= {"flops": counted(name, compiled), "temp_bytes": temp_bytes(compiled), "compile_seconds": took}
     rows.append(row)
     progress(name)
   seconds = in_turns(running, rounds, progress=lambda: progress(""))

@@ -33,7 +33,7 @@ def text(value: float | None, form: str) -> str:
   return "" if value is None else format(value, form)
 
 
-def check_out(out: str | None) -> None:
+def check_out(out: str | None, field: str = "out") -> None:
   """Check that a record can be written there; None is nowhere.
 
   Raises:
@@ -43,7 +43,7 @@ def check_out(out: str | None) -> None:
     return
   folder = Path(out).absolute().parent
   if Path(out).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-    raise UserError("out", out, "a file in a folder that exists and can be written")
+    raise UserError(field, out, "a file in a folder that exists and can be written")
 
 
 def circumstances() -> dict[str, Any]:
@@ -68,5 +68,9 @@ def machine() -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], out: str) -> None:
-  """Write the record, all of it or nothing."""
-  whole.write(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+  """Write the record, all of it or nothing: to a .jsonl a line for every row, with all else in each."""
+  if not out.endswith(".jsonl"):
+    whole.write(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return
+  about = {key: value for key, value in record.items() if key != "rows"}
+  whole.write(out, "".join(json.dumps({**about, **row}, allow_nan=False) + "\n" for row in record["rows"]))

@@ -1,151 +1,163 @@
 """Measure what things cost on this machine: what is compared is timed in turns, in one process.
 
-  python -m cm_jax benchmark --what=objectives --out=costs.json
-  python -m cm_jax benchmark --what=objectives --network=digits --only=ct,cd_heun --rounds=15
-  python -m cm_jax benchmark --what=sampling --network=cifar --batch_size=16 --num=64
+  python -m cm_jax benchmark --network=digits16 --batch=1,8,64 --nfe=1,2,35 --out=rates.jsonl --png=rates.png
+  python -m cm_jax benchmark --what=sampling,train,compile --model=runs/cd --dtype=float32,bfloat16
+  python -m cm_jax benchmark --what=train --network=digits16 --beside=torch
+  python -m cm_jax benchmark --what=objectives --config=configs/digits_edm.py --only=ct,cd_heun --rounds=15
+  python -m cm_jax benchmark --what=writing --network=cifar --batch=16 --num=64
   python -m cm_jax benchmark --what=data --network=cifar --source=folder:/path --source=zip:/path.zip
   python -m cm_jax benchmark --what=features --features=inception,dinov2-b,digits --beside=torch
 
---what=objectives: a train step of every objective beside plain denoising; the same network and synthetic
-images for all, random weights also for the teacher. Columns: FLOPs of a step and their ratio to denoising's;
-median time; the median over rounds of the ratio of times; (step - denoising) in forward passes of the
-network; memory of intermediate values.
+What is measured is a stock --network with random weights, a --model (a run or a weights folder) or what a
+--config trains. --what is one or several of:
 
---what=sampling: images a second of the jitted sampler alone and on their way to the disk as `sample` writes
-them, and the median over rounds of the ratio of times.
+sampling, train: images a second of the jitted sampler, from key to pixels, and of the whole train step, for
+every --batch, --nfe, --dtype and number of --devices: medians over rounds with quartiles, p50 and p99 of
+single images, memory, compile time, FLOPs, and MFU over the rate of a matrix product of the same rounds (or
+over --peak). Where that product's time varies, the machine is said to be noisy. --beside=torch (DDPM++)
+times the same network with the same weights in PyTorch in the same rounds.
 
---what=data: images a second of every --source into device memory, from RAM and streamed by worker processes,
-beside the denoising step of --network; without --source, of folders of made-up JPEGs of 64 and 256 pixels.
+compile: seconds to trace, to compile with an empty cache, and to compile from the cache.
 
---what=features: seconds that a thousand images take in each network of --features that measures images; of
-random weights, but where --weights or a folder has some. --beside=torch times Inception in torch too, with
-the same weights on the same processors, and gives the median over rounds of the ratio of times.
+objectives: a train step of every objective beside plain denoising; synthetic images, random weights also for
+the teacher. Columns: FLOPs of a step and their ratio to denoising's; median time; the median over rounds of
+the ratio of times; (step - denoising) in forward passes of the network; memory of intermediate values.
 
-Nothing is written but --out.
+writing: images a second of the jitted sampler alone and on their way to the disk as `sample` writes them.
+
+data: images a second of every --source into device memory, from RAM and streamed by worker processes, beside
+the denoising step; without --source, of folders of made-up JPEGs of 64 and 256 pixels.
+
+features: seconds that a thousand images take in each network of --features that measures images; of random
+weights, but where --weights or a folder has some. --beside=torch times Inception in torch too, with the same
+weights on the same processors, and gives the median over rounds of the ratio of times.
+
+Nothing is written but --out, --png and --trace.
 """
 
-import sys
-from typing import Any, TypeAlias
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from cm_jax.benchmark.cases import CASES, WORKLOADS, Workload, case_of
-from cm_jax.benchmark.records import Column, check_out, circumstances, table, write
-from cm_jax.cli.flags import is_main, parse_sigmas, start
-from cm_jax.config import default
+from cm_jax.benchmark.cases import CASES, WORKLOADS, case_of
+from cm_jax.benchmark.plan.accelerators import accelerator
+from cm_jax.benchmark.records import check_out, circumstances, table, write
+from cm_jax.cli.flags import define_weights, is_main, start
+from cm_jax.cli.measurements import MEASUREMENTS, batch_size, noise_levels, whole_numbers
+from cm_jax.errors import UserError, one_of, renamed
+from cm_jax.networks.fields import DTYPES
 
-Measured: TypeAlias = tuple[list[dict[str, Any]], dict[str, Column]]
+if TYPE_CHECKING:
+  from cm_jax.benchmark.subjects import Subject
 
 
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
-  flags.DEFINE_enum("what", "objectives", list(MEASUREMENTS), "What to measure.", flag_values=values)
-  about = "small: 32x32 images; digits: that of configs/digits_edm.py; cifar: DDPM++, 55.7 M parameters."
-  flags.DEFINE_enum("network", "small", list(WORKLOADS), about, flag_values=values)
-  flags.DEFINE_integer("rounds", 7, "Timings of each.", lower_bound=1, flag_values=values)
-  about = "Images at a time; by default the network's own."
-  flags.DEFINE_integer("batch_size", None, about, lower_bound=1, flag_values=values)
-  about = "Objectives to measure, these or any other by its name; denoising always is."
-  flags.DEFINE_list("only", list(CASES), about, flag_values=values)
-  text("sigmas", "80", "Noise levels of the sampler.")
-  flags.DEFINE_integer("num", 2048, "Images a timing of sampling.", lower_bound=1, flag_values=values)
+  several = lambda name, default, about: flags.DEFINE_list(name, default, about, flag_values=values)
+  several("what", "sampling", f"What to measure, one or several of {', '.join(MEASUREMENTS)}.")
+  about = "digits8: that of configs/digits_edm.py; digits16, small32: DDPM++ of 1 and 1.6 M parameters;"
+  about += " cifar: DDPM++, 55.7 M."
+  flags.DEFINE_enum("network", "digits16", list(WORKLOADS), about, flag_values=values)
+  define_weights(values)
+  text("config", None, "Measure what this config file trains; --config.key=value overrides any key.")
+  several("batch", [], "Images at a time; by default 1,8,64 for sampling, else the network's own.")
+  several("nfe", ["1", "2", "35"], "Network evaluations an image, of sampling.")
+  several("dtype", [], f"What the network computes in, of {', '.join(DTYPES)}; by default its own.")
+  several("devices", ["1"], "Over how many devices of this host a batch is spread.")
+  flags.DEFINE_integer("rounds", 9, "Timings of each.", lower_bound=1, flag_values=values)
+  about = "Time the same network beside ours: torch, if installed."
+  flags.DEFINE_enum("beside", None, ["torch"], about, flag_values=values)
+  flags.DEFINE_bool("compiled", False, "With --beside=torch: torch.compile as well.", flag_values=values)
+  text("peak", None, "What counts as all of the machine: an accelerator that `plan` knows.")
+  several("only", list(CASES), "Objectives to measure, these or any other by its name; denoising always is.")
+  text("sigmas", "80", "Noise levels of the sampler, of writing.")
+  flags.DEFINE_integer("num", 2048, "Images a timing of writing.", lower_bound=1, flag_values=values)
   about = "Data set to read; may be given several times."
   flags.DEFINE_multi_string("source", None, about, flag_values=values)
   about = "Processes that decode images which are not in RAM."
   flags.DEFINE_integer("workers", 2, about, lower_bound=1, flag_values=values)
-  about = "Networks that measure images, by name, or folders that train-features wrote."
-  flags.DEFINE_list("features", ["inception"], about, flag_values=values)
+  several("features", ["inception"], "Networks that measure images, by name, or folders of train-features.")
   text("weights", None, "Of the one network of --features; random if not given.")
-  text("beside", None, "Time Inception in this as well: torch, if installed.")
   flags.DEFINE_integer("seed", 0, "Of weights, images and noise.", lower_bound=0, flag_values=values)
-  text("out", None, "JSON file with every number and where it was measured.")
+  text("out", None, "File with every number and where it was measured: .json, or .jsonl with a line a row.")
+  text("png", None, "Picture of sampling and train: images a second over the batch.")
+  text("trace", None, "Folder for jax.profiler, of all that is timed.")
 
 
-def main(values: flags.FlagValues) -> None:
-  """Measure, print the table, write the record."""
+def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
+  """Measure, print the tables, write the record."""
+  for name in values.what:
+    if name not in MEASUREMENTS:
+      raise UserError("what", name, one_of(MEASUREMENTS, name))
   for name in values.only:
     case_of(name)
+  for name in values.dtype:
+    if name not in DTYPES:
+      raise UserError("dtype", name, one_of(DTYPES, name))
+  noise_levels(values)
+  for name in ("batch", "nfe", "devices"):
+    whole_numbers(values, name)
+  if values.beside and set(values.dtype) - {"float32"}:
+    raise UserError("dtype", ",".join(values.dtype), f"float32 with --beside={values.beside}")
+  if values.peak is not None:
+    with renamed("device", "peak"):
+      accelerator(values.peak)
+  if values.config and (values.model or values.workdir):
+    raise UserError("config", values.config, "either --config or --model")
   check_out(values.out)
+  check_out(values.png, "png")
   start()
-  workload = WORKLOADS[values.network]
-  batch_size = values.batch_size or workload.batch_size
-  rows, columns = MEASUREMENTS[values.what](values, workload, batch_size)
-  if not is_main():
-    return
-  print(table(rows, columns))
+  subject = subject_of(values, overrides)
+  traced: Any = contextlib.nullcontext()
+  if values.trace:
+    import jax
+
+    traced = jax.profiler.trace(values.trace)
+  with traced:
+    measured = [(name, *MEASUREMENTS[name](values, subject)) for name in values.what]
+  if is_main():
+    tell(values, subject, measured)
+
+
+def tell(values: flags.FlagValues, subject: "Subject", measured: Sequence[tuple[str, list, dict]]) -> None:
+  """Print the tables, write the record and the picture."""
+  from cm_jax.benchmark import chart, throughput
+  from cm_jax.config import plain_json
+
+  for _, rows, columns in measured:
+    print(table(rows, columns))
+    if rows and "noisy" in rows[0] and (said := throughput.noisy(rows)):
+      print(said)
+  rates = [row for name, rows, _ in measured if name in ("sampling", "train") for row in rows]
+  if values.png and rates:
+    chart.save(rates, values.png)
   if values.out:
-    about = {"batch_size": batch_size, **{key: values[key].value for key in ("rounds", "seed")}}
-    config = {"network": workload.network, "image_shape": workload.image_shape}
-    config |= {"matmul_precision": default().matmul_precision}  # as cases.config_of
-    what = {"what": values.what, "network": values.network, **about, "config": config}
-    write({**what, **circumstances(), "rows": rows}, values.out)
+    about = {key: values[key].value for key in ("rounds", "seed")}
+    config = {"network": plain_json(subject.config.network), "image_shape": subject.model.image_shape}
+    config |= {"matmul_precision": subject.config.matmul_precision}
+    rows = [{"what": name, **row} for name, rows, _ in measured for row in rows]
+    subject_is = {"network": subject.name, "batch_size": batch_size(values, subject), "config": config}
+    what = {"what": ",".join(values.what)}
+    write({**what, **subject_is, **about, **circumstances(), "rows": rows}, values.out)
 
 
-def _objectives(values: flags.FlagValues, workload: Workload, batch_size: int) -> Measured:
-  from tqdm import tqdm
+def subject_of(values: flags.FlagValues, overrides: Sequence[str]) -> "Subject":
+  """Return what the flags ask to measure.
 
-  from cm_jax.benchmark import objectives
+  Raises:
+    UserError: A model or a config that is not there, or overrides of none.
+  """
+  from cm_jax.benchmark import subjects
+  from cm_jax.cli.config_flags import override, read_file
 
-  count = len({objectives.BASE, *values.only}) + 1
-  with tqdm(total=count * (values.rounds + 2), disable=not sys.stderr.isatty()) as bar:
-
-    def show(name: str) -> None:
-      bar.set_postfix_str(f"compiled {name}" if name else "timing", refresh=False)
-      bar.update()
-
-    rows = objectives.measure(workload, batch_size, values.rounds, values.seed, values.only, show)
-  return rows, objectives.COLUMNS
-
-
-def _sampling(values: flags.FlagValues, workload: Workload, batch_size: int) -> Measured:
-  from tqdm import tqdm
-
-  from cm_jax.benchmark import sampling
-  from cm_jax.sampling.multistep import check_sigmas
-  from cm_jax.types import NoiseRange
-
-  sigmas = check_sigmas(parse_sigmas(values.sigmas), NoiseRange())
-  rounds = values.rounds
-  with tqdm(total=(len(sampling.OUTPUTS) + 1) * (rounds + 1), disable=not sys.stderr.isatty()) as bar:
-    rows = sampling.measure(workload, batch_size, rounds, sigmas, values.num, values.seed, bar.update)
-  return rows, sampling.COLUMNS
-
-
-def _data(values: flags.FlagValues, workload: Workload, batch_size: int) -> Measured:
-  import tempfile
-  from pathlib import Path
-
-  from tqdm import tqdm
-
-  from cm_jax.benchmark import data
-  from cm_jax.data.sources import validate_source
-
-  specs = {spec: spec for spec in values.source or ()}
-  for spec in specs:
-    validate_source(spec)
-  rounds, workers = values.rounds, values.workers
-  with tempfile.TemporaryDirectory() as scratch:
-    if not specs:
-      make = lambda size: data.write_jpegs(Path(scratch) / str(size), size, values.seed)
-      specs = {f"{size} px JPEGs": make(size) for size in (64, 256)}
-    with tqdm(total=(2 * len(specs) + 1) * rounds, disable=not sys.stderr.isatty()) as bar:
-      how = {"seed": values.seed, "progress": bar.update}
-      rows = data.measure(workload, specs, batch_size, rounds, workers, **how)
-  return rows, data.COLUMNS
-
-
-def _features(values: flags.FlagValues, workload: Workload, batch_size: int) -> Measured:
-  from tqdm import tqdm
-
-  from cm_jax.benchmark import features
-
-  batch_size, rounds = values.batch_size or features.BATCH, values.rounds
-  count = len(values.features) + bool(values.beside)
-  with tqdm(total=count * (rounds + 1), disable=not sys.stderr.isatty()) as bar:
-    how = {"seed": values.seed, "progress": bar.update}
-    rows = features.measure(values.features, values.weights, values.beside, batch_size, rounds, **how)
-  return rows, features.COLUMNS
-
-
-MEASUREMENTS = {"objectives": _objectives, "sampling": _sampling, "data": _data, "features": _features}
+  path = values.model or values.workdir
+  if values.config:
+    return subjects.of_config(override(read_file(values.config), overrides), values.config, values.seed)
+  if overrides:
+    raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], "--config before it")
+  if path:
+    return subjects.of_model(path, values.step, values.average, values.kind)
+  return subjects.of_network(values.network, values.seed)

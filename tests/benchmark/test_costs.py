@@ -76,7 +76,10 @@ def test_the_command_prints_a_table_and_writes_its_record_and_nothing_else(tmp_p
   # leave the tests' own
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
   out = tmp_path / "costs.json"
-  assert cli.run(["benchmark", "--only=ct", "--rounds=2", f"--out={out}"]) == 0
+  assert (
+    cli.run(["benchmark", "--what=objectives", "--network=small", "--only=ct", "--rounds=2", f"--out={out}"])
+    == 0
+  )
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 5 and len({len(line) for line in lines}) == 1
   assert [line.split("|")[1].strip() for line in lines[2:]] == ["forward", "denoising", "ct"]
@@ -111,6 +114,14 @@ def test_the_command_prints_a_table_and_writes_its_record_and_nothing_else(tmp_p
       "--out = /no/such/folder/costs.json: expected a file in a folder that exists",
     ),
     (["--rounds=0"], "rounds"),
+    (["--batch=8,0"], "--batch = 8,0: expected positive whole numbers"),
+    (["--nfe=two"], "--nfe = two: expected positive whole numbers"),
+    (["--dtype=float16"], "--dtype = float16"),
+    (
+      ["--config=configs/digits_edm.py", "--model=runs/x"],
+      "--config = configs/digits_edm.py: expected either",
+    ),
+    (["--peak=h1000"], "--peak = h1000"),
   ],
 )
 def test_bad_input(arguments, message, capsys):

@@ -1,4 +1,4 @@
-"""`benchmark --what=sampling`: every format is really written, and the rows compare equally many images."""
+"""`benchmark --what=writing`: every format is really written, and the rows compare equally many images."""
 
 import json
 
@@ -26,7 +26,9 @@ def test_every_format_is_written_whole_in_every_round(tmp_path, monkeypatch, cap
 
   monkeypatch.setattr(SampleStore, "finish", spied)
   out = tmp_path / "sampling.json"
-  assert cli.run(["benchmark", "--what=sampling", "--rounds=1", "--num=60", f"--out={out}"]) == 0
+  assert (
+    cli.run(["benchmark", "--what=writing", "--network=small", "--rounds=1", "--num=60", f"--out={out}"]) == 0
+  )
   assert {suffix for suffix, _, _ in finished} == {".npz", ".zip", ""}
   assert all(there and num == 64 for _, there, num in finished)
   rows = json.loads(out.read_text())["rows"]
@@ -37,5 +39,5 @@ def test_every_format_is_written_whole_in_every_round(tmp_path, monkeypatch, cap
 
 
 def test_bad_noise_levels_are_refused(capsys):
-  assert cli.run(["benchmark", "--what=sampling", "--sigmas=0.8,80"]) == 2
+  assert cli.run(["benchmark", "--what=writing", "--network=small", "--sigmas=0.8,80"]) == 2
   assert "--sigmas = 0.8,80" in capsys.readouterr().err

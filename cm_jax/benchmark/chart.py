@@ -1,0 +1,55 @@
+"""The picture of a sweep: images a second over the batch size, a line for every number of evaluations."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cm_jax.storage.pictures import log_axis, new_figure, save_figure
+
+LINE = ("what", "by", "dtype", "devices", "nfe")  # what tells lines apart
+
+
+def save(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
+  """Write the picture; bars are quartiles.
+
+  Args:
+    rows: From `throughput.measure`.
+    path: A PNG.
+  """
+  lines: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+  for row in rows:
+    lines.setdefault(tuple(row[key] for key in LINE), []).append(row)
+  figure = new_figure(7, 5)
+  panel = figure.add_subplot()
+  for key, points in lines.items():
+    points = sorted(points, key=lambda row: row["batch"])
+    rates = [row["images_per_second"] for row in points]
+    low, high = zip(*(row["images_per_second_quartiles"] for row in points), strict=True)
+    bars = [
+      [max(rate - bound, 0) for rate, bound in zip(rates, low, strict=True)],
+      [max(bound - rate, 0) for rate, bound in zip(rates, high, strict=True)],
+    ]
+    sizes = [row["batch"] for row in points]
+    panel.errorbar(sizes, rates, bars, marker="o", capsize=2, label=_label(dict(zip(LINE, key, strict=True))))
+  batches = sorted({row["batch"] for row in rows})
+  log_axis(panel, "x", batches)
+  panel.set_xticks(batches, [str(batch) for batch in batches])
+  log_axis(panel, "y", [row["images_per_second"] for row in rows])
+  panel.set(xlabel="batch", ylabel="images/s")
+  panel.grid(alpha=0.3)
+  figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+  save_figure(figure, path)
+
+
+def _label(line: Mapping[str, Any]) -> str:
+  """Return what a line is called.
+
+  >>> _label({"what": "sampling", "by": "cm_jax", "dtype": "float32", "devices": 1, "nfe": 35})
+  'sampling, 35 NFE, float32'
+  """
+  parts = [line["what"]]
+  parts += [] if line["nfe"] is None else [f"{line['nfe']} NFE"]
+  parts += [line["dtype"]]
+  parts += [] if line["by"] == "cm_jax" else [line["by"]]
+  parts += [] if line["devices"] == 1 else [f"{line['devices']} devices"]
+  return ", ".join(parts)
