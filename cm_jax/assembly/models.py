@@ -231,7 +231,7 @@ def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> M
   check_finite(params, str(path))
   unknown = ("step", "average", "config_sha256", "dataset_fingerprint", "source", "framing")
   return Model(
-    network, jax.tree.map(jax.numpy.asarray, params), info["kind"] or kind, noise, info["image_shape"],
+    network, jax.device_put(params), info["kind"] or kind, noise, info["image_shape"],
     info["num_classes"], info["network"], info["precond"],
     sigmas_by_nfe={nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()},
     provenance={"path": str(path), **dict.fromkeys(unknown)}, class_names=tuple(info.get("class_names", ())),

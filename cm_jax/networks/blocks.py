@@ -12,6 +12,7 @@ from cm_jax.networks.layers import (
   Linear,
   attend,
   check_divides,
+  conv,
   pixel_norm,
   resample,
   wide,
@@ -47,7 +48,8 @@ class QKV(nn.Module):
     weight = self.param("weight", self.initial.weight, (1, 1, c, 3 * c))
     draw = lambda key, shape: self.initial.bias(key, shape, fan_in=c, fan_out=3 * c)
     bias = self.param("bias", draw, (3 * c,))
-    y = x.reshape(b * n, c) @ regroup(weight).astype(self.dtype) + regroup(bias).astype(self.dtype)
+    y = conv(x[:, :, None], regroup(weight).astype(self.dtype)[None, None], 0)
+    y = y + regroup(bias).astype(self.dtype)[None, None]
     q, k, v = jnp.split(y.reshape(b, n, 3 * self.heads, c // self.heads), 3, axis=2)
     return q, k, v
 
