@@ -1,5 +1,6 @@
 """Throughput of sampling: the jitted sampler alone, and on the way to the disk, as `cm_jax sample` writes."""
 
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from cm_jax.assembly import assemble, model_of
 from cm_jax.benchmark.cases import CASES, Workload, config_of
-from cm_jax.benchmark.objectives import flops
+from cm_jax.benchmark.plan.flops import count
 from cm_jax.benchmark.records import Column, text
 from cm_jax.benchmark.timing import ratio
 from cm_jax.evaluation.timing import in_turns
@@ -46,7 +47,7 @@ def measure(
 
   Returns:
     Rows with name, images_per_second, ratio (median over rounds of the sampler's time over this one's),
-    flops_per_second (XLA's count; of the sampler alone), and `seconds`, those of every round.
+    flops_per_second (`plan.flops`; of the sampler alone), and `seconds`, those of every round.
   """
   method = assemble(config_of(CASES["ct"], workload, batch_size), workload.image_shape, 0)
   params = jax.jit(method.init)(jax.random.key(seed))
@@ -76,13 +77,16 @@ def measure(
 
     programs = {ALONE: alone, **{name: to_disk(file) for name, file in OUTPUTS.items()}}
     seconds = in_turns(programs, rounds, progress=progress)
-  counted = flops(jax.jit(generator).lower(params, number, batches[0], None).compile())
+  plain = dataclasses.replace(workload, network={**workload.network, "kernels": "plain"})
+  method = assemble(config_of(CASES["ct"], plain, batch_size), plain.image_shape, 0)
+  same = make_generator(model_of(method.config.to_dict(), params), Multistep(model.noise, tuple(sigmas)))
+  counted = count(jax.make_jaxpr(same)(params, number, batches[0], None))
   rows: list[dict[str, Any]] = []
   for name, mine in seconds.items():
     rate = num / float(np.median(mine))
     compared = {"images_per_second": rate, "ratio": ratio(seconds[ALONE], mine), "seconds": mine}
     rows.append({"name": name, **compared})
-  rows[0]["flops_per_second"] = counted and counted / batch_size * rows[0]["images_per_second"]
+  rows[0]["flops_per_second"] = counted / batch_size * rows[0]["images_per_second"]
   return rows
 
 

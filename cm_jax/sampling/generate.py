@@ -1,5 +1,6 @@
 """Turn numbered samples into images, in batches of one shape: sample i depends on (seed, i) only."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -10,12 +11,14 @@ from jax.experimental import multihost_utils
 from cm_jax.diffusion.noise import check_seed, per_sample_noise
 from cm_jax.diffusion.pixels import QUANTISERS, is_latent
 from cm_jax.errors import UserError, one_of
+from cm_jax.networks import kernels
 from cm_jax.sampling.guidance import check_guidance, guided
 from cm_jax.types import Array, Condition, Denoiser, Model, Params, Sampler
 
 # (params, seed uint32 scalar, indices int32 [B], label int32 [B] or None) -> images [B,H,W,C]
 Generator = Callable[[Params, Array | np.uint32, Array, Array | None], Array]
 STATES = ("float32", "float64")
+POSITIONS = 8192  # pixels that a CPU samples together: more, and activations leave its cache
 
 
 def make_generator(
@@ -53,6 +56,15 @@ def make_generator(
 
   @jax.jit
   def generator(params: Params, seed: Array, indices: Array, label: Array | None) -> Array:
+    parts = _parts(len(indices), model.image_shape)
+    if parts > 1:
+      cut = lambda rows: rows.reshape(parts, -1)
+      some = lambda rows: draw_images(params, seed, *rows)
+      images = jax.lax.map(some, jax.tree.map(cut, (indices, label)))
+      return images.reshape(len(indices), *images.shape[2:])
+    return draw_images(params, seed, indices, label)
+
+  def draw_images(params: Params, seed: Array, indices: Array, label: Array | None) -> Array:
     draw = per_sample_noise(jax.random.key(seed), indices)
     noise = lambda k, shape: draw(k, shape).astype(state)
     denoiser = _denoiser(model, params, label, guidance, indices.shape)
@@ -63,6 +75,16 @@ def make_generator(
     return QUANTISERS[quantiser](x)
 
   return generator
+
+
+def _parts(count: int, image_shape: tuple[int, int, int]) -> int:
+  """Return in how many parts a batch is sampled, one after the other: on a CPU, as few as make none of more
+  than `POSITIONS`, or less than twice as many; in one where the batch has no such divisor.
+  """
+  if not kernels.for_cpu():
+    return 1
+  least = -(-count // max(1, POSITIONS // math.prod(image_shape[:2])))
+  return next((parts for parts in range(least, 2 * least) if count % parts == 0), 1)
 
 
 def _denoiser(
