@@ -19,6 +19,9 @@ from cm_jax.evaluation.features.classifier import train_features as train_featur
 from cm_jax.evaluation.features.digits import load_digits
 from cm_jax.evaluation.features.dinov2 import load_dinov2
 from cm_jax.evaluation.features.inception import TAPS, load_inception
+from cm_jax.evaluation.features.trained import TrainedFeatures as TrainedFeatures
+from cm_jax.evaluation.features.trained import load_trained as load_trained
+from cm_jax.evaluation.features.trained import train_resnet as train_resnet
 from cm_jax.networks.dinov2 import SIZES
 
 FEATURES: Mapping[str, Callable[[epath.PathLike | None], Extractor]] = {
@@ -46,4 +49,4 @@ def load_features(name: epath.PathLike, weights: epath.PathLike | None = None) -
   if not epath.Path(name).exists():
     expected = f"{one_of(FEATURES, name)}; or the folder of an own one: train-features makes it"
     raise UserError("features", str(name), expected)
-  return load_classifier(name)
+  return load_trained(name)
