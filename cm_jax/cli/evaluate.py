@@ -56,6 +56,7 @@ def define(values: flags.FlagValues) -> None:
   about = "Real images the model has not seen; by default what is known to be held out of the run's data."
   text("test_source", about)
   text("seeds", "Several seeds, such as 0,1,2: all values, their mean and the least are printed.")
+  text("nearest", "Draw samples beside the training images nearest to them, by pixels or by features.")
   about = "Every checkpoint of the run, but for what is recorded."
   flags.DEFINE_bool("all_checkpoints", False, about, flag_values=values)
   text("out", "Folder of evaluations.jsonl and the grids; by default the run.")
@@ -107,6 +108,7 @@ def main(values: flags.FlagValues) -> None:
     "metrics": None if values.metrics is None else _names(values.metrics),
     "convention": values.convention,
     "few": values.few,
+    "nearest": values.nearest,
     **{key: values[key].value for key in CHOICES},
   }
   measured = _images(values, shared) if values.images else _model(values, shared)

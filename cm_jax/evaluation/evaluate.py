@@ -61,6 +61,7 @@ def evaluate(
   convention: str | None = None,
   few: bool = False,
   save_every: float = EVERY,
+  nearest: str | None = None,
   **choices: Any,
 ) -> Measured:
   """Measure models' samples; return the records, and append them to a run as they are made.
@@ -89,6 +90,8 @@ def evaluate(
     convention: Whose way of measuring, a key of `CONVENTIONS`; None: EDM's in published features, else "own".
     few: Measure although there are no more samples than features, whose covariance is then singular.
     save_every: Seconds of work that an interruption costs at most.
+    nearest: Draw samples beside the training images nearest to them by "pixels" or "features", into `out`;
+      None: by pixels, where a metric reads the training images.
     **choices: Other fields of the convention: quantiser, splits, shuffle, subsets, subset_size, neighbours.
 
   Returns:
@@ -111,7 +114,7 @@ def evaluate(
     first.image_shape, sources, framing_of(first), extractor, metrics, name, used, few, progress=progress
   )
   sampled = Sampled(guidance, used.quantiser, batch_size, mesh or local_mesh())
-  recorder = Recorder(asked, out, again, save_every, progress)
+  recorder = Recorder(asked, out, again, save_every, progress, nearest)
   seeds = [seed] if isinstance(seed, int) else list(seed)
   for one in itertools.chain([first], models):
     check_model(one)
@@ -140,6 +143,7 @@ def evaluate_images(
   convention: str | None = None,
   few: bool = False,
   save_every: float = EVERY,
+  nearest: str | None = None,
   **choices: Any,
 ) -> Measured:
   """Measure images that are there, as `evaluate` does samples.
@@ -149,7 +153,7 @@ def evaluate_images(
     framing: How images of other sizes become squares, also those of the reference.
     num: The first so many; None: all, or as many as a convention that is named asks for.
     features, reference, train_source, test_source, batch_size, out, again, progress: As of `evaluate`.
-    metrics, convention, few, save_every, **choices: As of `evaluate`.
+    metrics, convention, few, save_every, nearest, **choices: As of `evaluate`.
 
   Raises:
     UserError: As of `evaluate`; fewer images than asked for.
@@ -164,7 +168,7 @@ def evaluate_images(
   frames = framing or Framing()
   used = dataclasses.replace(used, num=count)
   asked = ask(opened.shape, sources, frames, extractor, metrics, name, used, few, progress=progress)
-  recorder = Recorder(asked, out, again, save_every, progress)
+  recorder = Recorder(asked, out, again, save_every, progress, nearest)
   recorder.record([given_images(opened, batch_size)], count)
   return Measured(recorder.made, recorder.found, asked.told())
 

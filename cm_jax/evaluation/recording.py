@@ -6,11 +6,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from cm_jax.errors import UserError
 from cm_jax.evaluation import hosts, records
 from cm_jax.evaluation.asked import Asked
 from cm_jax.evaluation.earlier import earlier
 from cm_jax.evaluation.making import real_records, sample_records
 from cm_jax.evaluation.measuring import measure
+from cm_jax.evaluation.memorisation import ROWS, check_by, save_neighbours
 from cm_jax.evaluation.records import Record
 from cm_jax.evaluation.subjects import Subject
 from cm_jax.storage.pictures import save_grid
@@ -28,6 +30,11 @@ class Recorder:
     again: Measure also what was measured before.
     save_every: Seconds of work that an interruption costs at most.
     progress: Show bars.
+    nearest: Draw samples beside their nearest training images, by "pixels" or "features"; None: by pixels,
+      where training images are read anyway.
+
+  Raises:
+    UserError: Neighbours are asked for, and there is no run, or nothing known to be trained on.
 
   Attributes:
     made: What was measured.
@@ -36,8 +43,22 @@ class Recorder:
   """
 
   def __init__(
-    self, asked: Asked, out: epath.PathLike | None, again: bool, save_every: float, progress: bool
+    self,
+    asked: Asked,
+    out: epath.PathLike | None,
+    again: bool,
+    save_every: float,
+    progress: bool,
+    nearest: str | None = None,
   ):
+    check_by(nearest)
+    if nearest is not None and (out is None or asked.real.train_source is None):
+      expected = "a run folder for the picture (out), and the images that were trained on (train_source)"
+      raise UserError("nearest", nearest, expected)
+    reads = asked.real.train_source is not None and any(
+      "train" in metric.needs_real for metric in asked.metrics.values()
+    )
+    self._nearest = nearest or ("pixels" if reads else None)
     self._asked, self._every, self._progress = asked, save_every, progress
     self._run = None if out is None else RunFolder.at(out)
     self.made: list[Record] = []
@@ -79,6 +100,11 @@ class Recorder:
     nfe = subject.fields.get("nfe")
     if self._run is not None and self._is_main and nfe is not None:
       save_grid(first.images(min(num, GRID_IMAGES)), self._run.grid_of_nfe(nfe))
+    if self._run is not None and self._is_main and self._nearest is not None:
+      train = self._asked.real.train
+      assert train is not None  # its source is known
+      extractor = self._asked.extractor if self._nearest == "features" else None
+      save_neighbours(self._run.nearest(nfe, self._nearest), first.images(min(num, ROWS)), train, extractor)
     if partial is not None:
       partial.clear()
 

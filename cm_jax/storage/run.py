@@ -64,6 +64,10 @@ class RunFolder:
     """Return where the samples measured at a number of network evaluations are."""
     return self.samples / f"nfe_{nfe:03d}.png"
 
+  def nearest(self, nfe: int | None, by: str) -> epath.Path:
+    """Return where samples are beside the training images nearest to them, "pixels" or "features"."""
+    return self.samples / f"nearest_{by}_{'given' if nfe is None else f'nfe_{nfe:03d}'}.png"
+
   def search(self, nfe: int) -> epath.Path:
     """Return the picture of what search-steps saw."""
     return self.path / f"search_nfe_{nfe:03d}.png"

@@ -70,6 +70,7 @@ def test_a_run_is_measured_by_its_own_data_and_reported(folder, capsys):
     "nfe_001.png",
     "nfe_002.png",
   ]
+  assert (folder / "digits" / "samples" / "nearest_pixels_nfe_002.png").exists()
   capsys.readouterr()
   (folder / "other").mkdir()
   (folder / "other" / "config.json").write_text((folder / "mine" / "config.json").read_text())
