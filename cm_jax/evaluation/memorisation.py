@@ -9,7 +9,7 @@ from cm_jax.storage.pictures import save_grid
 
 ROWS, COLUMNS = 12, 6  # samples in a picture, and what is beside each
 BY = ("pixels", "features")
-_BLOCK = 4096  # training images compared at a time
+_AT_ONCE = 1 << 22  # numbers of training images that are compared at a time
 
 
 def check_by(by: str | None) -> None:
@@ -22,7 +22,7 @@ def check_by(by: str | None) -> None:
     raise UserError("nearest", by, one_of(BY, by))
 
 
-def nearest(samples: np.ndarray, known: np.ndarray, count: int, block: int = _BLOCK) -> np.ndarray:
+def nearest(samples: np.ndarray, known: np.ndarray, count: int, block: int | None = None) -> np.ndarray:
   """Return which of what is known is nearest to each sample, by L2 distance: int [N, count], nearest first.
 
   Exact in float64, by sums of squared differences; of equal distances the lower number comes first.
@@ -31,12 +31,13 @@ def nearest(samples: np.ndarray, known: np.ndarray, count: int, block: int = _BL
     samples: [N, ...].
     known: [M, ...] of the same shape behind, M >= count.
     count: Neighbours, at least 1.
-    block: Of `known` at a time; memory is a few times block * the numbers of one * 8 bytes.
+    block: Of `known` at a time; by default few enough for 100 MB, whatever their size.
 
   >>> nearest(np.array([[0.0], [5.0]]), np.array([[4.0], [1.0], [9.0]]), 2).tolist()
   [[1, 0], [0, 2]]
   """
   rows = samples.reshape(len(samples), -1).astype(np.float64)
+  block = block or max(1, _AT_ONCE // rows.shape[1])
   squared = np.empty((len(samples), 0))
   numbers = np.empty((len(samples), 0), np.int64)
   for start in range(0, len(known), block):
