@@ -17,7 +17,7 @@ from PIL import Image
 
 from cm_jax import cli
 from cm_jax.data import prepare as prepare_lib
-from cm_jax.data.prepare import Prepare
+from cm_jax.data.prepare import Prepare, conversion, kept
 from cm_jax.data.prepare.cifar import ARCHIVES
 from cm_jax.data.sources import images, labels, open_source
 from cm_jax.data.sources.archives import NpzSource
@@ -385,16 +385,61 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, form):
   assert files(tmp_path) == []
 
 
-def test_an_error_half_way_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("error", "left"), [(RuntimeError, 0), (KeyboardInterrupt, 300)])
+def test_an_error_half_way_leaves_nothing_and_a_stop_what_is_made(tmp_path, monkeypatch, capsys, error, left):
   def stop(images):
-    yield from itertools.islice(images, 3)
-    raise KeyboardInterrupt
+    yield from itertools.islice(images, 300)
+    raise error
 
-  real = prepare_lib.write_zip
-  monkeypatch.setattr(prepare_lib, "write_zip", lambda path, images, names: real(path, stop(images)))
-  with pytest.raises(KeyboardInterrupt):
-    Prepare("digits", str(tmp_path / "a.zip"))()
-  assert files(tmp_path) == []
+  real, encode = prepare_lib.write_zip, conversion.encode_png
+  with monkeypatch.context() as patched:
+    patched.setattr(prepare_lib, "write_zip", lambda path, images, names: real(path, stop(images)))
+    with pytest.raises(error):
+      Prepare("digits", str(tmp_path / "a.zip"))()
+  assert {path.name for path in tmp_path.iterdir()} == ({".a.zip.part"} if left else set())
+  assert all(path.name == "made" for path in (tmp_path / ".a.zip.part").glob("*"))
+
+  made = []
+  monkeypatch.setattr(conversion, "encode_png", lambda pixels: made.append(1) or encode(pixels))
+  Prepare("digits", str(tmp_path / "a.zip"))()
+  assert len(made) == 1797 - left and (f"{left} images" in capsys.readouterr().err) == (left > 0)
+  Prepare("digits", str(tmp_path / "b.zip"))()
+  assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+  assert {path.name for path in tmp_path.iterdir()} == {"a.zip", "b.zip", "a.zip.png", "b.zip.png"}
+
+
+def test_what_is_kept_counts_only_for_the_same_image_and_the_same_crop(tmp_path):
+  picture = kept.Image(3, b"png", 1, (4, 4, 1), False, kept.made_of(b"file", 1, "center 4"))
+  store = kept.Kept(tmp_path)
+  store.add(picture)
+  store.write()
+  again = kept.Kept(tmp_path)
+  assert again.find(3, kept.made_of(b"file", 1, "center 4")) == picture
+  others = [(b"other", 1, "center 4"), (b"file", 2, "center 4"), (b"file", 1, "center 8")]
+  assert [again.find(3, kept.made_of(*other)) for other in others] == [None] * 3
+  (shard,) = tmp_path.iterdir()
+  shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+  assert len(kept.Kept(tmp_path)) == 0  # a damaged shard is made anew
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_stopped_by_a_signal_the_same_command_goes_on(tmp_path, number, status):
+  (tmp_path / "slow_source.py").write_text(SLOW)
+  command = [sys.executable, "-m", "cm_jax", "data", "prepare", "--source=python:slow_source:make"]
+  command.append(f"--out={tmp_path / 'a.zip'}")
+  environment = {**os.environ, "PYTHONPATH": f"{REPO}:{tmp_path}"}
+  process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+  deadline = time.monotonic() + 60
+  while not list((tmp_path / ".a.zip.part" / "made").rglob("shard_*")) and time.monotonic() < deadline:
+    time.sleep(0.02)
+  process.send_signal(number)
+  assert process.wait(30) == status and not (tmp_path / "a.zip").exists()
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0 and "goes on with" in done.stderr, done.stderr
+  assert open_source(f"zip:{tmp_path / 'a.zip'}").fingerprint == open_source("digits").fingerprint
 
 
 def test_a_writer_that_loses_an_image_is_found_out(tmp_path, monkeypatch):

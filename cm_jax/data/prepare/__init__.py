@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from cm_jax.data.prepare.cifar import ARCHIVES, Split, find_archive, read_archive
-from cm_jax.data.prepare.conversion import Conversion, Read, Recipe, Where, reader
-from cm_jax.data.prepare.place import beside, check_out
+from cm_jax.data.prepare.conversion import Conversion, Reader, Recipe, as_it_is, reader
+from cm_jax.data.prepare.kept import Kept
+from cm_jax.data.prepare.place import KEPT, beside, check_out
 from cm_jax.data.prepare.writers import own_info, stock_info, write_array_record, write_zip
 from cm_jax.data.sources import SOURCES, class_names, open_source, told, validate_source
 from cm_jax.data.sources.archives import ZipSource
@@ -58,7 +60,8 @@ class Prepared:
 class Prepare:
   """Make a data set: `Prepare(source, out)()`.
 
-  Nothing is at `out` until all is written, read back and decoded again.
+  Nothing is at `out` until all is written, read back and decoded again. Images that are ready are kept in a
+  hidden folder beside it: the same command goes on with them after it was stopped or killed.
 
   Args:
     source: cifar10, cifar100, or what `open_source` opens, latents excepted; with a crop of images of any
@@ -171,6 +174,7 @@ class Prepare:
       with beside(out) as part, contextlib.ExitStack() as opened:
         for split in splits.values():
           opened.enter_context(contextlib.closing(split.images))
+        self._go_on(part, splits)
         place = part / ("set.zip" if self.format == "zip" else "set")
         self._write(place, splits, classes)
         prepared = [self._read_back(place, name, split, about) for name, split in splits.items()]
@@ -181,6 +185,16 @@ class Prepare:
       expected = f"a place that can be written, with room enough ({error.strerror or error})"
       raise UserError("out", self.out, expected) from error
     return prepared
+
+  def _go_on(self, part: Path, splits: Mapping[str, Conversion]) -> None:
+    """Keep the images on the way; say how many a run that was stopped has made."""
+    kept = {name: Kept(part / KEPT / name) for name in splits}
+    for name, split in splits.items():
+      split.keep(kept[name])
+    if found := sum(map(len, kept.values())):
+      print(
+        f"{self.out}: goes on with {found:,} images that were made before it was stopped", file=sys.stderr
+      )
 
   def _open(self) -> tuple[dict[str, Conversion], dict[str, list[str]], list[str]]:
     """Return the splits, the names of the classes of every label, and what is to be told."""
@@ -193,17 +207,16 @@ class Prepare:
         channels = np.asarray(source[0]["image"]).shape[-1]
       # what is cropped here is read as it is
       whole = source if isinstance(source, EncodedImages) else open_source(self.source)
-      read, where = reader(whole, self.source)
       recipe = Recipe(framing, channels, skip)
-      conversion = Conversion(recipe, read, where, len(source), source.num_classes)
+      conversion = Conversion(recipe, reader(whole, self.source), len(source), source.num_classes)
       return {self.split or _SPLIT: conversion}, {"label": list(class_names(source))}, told(source)
     splits, classes = read_archive(self.source, find_archive(self.source, self.input))
     conversions = {}
     for name in splits if self._stock else [self.split or _SPLIT]:
       split = splits[name]
-      read, where = _cifar_reader(split, f"{self.source} {name}")
-      count, recipe = len(split.pixels), Recipe(framing, 3, skip)
-      conversions[name] = Conversion(recipe, read, where, count, len(classes["label"]), split.labels)
+      read, recipe = _cifar_reader(split, f"{self.source} {name}"), Recipe(framing, 3, skip)
+      labels = split.labels
+      conversions[name] = Conversion(recipe, read, len(split.pixels), len(classes["label"]), labels)
     return conversions, classes, []
 
   def _write(
@@ -241,11 +254,11 @@ class Prepare:
     return Prepared(spec, split.shape, labels, written.num_classes, stated, *counts, about)
 
 
-def _cifar_reader(split: Split, name: str) -> tuple[Read, Where]:
+def _cifar_reader(split: Split, name: str) -> Reader:
   def read(index: int) -> tuple[np.ndarray, int]:
     return split.pixels[index], int(split.labels["label"][index])
 
-  return read, lambda index: f"{name}, image {index}"
+  return Reader(read, as_it_is, lambda index: f"{name}, image {index}")
 
 
 def stock_examples(name: str, split: Conversion) -> Iterator[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from cm_jax.data.prepare.kept import Image, Kept, made_of
 from cm_jax.data.sources.classes import UNLABELLED
 from cm_jax.data.sources.decoding import decode
 from cm_jax.data.sources.encoded import EncodedImages, check_shape
@@ -17,7 +18,9 @@ from cm_jax.storage.pictures import encode_png
 from cm_jax.types import Source
 
 SAMPLES = 64  # images of the grid that shows what was made
-Read: TypeAlias = Callable[[int], tuple[np.ndarray, int]]  # an image's number -> uint8 [H, W, C], its label
+# an image's number -> what it is made of, its label
+Read: TypeAlias = Callable[[int], tuple[bytes | np.ndarray, int]]
+Decode: TypeAlias = Callable[[Any, int], np.ndarray]  # that, an image's number -> uint8 [H, W, C]
 Where: TypeAlias = Callable[[int], str]  # an image's number -> what an error calls it
 
 
@@ -36,23 +39,12 @@ class Recipe:
   skip_corrupt: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Image:
-  """An image that is ready to be written.
+class Reader(NamedTuple):
+  """How images of a source are read, what makes pixels of them, what errors call them."""
 
-  Args:
-    index: Its number in the source.
-    png: The file.
-    label: Its class, -1 if unlabelled.
-    shape: (H, W, C).
-    enlarged: Whether it was smaller than the resolution before.
-  """
-
-  index: int
-  png: bytes
-  label: int
-  shape: tuple[int, ...]
-  enlarged: bool
+  read: Read
+  pixels: Decode
+  where: Where
 
 
 class Conversion:
@@ -60,8 +52,7 @@ class Conversion:
 
   Args:
     recipe: What is done.
-    read: From `reader`.
-    where: From `reader`.
+    reader: Of the source.
     count: Number of images.
     num_classes: 0 if unlabelled.
     every_label: Of every label that the source has, int32 [N]; for tfds' own features.
@@ -76,8 +67,7 @@ class Conversion:
   def __init__(
     self,
     recipe: Recipe,
-    read: Read,
-    where: Where,
+    reader: Reader,
     count: int,
     num_classes: int,
     every_label: Mapping[str, np.ndarray] | None = None,
@@ -87,16 +77,21 @@ class Conversion:
     self.skipped: list[str] = []
     self.enlarged = 0
     self.shape: tuple[int, ...] = ()
-    self._recipe, self._read, self._where, self._count = recipe, read, where, count
+    self._recipe, self._reader, self._where, self._count = recipe, reader, reader.where, count
+    self._kept: Kept | None = None
     self._samples: list[bytes] = []
     self.images = self._pass()
+
+  def keep(self, kept: Kept) -> None:
+    """Keep the images on the way, and take those that are kept."""
+    self._kept = kept
 
   def _pass(self) -> Generator[Image, None, None]:
     shown = set(np.linspace(0, self._count - 1, SAMPLES).astype(int).tolist())
     first, last = None, b""
     made = in_order(self._make, range(self._count), "preparing")
     # closed at once when a writer fails: not when the garbage collector finds the threads
-    with contextlib.closing(made):
+    with contextlib.closing(made), self._keeping():
       for image in made:
         if isinstance(image, UserError):
           self.skipped.append(str(image))
@@ -109,14 +104,30 @@ class Conversion:
         if image.index in shown:
           self._samples.append(image.png)
         last = image.png
+        if self._kept is not None:
+          self._kept.add(image)
         yield image
     if first is None:
       raise UserError("source", f"{self._count} corrupt images", f"one that is whole ({self.skipped[0]})")
     self._samples = self._samples or [last]
 
+  @contextlib.contextmanager
+  def _keeping(self) -> Iterator[None]:
+    """Write what waits to be kept when the pass is stopped."""
+    try:
+      yield
+    except (KeyboardInterrupt, GeneratorExit):
+      if self._kept is not None:
+        self._kept.write()
+      raise
+
   def _make(self, index: int) -> Image | UserError:
     try:
-      pixels, label = self._read(index)
+      content, label = self._reader.read(index)
+      digest = made_of(content, label, f"{self._recipe.framing} {self._recipe.channels}")
+      if self._kept is not None and (found := self._kept.find(index, digest)) is not None:
+        return found
+      pixels = self._reader.pixels(content, index)
     except UserError as error:
       if self._recipe.skip_corrupt:
         return error
@@ -128,7 +139,7 @@ class Conversion:
     framing = self._recipe.framing
     enlarged = framing.crops and min(pixels.shape[:2]) < framing.resolution
     pixels = framing(pixels, self._where(index), self._recipe.channels)
-    return Image(index, encode_png(pixels), label, pixels.shape, enlarged)
+    return Image(index, encode_png(pixels), label, pixels.shape, enlarged, digest)
 
   def samples(self) -> np.ndarray:
     """Return images from all over the set, fewer if they are large: uint8 [n, H, W, C]."""
@@ -137,8 +148,8 @@ class Conversion:
     return np.stack([decode(self._samples[index], "sample") for index in chosen])
 
 
-def reader(source: Source, spec: str) -> tuple[Read, Where]:
-  """Return how images of a source are read, files each at its own size, and what they are called.
+def reader(source: Source, spec: str) -> Reader:
+  """Return how images of a source are read, files each at its own size.
 
   Args:
     source: From `open_source`.
@@ -148,13 +159,7 @@ def reader(source: Source, spec: str) -> tuple[Read, Where]:
     UserError: When one is read: it is not uint8 with 1 or 3 channels.
   """
   if isinstance(source, EncodedImages):
-    encoded = source
-
-    def read(index: int) -> tuple[np.ndarray, int]:
-      data, label = encoded.record(index)
-      return encoded.pixels(data, index), label
-
-    return read, encoded.where
+    return Reader(source.record, source.pixels, source.where)
 
   where = lambda index: f"{spec}, image {index}"
 
@@ -165,4 +170,9 @@ def reader(source: Source, spec: str) -> tuple[Read, Where]:
       raise UserError(where(index), f"{image.dtype} {list(image.shape)}", "uint8 [H, W, C] with C = 1 or 3")
     return image, int(item["label"])
 
-  return read_array, where
+  return Reader(read_array, as_it_is, where)
+
+
+def as_it_is(pixels: np.ndarray, index: int) -> np.ndarray:
+  """Return the pixels of an image that was never encoded."""
+  return pixels

@@ -28,9 +28,15 @@ def check_out(out: str, format: str) -> None:
   check_writable("out", path)
 
 
+KEPT = "made"  # in the hidden folder: images that are ready
+
+
 @contextlib.contextmanager
 def beside(out: Path) -> Iterator[Path]:
-  """Make a hidden folder beside `out` for the time of a run; clears what a killed run left in it.
+  """Make a hidden folder beside `out` for the time of a run.
+
+  Of what a stopped run left in it `KEPT` stays, for this one to go on with; it goes with the folder when this
+  one ends, unless it is stopped too.
 
   Raises:
     UserError: Another run is writing there.
@@ -39,10 +45,25 @@ def beside(out: Path) -> Iterator[Path]:
     if os.path.lexists(out):  # put there by the one that held it until now
       raise UserError("out", str(out), "a path that does not exist yet")
     part = out.with_name(f".{out.name}.part")
-    if part.is_dir():
-      shutil.rmtree(part)
-    part.mkdir()
+    _clear(part)
+    part.mkdir(exist_ok=True)
     try:
       yield part
-    finally:
+    except KeyboardInterrupt:
+      _clear(part)
+      raise
+    except BaseException:
       shutil.rmtree(part, ignore_errors=True)
+      raise
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _clear(part: Path) -> None:
+  """Remove all of a stopped run but what it kept, which is a folder of its own."""
+  if part.is_symlink() or (part.exists() and not part.is_dir()):
+    raise UserError("out", str(part), "nothing there: data prepare puts its own folder there")
+  for path in part.iterdir() if part.is_dir() else ():
+    is_folder = path.is_dir() and not path.is_symlink()
+    if path.name == KEPT and is_folder:
+      continue
+    shutil.rmtree(path) if is_folder else path.unlink()
