@@ -49,8 +49,9 @@ def named(name: str) -> Named | None:
         match = re.fullmatch(_pattern(template + end), name)
         if match is None:
           continue
-        found = Named(key, value, next(iter(match.groups()), None), is_real)
-        if best is None or found.label is None or (best.label is not None and is_real):
+        label = next(iter(match.groups()), None)
+        found = Named(key, value, label, is_real)
+        if best is None or len(label or "") < len(best.label or ""):  # the template that says most of it
           best = found
   return best
 

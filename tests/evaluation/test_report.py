@@ -9,6 +9,7 @@ from PIL import Image
 from cm_jax.config import default, plain_json, sha256
 from cm_jax.errors import UserError
 from cm_jax.evaluation.comparison import compare
+from cm_jax.evaluation.entries import named
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, append
 from cm_jax.evaluation.report import read_metrics, report
@@ -153,6 +154,20 @@ def test_a_new_metric_is_a_column(tmp_path, monkeypatch):
   shown = report(tmp_path)
   assert "| 3.0 of 4.0 |" in shown and "| - of 4.0   |" in shown
   assert "mean: of the pixels." in (tmp_path / "report.md").read_text()
+
+
+def test_the_longest_name_is_meant(monkeypatch):
+  class Two:
+    records, baseline = {"kid": "kid_{data}", "kid_std": "kid_std_{data}"}, ""
+
+  monkeypatch.setitem(METRICS, "two", Two())
+  for name, found in (
+    ("kid_std_zip", ("two", "kid_std", "zip", False)),
+    ("kid_zip", ("two", "kid", "zip", False)),
+    ("fd_a_floor", ("fd", "fd", "a", True)),
+    ("class_entropy", ("class_entropy", "class_entropy", None, False)),
+  ):
+    assert named(name) == found
 
 
 def test_a_comparison_is_of_means_over_seeds_by_data(tmp_path):
