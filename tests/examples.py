@@ -122,7 +122,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "digits": 64, "inception": 2048, "inception-64": 64, "inception-192": 192, "inception-768": 768,
     "dinov2-b": 768, "dinov2-l": 1024,
   },
-  "metric": {name: name for name in ("fd", "class_entropy", "nn_distance")},
+  "metric": {
+    name: name for name in ("fd", "class_entropy", "nn_distance", "fid", "sfid", "is", "kid", "prdc")
+  },
   # What follows the scheme; PATH is made by the test that opens it.
   "source": {
     "digits": "digits:train", "folder": "folder:PATH", "latents": "latents:PATH", "lmdb": "lmdb:PATH",

@@ -1,10 +1,44 @@
 """The Inception Score: are single images recognised, and is all of them together varied?"""
 
+import dataclasses
 import itertools
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from cm_jax.errors import UserError
+from cm_jax.evaluation.metrics.base import Known, Real
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionScore:
+  """The mean of `inception_scores`, and their deviation; larger is better.
+
+  Args:
+    splits, shuffle, seed: Of `inception_scores`.
+  """
+
+  splits: int = 10
+  shuffle: bool = False
+  seed: int = 2020
+
+  records: ClassVar[Mapping[str, str]] = {"is": "is", "is_std": "is_std"}
+  baseline: ClassVar[str] = ""
+  needs: ClassVar[tuple[str, ...]] = ("logits",)
+  needs_real: ClassVar[tuple[str, ...]] = ()
+  needs_baseline: ClassVar[tuple[str, ...]] = ()
+  only: ClassVar[tuple[str, ...]] = ("inception",)
+  columns: ClassVar[Mapping[str, str]] = {"IS": "{is:.2f} ± {is_std:.2f}"}
+  about: ClassVar[str] = "IS: Inception Score, mean and deviation over splits; larger is better."
+
+  def values(self, samples: Known, real: Real) -> dict[str, float]:
+    """Return it of samples."""
+    found = inception_scores(samples.logits, self.splits, self.shuffle, self.seed)
+    return {"is": float(found.mean()), "is_std": float(found.std())}
+
+  def of_real(self, real: Real) -> None:
+    """Return None: nothing is measured of real images."""
 
 
 def inception_scores(

@@ -1,11 +1,13 @@
 """The kernel distance (KID): unbiased estimates of a squared maximum mean discrepancy, over subsets."""
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from cm_jax.errors import UserError
+from cm_jax.evaluation.metrics.base import Known, Real
 
 
 class Kernel(Protocol):
@@ -54,7 +56,37 @@ class RBF:
     return np.exp(-np.clip(squared, 0, None) / (2 * self.sigma**2))
 
 
-KERNELS: dict[str, type[Polynomial] | type[RBF]] = {"polynomial": Polynomial, "rbf": RBF}
+@dataclasses.dataclass(frozen=True)
+class KID:
+  """The mean of `kernel_distances`, and their deviation (Binkowski et al. 2018).
+
+  Args:
+    kernel: Of two sets of features.
+    subsets, subset_size, seed: Of `kernel_distances`.
+  """
+
+  kernel: Kernel = Polynomial()
+  subsets: int = 100
+  subset_size: int = 1000
+  seed: int = 2020
+
+  records: ClassVar[Mapping[str, str]] = {"kid": "kid_{data}", "kid_std": "kid_std_{data}"}
+  baseline: ClassVar[str] = ""
+  needs: ClassVar[tuple[str, ...]] = ("features",)
+  needs_real: ClassVar[tuple[str, ...]] = ("features",)
+  needs_baseline: ClassVar[tuple[str, ...]] = ()
+  only: ClassVar[tuple[str, ...]] = ()
+  columns: ClassVar[Mapping[str, str]] = {"KID-{data}": "{kid:.3e} ± {kid_std:.1e}"}
+  about: ClassVar[str] = "KID-{data}: unbiased squared MMD of subsets, mean and deviation; 0 is equal."
+
+  def values(self, samples: Known, real: Real) -> dict[str, float]:
+    """Return it of samples."""
+    features = samples.features, real.collected.features
+    found = kernel_distances(*features, self.kernel, self.subsets, self.subset_size, self.seed)
+    return {"kid": float(found.mean()), "kid_std": float(found.std())}
+
+  def of_real(self, real: Real) -> None:
+    """Return None: it is 0 on average, by its construction."""
 
 
 def unbiased_mmd2(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:

@@ -5,19 +5,57 @@ products of matrices in float64 on the device, block by block; what lies closer 
 their rounding is decided by the sum of squared differences, so that the verdict is exact, ties too.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.errors import UserError
+from cm_jax.evaluation.metrics.base import Known, Real
 from cm_jax.types import Array
 
 BLOCK = 1024  # rows at a time: memory is BLOCK x M x 8 bytes, a few times over
 _ROUNDING = 1e-11  # of a squared distance, relative to the squared norms: 1e5 units in the last place
 _SPARE = 8  # neighbours beyond the k-th that are looked at exactly
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecisionRecall:
+  """What `prdc` says of samples; larger is better.
+
+  Args:
+    neighbours: k of `prdc`.
+  """
+
+  neighbours: int = 3
+
+  records: ClassVar[Mapping[str, str]] = {
+    name: f"{name}_{{data}}" for name in ("precision", "recall", "density", "coverage")
+  }
+  baseline: ClassVar[str] = ""
+  needs: ClassVar[tuple[str, ...]] = ("features",)
+  needs_real: ClassVar[tuple[str, ...]] = ("features",)
+  needs_baseline: ClassVar[tuple[str, ...]] = ()
+  only: ClassVar[tuple[str, ...]] = ()
+  columns: ClassVar[Mapping[str, str]] = {
+    "precision, recall": "{precision:.3f}, {recall:.3f}",
+    "density, coverage": "{density:.3f}, {coverage:.3f}",
+  }
+  about: ClassVar[str] = (
+    "precision, recall: share of the samples among the real images, and of these among the samples; "
+    "density, coverage: how deep among them, and how many of them are met; in the features of {data}."
+  )
+
+  def values(self, samples: Known, real: Real) -> dict[str, float]:
+    """Return them of samples."""
+    return prdc(samples.features, real.collected.features, self.neighbours)._asdict()
+
+  def of_real(self, real: Real) -> None:
+    """Return None: nothing is measured of real images."""
 
 
 class Prdc(NamedTuple):
