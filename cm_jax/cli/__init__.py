@@ -7,11 +7,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from absl import flags as absl_flags  # a plain `flags` would become the submodule of that name
+from absl import flags as absl_flags
 
-from cm_jax.cli import memory, signals
+from cm_jax.cli import flags, memory, signals
 from cm_jax.cli.arguments import at_home, is_override, joined, underscored
 from cm_jax.errors import UserError, one_of
+from cm_jax.training import peers
 from cm_jax.version import __version__
 
 COMMANDS = {
@@ -81,6 +82,7 @@ def _run(name: str, rest: list[str]) -> int:
     module, rest = _module(name, rest)
     command = importlib.import_module(f"cm_jax.cli.{module}")
     command.define(values)
+    flags.define_processes(values)
     if {"config", "input", "model", "workdir"} & set(values):
       about = "Code of yours that a stored run or model names and that may run: python:MODULE:CLASS."
       absl_flags.DEFINE_multi_string("code", [], about, flag_values=values)
@@ -94,15 +96,16 @@ def _run(name: str, rest: list[str]) -> int:
     if overrides and "config" not in values:
       raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
     _parse(values, name, [argument for argument in rest if argument not in overrides])
+    flags.say_processes(values)
     with memory.told(values), outside.named_in_the_block():
       outside.allow(values.code if "code" in values else [])
       command.main(values, overrides) if "config" in values else command.main(values)
   except UserError as error:
-    print(f"cm_jax {name}: {_as_flag(error, values)}", file=sys.stderr)
-    return error.status
+    return _failed(name, str(_as_flag(error, values)), error.status)
   except KeyboardInterrupt as stop:
     stopped = stop if isinstance(stop, signals.Stopped) else signals.Stopped(signal.SIGINT)
     print(f"cm_jax {name}: {stopped}", file=sys.stderr)
+    peers.leave()
     return stopped.status
   except BrokenPipeError:  # whoever read what is printed, such as head, has enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,10 +115,22 @@ def _run(name: str, rest: list[str]) -> int:
       raise
     from cm_jax.storage.whole import ROOM
 
-    said = UserError(str(error.filename or "a file"), error.strerror, ROOM)
-    print(f"cm_jax {name}: {said}", file=sys.stderr)
-    return 1
+    return _failed(name, str(UserError(str(error.filename or "a file"), error.strerror, ROOM)), 1)
+  except RuntimeError as error:
+    if not peers.watched():
+      raise
+    peers.wait()  # a collective operation fails where another process died: then that is what to say
+    peers.leave(f"{type(error).__name__}: {error}"[:500])
+    raise
+  peers.leave()
   return 0
+
+
+def _failed(name: str, line: str, status: int) -> int:
+  """Say on standard error, and to the other processes of a job, why this one ends."""
+  print(f"cm_jax {name}: {line}", file=sys.stderr, flush=True)
+  peers.leave(line)
+  return status
 
 
 def _as_flag(error: UserError, values: absl_flags.FlagValues) -> UserError:

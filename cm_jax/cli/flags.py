@@ -27,14 +27,38 @@ def start(agree_on_the_end: bool = False) -> None:
   import jax
 
   from cm_jax.cli import environment
-  from cm_jax.training.sharding import maybe_initialize
+  from cm_jax.training import peers, processes
 
   environment.keep_ours()
   environment.keep_programs()
-  maybe_initialize()
+  job = processes.find(os.environ, processes.tpu_metadata())
+  processes.join(job, processes.seconds_to_join(os.environ))
   environment.check_platform()
+  peers.watch(peers.seconds_alone(os.environ))
   if jax.distributed.is_initialized() and not agree_on_the_end:
     signals.answer()
+
+
+def define_processes(values: flags.FlagValues) -> None:
+  """Declare the flags that say which of several processes this is; most places say it by themselves."""
+  text = lambda name, about: flags.DEFINE_string(name, None, about, flag_values=values)
+  number = lambda name, about, low: flags.DEFINE_integer(name, None, about, low, flag_values=values)
+  text("coordinator", "HOST:PORT of the first of several processes (JAX_COORDINATOR_ADDRESS).")
+  number("num_processes", "How many there are (JAX_NUM_PROCESSES).", 1)
+  number("process_id", "Which of them this is, from 0 (JAX_PROCESS_ID).", 0)
+  number("join_timeout", "Seconds to wait for the others at the start; 300 by default.", 1)
+  number("peer_timeout", "Seconds of silence after which another counts as dead; 60 by default.", 10)
+
+
+def say_processes(values: flags.FlagValues) -> None:
+  """Put what the flags of `define_processes` say where `processes.find` looks for it."""
+  from cm_jax.training import peers, processes
+
+  names = ("coordinator", "num_processes", "process_id", "join_timeout", "peer_timeout")
+  variables = (*processes.EXPLICIT, processes.JOIN_TIMEOUT, peers.TIMEOUT)
+  for flag, variable in zip(names, variables, strict=True):
+    if values[flag].value is not None:
+      os.environ[variable] = str(values[flag].value)
 
 
 def counted(number: int, what: str) -> str:

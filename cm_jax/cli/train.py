@@ -22,6 +22,7 @@ from cm_jax.cli.flags import is_main, start
 from cm_jax.cli.header import described, ended, keys
 from cm_jax.errors import UserError, damage_told
 from cm_jax.notices import notice
+from cm_jax.training import peers
 from cm_jax.training.goodput import Goodput
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   goodput = Goodput()
   config = read(values, overrides)
   start(agree_on_the_end=True)
+  peers.agree("command", shared_facts(config, values.workdir))
   import jax
 
   from cm_jax.assembly.experiment import build
@@ -79,6 +81,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   stored = damage_told(file, "the config that training wrote")
   with contextlib.nullcontext() if values.config else stored:
     experiment = build(reconcile(config, run_lib.read_config(values.workdir)), resumes)
+  peers.agree("data", {"data fingerprint": experiment.source.fingerprint})
   notice(*experiment.cautions)
   run = experiment.config.run
   draws = run.num_samples and not is_latent(experiment.method.image_shape)  # latents are no picture
@@ -152,6 +155,32 @@ def measure(experiment: "Experiment") -> "Measure":
       config.seed, batch_size, experiment.mesh,
     )  # fmt: skip
   return lambda step, state: during(read_average(state.opt_state, average))
+
+
+def shared_facts(config: "ml_collections.ConfigDict", workdir: str) -> dict[str, object]:
+  """Return what has to be the same on every host of a run: the config with its overrides, the code, the
+  versions, JAX's settings and devices."""
+  import jax
+
+  from cm_jax.cli.environment import OURS
+  from cm_jax.config import plain_json
+  from cm_jax.evaluation.records import provenance
+
+  def flat(name: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict) or not value:
+      return {name: value}
+    return {path: leaf for key, inner in value.items() for path, leaf in flat(f"{name}.{key}", inner).items()}
+
+  settings = (*OURS, "jax_default_matmul_precision")
+  made_by = provenance()
+  return {
+    **flat("config", plain_json(config)),
+    **flat("version", made_by["versions"]),
+    **{name.upper(): str(getattr(jax.config, name)) for name in settings},
+    "commit": made_by["commit"],
+    "device": jax.devices()[0].device_kind,
+    "--workdir": workdir,
+  }
 
 
 def sample_grids(experiment: "Experiment", workdir: str) -> "Hook":

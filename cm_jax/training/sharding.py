@@ -1,9 +1,6 @@
-"""Devices: the mesh, where each array lives on it, and joining the processes of a pod.
-Device count never changes the maths."""
+"""Devices: the mesh, and where each array lives on it. Device count never changes the maths."""
 
 import json
-import os
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,40 +16,6 @@ T = TypeVar("T")
 AXES = ("data", "fsdp")
 _LINE = 4096  # bytes of an error that one process tells the others
 LARGE_LEAF = 2**16  # elements; smaller leaves are replicated, since gathering them costs more than they weigh
-
-
-def maybe_initialize() -> None:
-  """Join the other processes of the job, if this process is one of several; on a single machine do nothing.
-
-  Cloud TPU pods, GKE and Slurm (inside srun) are recognised by JAX. Elsewhere set JAX_COORDINATOR_ADDRESS
-  (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Must run before anything touches a device.
-
-  Raises:
-    UserError: Some of the three variables are set and some are not, or a number is none or out of range.
-  """
-  names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-  given = {name: os.environ[name] for name in names if name in os.environ}
-  tasks = os.environ.get("SLURM_NTASKS", "1")
-  several_tasks = tasks.isdecimal() and int(tasks) > 1 and "SLURM_STEP_NODELIST" in os.environ
-  pod_hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-  if len(given) == len(names):
-    processes = _number(names[1], given[names[1]], 1, None)
-    process = _number(names[2], given[names[2]], 0, processes - 1)
-    if not re.fullmatch(r"\S+:\d+", given[names[0]]):
-      raise UserError(names[0], given[names[0]], "HOST:PORT of the process whose JAX_PROCESS_ID is 0")
-    jax.distributed.initialize(given[names[0]], processes, process)
-  elif given:
-    missing = [name for name in names if name not in given]
-    raise UserError(", ".join(missing), "", f"set, as {', '.join(given)} is")
-  elif several_tasks or "," in pod_hosts:
-    jax.distributed.initialize()
-
-
-def _number(name: str, text: str, low: int, high: int | None) -> int:
-  value = int(text) if re.fullmatch(r"\d+", text) else -1
-  if value < low or (high is not None and value > high):
-    raise UserError(name, text, f"an integer, {low} " + ("or more" if high is None else f"to {high}"))
-  return value
 
 
 def on_main(action: Callable[[], T]) -> T | None:

@@ -7,7 +7,6 @@ import pytest
 
 from cm_jax import cli, errors
 from cm_jax.cli import config_flags, environment
-from cm_jax.training import sharding
 from cm_jax.version import __version__
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -81,29 +80,6 @@ def test_a_platform_that_is_not_there(monkeypatch, reason):
   monkeypatch.setenv("JAX_PLATFORMS", "mps")
   with pytest.raises(errors.UserError, match="JAX_PLATFORMS = mps: expected cpu"):
     environment.check_platform()
-
-
-@pytest.mark.parametrize(
-  "name, value",
-  [
-    ("JAX_NUM_PROCESSES", "2.5"),
-    ("JAX_NUM_PROCESSES", "0"),
-    ("JAX_PROCESS_ID", "4"),
-    ("JAX_PROCESS_ID", "-1"),
-    ("JAX_COORDINATOR_ADDRESS", "localhost"),
-  ],
-)
-def test_several_processes_that_cannot_be(monkeypatch, name, value):
-  given = {
-    "JAX_COORDINATOR_ADDRESS": "localhost:9",
-    "JAX_NUM_PROCESSES": "4",
-    "JAX_PROCESS_ID": "3",
-    name: value,
-  }
-  for key, text in given.items():
-    monkeypatch.setenv(key, text)
-  with pytest.raises(errors.UserError, match=f"{name} = {value}: expected"):
-    sharding.maybe_initialize()
 
 
 def test_a_home_folder_that_cannot_be_written_has_no_cache(monkeypatch, capsys, tmp_path):

@@ -1,0 +1,184 @@
+"""The processes of a job keep an eye on each other: one that ends takes the others along, and is named.
+
+Every process says every few seconds that it is there, in the key-value store of JAX's coordination service.
+One that fails says why before it ends; one that was killed says nothing any more. The others then end, with
+one line, where a collective operation would keep them waiting. Where the first process is killed, the store
+is gone with it, and JAX ends the others at once, with a message of its own.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cm_jax.errors import UserError
+
+PERIOD = 3.0  # seconds between two signs of life
+TIMEOUT = "CM_JAX_PEER_TIMEOUT"  # seconds without one, after which a process counts as dead
+STATUS = 1  # of a process that ends because another did
+_DEFAULT = 60.0
+_MEET = 600_000  # milliseconds to wait for the facts of another: one may be slow to open its data
+_PREFIX = "cm_jax"
+
+
+class Watch(threading.Thread):
+  """Says that this process is there, and ends it when another is not.
+
+  Args:
+    client: Of JAX's coordination service.
+    process, processes: Which this is, of how many.
+    limit: Seconds without a sign of life.
+  """
+
+  def __init__(self, client: Any, process: int, processes: int, limit: float):
+    super().__init__(name="peers", daemon=True)
+    self._client, self._process, self._processes, self.limit = client, process, processes, limit
+    self._ended = threading.Event()
+
+  def run(self) -> None:
+    """Look every `PERIOD` until `leave`."""
+    seen = {number: ("", time.monotonic()) for number in range(self._processes)}
+    answered, beats = time.monotonic(), 0
+    while not self._ended.wait(PERIOD):
+      beats += 1
+      try:
+        self._client.key_value_set(f"{_PREFIX}/alive/{self._process}", str(beats), allow_overwrite=True)
+        alive = _read(self._client, "alive")
+        left = _read(self._client, "left")
+        answered = time.monotonic()
+      except Exception as error:  # whatever the service raises, it has no type of its own
+        if time.monotonic() - answered > self.limit:
+          self._end(f"process 0, which the others meet at, does not answer ({_short(error)})")
+        continue
+      for number in set(range(self._processes)) - {self._process}:
+        if left.get(number):
+          self._end(f"{left[number]}")
+        if alive.get(number, "") != seen[number][0]:
+          seen[number] = (alive[number], time.monotonic())
+        elif number not in left and time.monotonic() - seen[number][1] > self.limit:
+          self._end(f"{name_of(self._client, number)} gave no sign of life for {self.limit:.0f} s")
+
+  def leave(self, said: str = "") -> None:
+    """Stop watching, and tell the others: with a line if this process failed, they end then."""
+    self._ended.set()
+    line = f"process {self._process} ({socket.gethostname()}) ended: {said}" if said else ""
+    try:
+      self._client.key_value_set(f"{_PREFIX}/left/{self._process}", line, allow_overwrite=True)
+    except Exception:  # the one that keeps the store is gone already: then all know
+      return
+    if said:
+      time.sleep(2 * PERIOD)  # for the others to read it, before the store goes with process 0
+
+  def _end(self, why: str) -> None:
+    if self._ended.is_set():
+      return
+    print(f"cm_jax: {why}; this process ends too, the same command goes on", file=sys.stderr, flush=True)
+    os._exit(STATUS)
+
+
+_watch: Watch | None = None  # of this process
+
+
+def watch(limit: float) -> None:
+  """Begin to watch the others, in a job of several processes.
+
+  Args:
+    limit: Seconds without a sign of life after which a process counts as dead.
+  """
+  global _watch
+  import jax
+
+  if jax.process_count() == 1 or _watch is not None:
+    return
+  client = _client()
+  client.key_value_set(f"{_PREFIX}/name/{jax.process_index()}", socket.gethostname(), allow_overwrite=True)
+  _watch = Watch(client, jax.process_index(), jax.process_count(), limit)
+  _watch.start()
+
+
+def leave(said: str = "") -> None:
+  """Stop watching: this process ends, well or, with a line, badly."""
+  if _watch is not None:
+    _watch.leave(said)
+
+
+def watched() -> bool:
+  """Whether this process watches others."""
+  return _watch is not None
+
+
+def wait() -> None:
+  """Wait as long as it takes to see that another process is dead; `Watch` then ends this one."""
+  if _watch is not None:
+    time.sleep(_watch.limit + 3 * PERIOD)
+
+
+def seconds_alone(environment: Mapping[str, str]) -> float:
+  """Return how long another process may be silent: CM_JAX_PEER_TIMEOUT, 60 s without.
+
+  Raises:
+    UserError: It is no number of at least 10.
+  """
+  text = environment.get(TIMEOUT, "") or str(_DEFAULT)
+  try:
+    value = float(text)
+  except ValueError:
+    value = 0.0
+  if not 10 <= value <= 86400:
+    raise UserError(TIMEOUT, text, "10 to 86400 seconds")
+  return value
+
+
+def agree(what: str, facts: Mapping[str, Any]) -> None:
+  """Check that all processes hold the same facts; each of them calls it.
+
+  Args:
+    what: A name for this meeting, used once.
+    facts: Of plain JSON, by what errors call them.
+
+  Raises:
+    UserError: On every process, if one holds others: which one, and what differs.
+  """
+  import jax
+
+  if jax.process_count() == 1:
+    return
+  client = _client()
+  path = f"{_PREFIX}/{what}"
+  client.key_value_set(f"{path}/{jax.process_index()}", json.dumps(dict(facts), sort_keys=True))
+  mine = [client.blocking_key_value_get(f"{path}/{number}", _MEET) for number in range(jax.process_count())]
+  first, *others = (json.loads(text) for text in mine)
+  for number, found in enumerate(others, start=1):
+    for name in sorted({*first, *found}):
+      if first.get(name) != found.get(name):
+        field = f"{name} of {name_of(client, number)}"
+        differ = [str(n) for n, other in enumerate(others, start=1) if other != first]
+        count = f" (processes {', '.join(differ[:8])} differ)" if len(differ) > 1 else ""
+        raise UserError(field, found.get(name), f"{first.get(name)}, as process 0 has it{count}")
+
+
+def name_of(client: Any, number: int) -> str:
+  """Return a process's number and host."""
+  try:
+    return f"process {number} ({client.key_value_try_get(f'{_PREFIX}/name/{number}')})"
+  except Exception:  # it has not said it yet
+    return f"process {number}"
+
+
+def _client() -> Any:
+  from jax._src import distributed  # the store has no public name; multihost_utils and Orbax take it here too
+
+  return distributed.global_state.client
+
+
+def _read(client: Any, kind: str) -> dict[int, str]:
+  found = client.key_value_dir_get(f"{_PREFIX}/{kind}/")
+  return {int(key.rpartition("/")[2]): value for key, value in found}
+
+
+def _short(error: Exception) -> str:
+  return " ".join(str(error).split())[:120]
