@@ -1,4 +1,4 @@
-"""The digits end to end, with three seeds: what launch/demo.sh shows holds beyond one lucky seed. About ten
+"""The digits end to end, with two seeds: what launch/demo.sh shows holds beyond one lucky seed. About seven
 minutes on two cores."""
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 REPO = Path(__file__).parents[1]
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 # one worker: all tests are of the same runs
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 

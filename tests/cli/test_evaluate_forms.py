@@ -3,10 +3,10 @@ call, on several devices and processes, stopped and going on."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +146,12 @@ def test_a_terminated_evaluation_goes_on(folder, tmp_path):
   long = ("--metrics=fd", "--num=40000")
   process = start(folder, tmp_path / "run", *long)
   place = tmp_path / "run" / ".evaluating"
-  time.sleep(12)  # it draws by then
+  said = ""
+  while not re.search(r"\b[1-9]\d*/40000\b", said):  # it draws by then
+    said += process.stdout.read(1)
+    assert process.poll() is None, said
   process.send_signal(signal.SIGTERM)
-  said = process.communicate(timeout=60)[0]
+  said += process.communicate(timeout=60)[0]
   assert process.returncode == 75 and "the same command goes on" in said
   assert [path.name for path in place.rglob("state")] == ["state"], said
   assert not (tmp_path / "run" / "evaluations.jsonl").exists()
