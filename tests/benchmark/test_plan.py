@@ -104,6 +104,19 @@ def test_activations_of_programs_by_hand():
   assert kib(jax.grad(remade), square) < kib(jax.grad(stacked), square)
 
 
+def test_flops_do_not_depend_on_the_kernels_of_the_machine_that_counts(monkeypatch):
+  """Of student, teacher and learned distance alike: on one CPU they all would be others."""
+  config = tiny.config(tiny.CD)
+  section = {"name": "songunet", "num_blocks": 1, "channel_mult": (1,), "model_channels": 32}
+  config.network = {**section, "attn_resolutions": (), "dropout": 0.0}
+  config.objective = {**tiny.CD, "distance": {"name": "lpips", "weights": "", "size": 0}}
+  config.data.image_shape = (16, 16, 3)
+  several = costs.Traced(of_config(config), 2).by_part()
+  monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+  assert costs.Traced(of_config(config), 2).by_part() == several
+  assert several["teacher"] > 0.9 * several["forward"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_flops_and_activations_are_those_of_xla(network):

@@ -11,6 +11,7 @@ from cm_jax.benchmark.plan.flat import Body, bodies_of, flatten, is_call, open_j
 from cm_jax.benchmark.plan.flops import count, of_equation
 from cm_jax.benchmark.plan.setting import Setting
 from cm_jax.diffusion.precision import computing_in
+from cm_jax.networks import kernels
 from cm_jax.types import Context, Preconditioned
 
 PARTS = ("forward", "jvp", "target", "teacher", "loss", "backward")
@@ -49,7 +50,8 @@ class Traced:
     self._teacher = None if setting.teacher is None else _named(setting.teacher, _TEACHER)
     state, batch, key, *frozen = setting.step_arguments(size)
     self._arguments = (state.params, state.params, batch, key, state.step, *frozen)
-    self.gradient: Body = jax.make_jaxpr(jax.grad(self._loss))(*self._arguments)
+    with kernels.using("plain"):  # of a learned distance, which no network's own choice reaches
+      self.gradient: Body = jax.make_jaxpr(jax.grad(self._loss))(*self._arguments)
 
   def by_part(self) -> dict[str, int]:
     """Return the FLOPs of the gradient by part.
@@ -59,7 +61,8 @@ class Traced:
     preconditioning and distance, LPIPS too. backward: what the gradient takes beyond all these, what remat
     computes again among it. The optimiser is left out: it waits for memory, not for arithmetic.
     """
-    loss = jax.make_jaxpr(self._loss)(*self._arguments)
+    with kernels.using("plain"):
+      loss = jax.make_jaxpr(self._loss)(*self._arguments)
     trained = len(jax.tree.leaves(self._arguments[0]))
     evaluations: list[Evaluation] = []
     _walk(open_jaxpr(loss), [index < trained for index in range(len(loss.jaxpr.invars))], evaluations)

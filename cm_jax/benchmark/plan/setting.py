@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from cm_jax.assembly import assemble, build_network
+from cm_jax.assembly import assemble, build_network, complete
 from cm_jax.assembly.experiment import with_network_of_another
 from cm_jax.assembly.mismatches import MAY_DIFFER
 from cm_jax.assembly.models import network_of
@@ -70,8 +71,7 @@ class Setting:
   def with_network(self, **changes: Any) -> "Setting":
     """Return the same with other values of fields of the student's network, of those that it has."""
     method = self.method
-    section = method.config.network.to_dict()
-    section |= {key: value for key, value in changes.items() if key in section}
+    section = _changed(method.config.network.to_dict(), changes)
     student, _ = build_network(
       section, method.config.precond, method.noise, method.image_shape, method.num_classes,
       method.config.matmul_precision,
@@ -79,13 +79,24 @@ class Setting:
     return dataclasses.replace(self, method=dataclasses.replace(method, student=student))
 
 
+def _changed(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+  """Return a network's section with other values of those of its fields that it has."""
+  whole = complete({"network": section}).network.to_dict()
+  return {**whole, **{key: value for key, value in changes.items() if key in whole}}
+
+
 def of_experiment(experiment: Experiment) -> Setting:
   """Return what is planned of a run that is ready to begin."""
   abstract = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-  teacher = experiment.teacher
+  teacher, network = experiment.teacher, None
+  if teacher is not None:
+    network, _ = build_network(
+      _changed(teacher.network, _PORTABLE), teacher.precond, teacher.noise, teacher.image_shape,
+      teacher.num_classes, teacher.matmul_precision,
+    )  # fmt: skip
   setting = Setting(
     experiment.method,
-    None if teacher is None else teacher.preconditioned,
+    network,
     None if teacher is None else abstract(teacher.params),
     abstract(experiment.distance_params),
   )
@@ -114,10 +125,10 @@ def of_config(config: ml_collections.ConfigDict) -> Setting:
       section = {key: value for key, value in section.items() if key == "name" or key not in MAY_DIFFER}
       section["dtype"] = config.network.get("dtype", "float32")
       assumed = (*assumed, "the teacher's network is the student's (no config.teacher.path)")
-    built = build_network(
-      section, precond, method.noise, method.image_shape, method.num_classes, config.matmul_precision
-    )
-    teacher, init = built
+    teacher, init = build_network(
+      _changed(section, _PORTABLE), precond, method.noise, method.image_shape, method.num_classes,
+      config.matmul_precision,
+    )  # fmt: skip
     teacher_params = jax.eval_shape(lambda: init(jax.random.key(0)))
   distance = needs.distance
   distance_params = None if distance is None else distance.abstract()
