@@ -34,7 +34,7 @@ def nearest(samples: np.ndarray, known: np.ndarray, count: int, block: int | Non
     block: Of `known` at a time; by default few enough for 100 MB, whatever their size.
 
   >>> nearest(np.array([[0.0], [5.0]]), np.array([[4.0], [1.0], [9.0]]), 2).tolist()
-  [[1, 0], [0, 2]]
+  [[1, 0], [0, 1]]
   """
   rows = samples.reshape(len(samples), -1).astype(np.float64)
   block = block or max(1, _AT_ONCE // rows.shape[1])

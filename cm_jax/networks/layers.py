@@ -242,8 +242,8 @@ def pixel_norm(x: Array, eps: float = 1e-8) -> Array:
   """Scale x [..., C] to root mean square 1 over its channels: x / sqrt(mean(x^2) + eps) (sCM's pnorm, that of
   progressive GANs); in at least float32.
 
-  >>> pixel_norm(jnp.array([3.0, 4.0])).round(3).tolist()
-  [0.8489999771118164, 1.1309999227523804]
+  >>> [f"{value:.3f}" for value in pixel_norm(jnp.array([3.0, 4.0])).tolist()]
+  ['0.849', '1.131']
   """
   wide_x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   return (wide_x * jax.lax.rsqrt(jnp.mean(wide_x * wide_x, axis=-1, keepdims=True) + eps)).astype(x.dtype)

@@ -229,8 +229,6 @@ def test_evaluate(tmp_path, capsys, trained):
   workdir, features = f"--workdir={trained}", f"--features={tmp_path}"
   assert "--features = " in refused(capsys, "evaluate", workdir)
   assert "features.json" in refused(capsys, "evaluate", workdir, features)
-  assert "--reference = digit" in refused(capsys, "evaluate", workdir, features, "--reference=digit")
-  assert "--sigmas = 0.8,80" in refused(capsys, "evaluate", workdir, features, "--sigmas=0.8,80")
   assert "--folder = " in refused(capsys, "report")
   assert "no evaluated run" in refused(capsys, "report", f"--folder={tmp_path}")
   assert snapshot(trained) == before

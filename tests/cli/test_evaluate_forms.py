@@ -87,6 +87,8 @@ def test_several_of_each_in_one_call_skips_what_is_recorded(folder, tmp_path, ca
     (["--images=x", "--workdir=y"], "--images = x: expected either images or a model"),
     (["--images=nowhere", "--reference=digits"], "--images = nowhere: expected a folder, .zip"),
     (["--workdir=RUN", "--seeds=0,0"], "--seeds = 0,0: expected numbers from 0"),
+    (["--workdir=RUN", "--reference=digit"], "--reference = digit: expected"),
+    (["--workdir=RUN", "--sigmas=0.8,80"], "--sigmas = 0.8,80: expected"),
     (["--workdir=RUN", "--metrics=fdd"], "--metrics = fdd: expected 'fd' (did you mean it?)"),
     (["--workdir=RUN", "--convention=EDM"], "--convention = EDM: expected"),
     (["--workdir=RUN", "--all_checkpoints", "--step=2"], "--step = 2: expected no step beside"),
