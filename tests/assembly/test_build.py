@@ -1,45 +1,29 @@
 """Every shipped config builds and takes a step; every registry entry can be chosen; keys that nobody knows
 are refused."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from cm_jax import config as config_lib
 from cm_jax.assembly import build, call, construct, load_model, steps
 from cm_jax.assembly.resume import reconcile
 from cm_jax.diffusion.curriculum import CURRICULA
 from cm_jax.errors import UserError
-from cm_jax.networks import lpips
 from cm_jax.storage.weights import info_of, save_weights
 from cm_jax.training import loop, sharding
 from cm_jax.training.program import Program
 from tests import tiny
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def shipped(name: str) -> ml_collections.ConfigDict:
-  sys.path.append(str(CONFIGS))
-  try:
-    return importlib.import_module(name).get_config()
-  finally:
-    sys.path.remove(str(CONFIGS))
-
-
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+from tests.configs.rows import NAMES, config_of
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> str:
   """Weights of the digits teacher's network, for the configs that need one."""
-  return str(diffusion_weights(tmp_path_factory.mktemp("teacher") / "edm", shipped("digits_edm")))
+  return str(diffusion_weights(tmp_path_factory.mktemp("teacher") / "edm", config_of("digits_edm")))
 
 
 QUICK = ("digits_edm",)
@@ -52,7 +36,7 @@ DIGITS = [
 
 @pytest.mark.parametrize("name", DIGITS)
 def test_shipped_digits_configs_build_and_take_a_step(name, teacher):
-  config = shipped(name)
+  config = config_of(name)
   if config.objective.get("drift") == "teacher" or config.init.path == "teacher":
     config.teacher.path = teacher
   experiment = build(config)
@@ -65,52 +49,6 @@ def test_shipped_digits_configs_build_and_take_a_step(name, teacher):
     lambda x: (x.shape, x.dtype), shapes
   )
   assert metrics["loss"].shape == ()
-
-
-@pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory):
-  """Return what the papers' configs start from, at a width that a test can hold: data, a teacher of each
-  network, LPIPS' weights."""
-  folder = tmp_path_factory.mktemp("papers")
-  made = {}
-  for size, classes in ((32, 10), (64, 1000)):
-    labels = np.arange(classes)
-    np.savez(folder / f"{size}.npz", np.zeros((classes, size, size, 3), np.uint8), labels)
-    made[size] = f"npz:{folder / str(size)}.npz"
-  safetensors.numpy.save_file(
-    {name: np.zeros(shape, np.float32) for name, shape in lpips.shapes().items()},
-    folder / "lpips.safetensors",
-  )
-  return folder, made
-
-
-def small(config: ml_collections.ConfigDict, folder: Path, data: dict[int, str]) -> ml_collections.ConfigDict:
-  """Give a paper's config its stand-ins; all else stays as it is."""
-  config.data.source = data[64 if "imagenet" in config.data.source else 32]
-  config.network.model_channels = 32 if config.network.name == "songunet" else 64
-  distance = config.objective.get("distance", {})
-  if distance.get("name") == "lpips":
-    distance.weights = str(folder / "lpips.safetensors")
-  return config
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("digits_")])
-def test_shipped_configs_of_the_papers_build(name, stand_ins):
-  folder, data = stand_ins
-  config = small(shipped(name), folder, data)
-  family = name.split("_")[0]
-  if config.objective.get("drift") == "teacher" or config.init.path == "teacher":
-    diffusion = "edm_ncsnpp" if config.network.get("embedding_type") == "fourier" else "edm"
-    config.teacher.path = str(
-      diffusion_weights(
-        folder / f"{family}_{diffusion}", small(shipped(f"{family}_{diffusion}"), folder, data)
-      )
-    )
-  experiment = build(config)
-  last = experiment.method.num_steps
-  starts = experiment.method.objective.needs.stages
-  assert not starts or starts[-1] == last  # a curriculum by stages ends where training does
 
 
 def diffusion_weights(path: Path, config: ml_collections.ConfigDict) -> Path:

@@ -14,14 +14,14 @@ from cm_jax.config import plain_json
 from cm_jax.errors import UserError
 from cm_jax.training import loop
 from tests import tiny
-from tests.assembly.test_build import NAMES, shipped
+from tests.configs import rows
 
 SHAPE = (8, 8, 1)
 
 
 def ends(name: str, **changes) -> dict[str, float]:
   """Return where a shipped config's learning rate and curricula stand in its last step."""
-  config = shipped(name)
+  config = rows.config_of(name)
   for key, value in changes.items():
     config[key] = value
   if config.network.name == "songunet":
@@ -44,31 +44,6 @@ def ends(name: str, **changes) -> dict[str, float]:
   return {**found, **{k: float(v) for k, v in method.objective.progress(last).items()}, "end": stages[-1:]}
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=() if name.startswith("digits_") else pytest.mark.slow)
-    for name in NAMES
-    if "lpips" not in name
-  ],
-)
-def test_every_shipped_config_ends_where_its_row_ends_whatever_the_batch_and_the_length(name):
-  """F2, audit A1: the last N(k), stage, M(k) and learning rate are those of the row."""
-  config = shipped(name)
-  row = ends(name)
-  assert row["steps"] == pytest.approx(config.num_images / config.batch_size, abs=1)
-  doubled = {"batch_size": config.batch_size * 2}
-  shorter = {"num_images": config.num_images // 2}
-  for changes, factor in ((doubled, 2), (shorter, 2), ({**doubled, **shorter}, 4)):
-    found = ends(name, **changes)
-    assert found["steps"] == pytest.approx(row["steps"] / factor, abs=1)
-    for key in ("num_scales", "stage"):
-      assert found.get(key) == row.get(key)
-    assert not found["end"] or found["end"] == (found["steps"],)
-    if row["rate"] < 0.02 * row["start"]:
-      assert 0 < found["rate"] < 0.1 * found["start"]
-
-
 # Audit A1, line by line: what an override of the batch size left of these rows, and what is right.
 ROWS = [
   ("cifar10_ict", 512, "num_scales", 1281),  # was 81
@@ -87,7 +62,7 @@ def test_a_row_of_another_batch_size_ends_as_the_row_does(name, batch_size, key,
 
 def test_ects_stages_are_equally_long_at_any_batch_size():
   for batch_size in (64, 96, 256):
-    config = shipped("cifar10_ect")
+    config = rows.config_of("cifar10_ect")
     config.batch_size = batch_size
     config.network, config.data.augment = {"name": "toy"}, {}
     method = assemble(config, SHAPE, 0)
@@ -105,7 +80,7 @@ def test_a_teacher_of_another_batch_size_sees_as_many_images():
 )
 def test_a_longer_run_is_asked_for_in_images_and_then_learns_to_its_end(name, stop, instead):
   """README:45 and `train --help` had run.num_steps, past whose cosine nothing was learnt."""
-  config = shipped(name)
+  config = rows.config_of(name)
   config.run.num_steps = stop
   with pytest.raises(UserError, match=rf"a longer run: config\.num_images = {instead}$"):
     assemble(config, SHAPE, 0)
@@ -125,7 +100,7 @@ def test_four_times_the_batch_is_a_quarter_of_the_steps_and_the_same_cosine():
 
 
 def assembled(name: str, **changes):
-  config = shipped(name)
+  config = rows.config_of(name)
   config.update(changes)
   return assemble(config, SHAPE, 0)
 

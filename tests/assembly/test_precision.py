@@ -20,7 +20,7 @@ from cm_jax.sampling.generate import make_generator
 from cm_jax.storage.weights import info_of, load_info, save_weights
 from cm_jax.training.program import Program
 from tests import tiny
-from tests.assembly.test_build import shipped
+from tests.configs.rows import config_of as shipped
 from tests.examples import EXAMPLES
 
 SHAPE, OLD = (8, 8, 1), Path(__file__).parents[1] / "storage" / "old"

@@ -1,15 +1,11 @@
 """What the shipped configs of the papers say, against the papers and the official codes (audit B and D)."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from cm_jax.assembly import assemble, call, complete
 from cm_jax.cli.config_flags import read_file
-from cm_jax.errors import UserError
 from cm_jax.networks.lpips import LPIPS
-from tests.assembly.test_build import CONFIGS, shipped
+from tests.configs.rows import CONFIGS, config_of
 
 
 def test_imagenet_consistency_training_in_two_variants():
@@ -25,13 +21,11 @@ def test_imagenet_consistency_training_in_two_variants():
   }
   assert rest(paper) == rest(code) and paper.network.dtype == "float32"
   assert paper.matmul_precision == code.matmul_precision == "tensorfloat32"
-  with pytest.raises(UserError, match=r"--config = .*imagenet64_ct\.py:coed: .*expected nothing or code"):
-    read_file(f"{CONFIGS / 'imagenet64_ct.py'}:coed")
 
 
 def test_cifars_consistency_training_has_the_codes_target_decay():
   """mu(k) = exp(s0 ln mu0 / (N(k) - 1)), N from 2 (audit B3)."""
-  config = shipped("cifar10_ct")
+  config = config_of("cifar10_ct")
   config.network, config.num_images = {"name": "toy"}, 40 * 512
   method = assemble(config, (8, 8, 1), 0)
   for step in (0, 7, 39):
@@ -47,26 +41,17 @@ def test_cifars_consistency_training_has_the_codes_target_decay():
 )
 def test_lpips_of_a_row_is_that_of_its_authors(row, pooling):
   """Audit B1."""
-  distance = complete(shipped(row)).objective.distance.to_dict()
+  distance = complete(config_of(row)).objective.distance.to_dict()
   distance.pop("name")
   assert call(LPIPS, distance, "distance").pooling == pooling
 
 
 def test_rows_against_their_sources():
   edm, ect, sct, scd = (
-    shipped(name) for name in ("imagenet64_edm", "cifar10_ect", "cifar10_sct", "cifar10_scd")
+    config_of(name) for name in ("imagenet64_edm", "cifar10_ect", "cifar10_sct", "cifar10_scd")
   )
   assert edm.data.source == "zip:imagenet64.zip"  # B4: cropped as ADM, which the reference statistics are of
   assert "--crop=adm" in (CONFIGS / "imagenet64_edm.py").read_text()
   assert ect.noise.sigma_min == 0.003  # B12
   for config in (sct, scd):  # B16: sCM's row of a plain DDPM++
     assert config.objective.levels.to_dict() == {"name": "lognormal", "P_mean": -1.0, "P_std": 1.8}
-
-
-def test_every_variant_that_a_config_names_is_there():
-  for path in Path(CONFIGS).glob("*.py"):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    text = path.read_text()
-    assert spec is not None and "get_config" in text
-    if f"{path.name}:" in text.partition('"""\n')[0]:
-      assert "variant" in text
