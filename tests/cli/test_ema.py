@@ -128,7 +128,8 @@ def test_several_widths_make_a_folder_each(trained, tmp_path, capsys):
     weights.load_weights(folder)[0] for folder in (tmp_path / "one", tmp_path / "widths" / "0.075")
   )
   jax.tree.map(np.testing.assert_array_equal, one, several)
-  assert cli.run(arguments) == 0  # and again, over what is there
+  assert cli.run(arguments) == 2 and "--overwrite" in capsys.readouterr().err
+  assert cli.run([*arguments, "--overwrite"]) == 0  # and again, over what is there
 
 
 @pytest.mark.slow
