@@ -188,13 +188,12 @@ def image_runs(script: str, statuses: list[int]) -> tuple[int, list[list[str]]]:
     ("managed create", ["instance-templates", "resource-policies"]),
   ],
 )
-def test_what_was_made_is_removed_when_a_later_step_fails(fails, removed, tools):
-  before = set(Path("/tmp").glob("tmp.*"))
-  done = tools.run("tpu_mig.sh", *MIG, "--", *RUN, rules=[(fails, 9, "")])
+def test_what_was_made_is_removed_when_a_later_step_fails(fails, removed, tools, tmp_path):
+  done = tools.run("tpu_mig.sh", *MIG, "--", *RUN, rules=[(fails, 9, "")], TMPDIR=str(tmp_path))
   assert done.returncode == 9
   deleted = [call[4] for call in tools.calls() if "delete" in call]
   assert deleted == removed
-  assert set(Path("/tmp").glob("tmp.*")) <= before
+  assert not list(tmp_path.glob("tmp.*"))
 
 
 def test_deleting_a_group_goes_on_and_tells_what_failed(tools):
