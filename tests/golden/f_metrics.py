@@ -1,5 +1,10 @@
-"""torch-fidelity's metrics of features and logits: FID, KID, precision and recall, Inception Score."""
+"""torch-fidelity's metrics of features and logits: FID, KID, precision and recall, Inception Score.
 
+An output's name says what it is of: isc_noshuffle_splits7, prc_part_k5, kid_rbf10_mean_f64in; what it leaves
+out is as the case's options have it.
+"""
+
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +23,9 @@ from tests.golden.runner import Case, Handler, Result
 POLYNOMIAL = (
   r"poly(?:nomial)? degree (?P<degree>\d+) gamma (?P<gamma>1/d|[\d.e+-]+) coef0 (?P<coef0>[\d.e+-]+)"
 )
+SCORE = (
+  r"isc(_(?P<shuffle>(no)?shuffle))?(_splits(?P<splits>\d+))?(_seed(?P<seed>\d+))?(_(?P<what>mean|std))?"
+)
 RBF = r"rbf(?: sigma)? (?P<sigma>[\d.e+-]+)"
 
 
@@ -35,9 +43,13 @@ def read_options(case: Case) -> Any:
     kid_degree=None,
     kid_gamma=None,
     kid_coef0=None,
+    kid_kernel_poly_degree=None,  # the same three, as 0.4.0 calls them
+    kid_kernel_poly_gamma=None,
+    kid_kernel_poly_coef0=None,
     kid_kernel_rbf_sigma=10.0,
     prc_neighborhood=3,
     prc_batch_size=10000,
+    save_cpu_ram=False,
     rng_seed=2020,
     isc_splits=10,
     samples_shuffle=True,
@@ -57,10 +69,11 @@ def kernel_of(given: Any) -> kid.Kernel:
   if not found:
     raise options.UnknownOption(f"kid_kernel = {given.kid_kernel!r} is not known here")
   gamma = None if found["gamma"] == "1/d" else float(found["gamma"])
+  first = lambda *values: next((value for value in values if value is not None), None)
   return kid.Polynomial(
-    int(found["degree"]) if given.kid_degree is None else given.kid_degree,
-    gamma if given.kid_gamma is None else given.kid_gamma,
-    float(found["coef0"]) if given.kid_coef0 is None else given.kid_coef0,
+    first(given.kid_degree, given.kid_kernel_poly_degree, int(found["degree"])),
+    first(given.kid_gamma, given.kid_kernel_poly_gamma, gamma),
+    first(given.kid_coef0, given.kid_kernel_poly_coef0, float(found["coef0"])),
   )
 
 
@@ -69,46 +82,49 @@ def run_metrics(case: Case) -> Iterator[Result]:
   kernel = kernel_of(given)
   one, two, logits = (case.input(name) for name in ("feat1", "feat2", "logits"))
   assert one is not None and two is not None
-  moments = {"1": Moments.of(one), "2": Moments.of(two)}
+  of = {"1": one, "2": two}
+  moments = {which: Moments.of(features) for which, features in of.items()}
+  # torch-fidelity's mean is of the features' own type, its covariance float64
+  theirs = {which: dataclasses.replace(moments[which], mean=of[which].mean(0)) for which in of}
   subsets = (given.kid_subsets, given.kid_subset_size, given.rng_seed)
 
   @functools.cache
-  def distances(kernel: kid.Kernel) -> np.ndarray:
-    return kid.kernel_distances(one, two, kernel, *subsets)
+  def distances(sigma: str | None) -> np.ndarray:
+    return kid.kernel_distances(one, two, kid.RBF(float(sigma)) if sigma else kernel, *subsets)
+
+  def of_distances(sigma: str | None, what: str) -> Any:
+    return {"mean": np.mean, "std": np.std, "per_subset": np.array}[what](distances(sigma))
 
   @functools.cache
-  def precision_recall() -> list[float]:  # float32 numbers, and what Python makes of them
-    found = prdc(one, two, given.prc_neighborhood, given.prc_batch_size)
+  def precision_recall(
+    neighbours: str | None,
+  ) -> list[float]:  # float32 numbers, and what Python makes of them
+    found = prdc(one, two, int(neighbours or given.prc_neighborhood), given.prc_batch_size)
     precision, recall = (float(np.float32(share)) for share in (found.precision, found.recall))
     return [precision, recall, 2 * precision * recall / max(1e-5, precision + recall)]
 
-  def scores(splits: int, shuffle: bool, seed: int) -> np.ndarray:
-    found = inception_scores(logits, splits, shuffle, seed)
-    return np.array([found.mean(), found.std()])
+  def score(shuffle: str | None, splits: str | None, seed: str | None, what: str | None) -> Any:
+    shuffles = given.samples_shuffle if shuffle is None else shuffle == "shuffle"
+    found = inception_scores(logits, int(splits or given.isc_splits), shuffles, int(seed or given.rng_seed))
+    both = {"mean": found.mean(), "std": found.std()}
+    return both[what] if what else np.array(list(both.values()))
 
-  seed, splits, shuffle = given.rng_seed, given.isc_splits, given.samples_shuffle
   compute: dict[str, Callable[..., Any]] = {
-    r"mu(?P<which>[12])(_peer)?": lambda which: moments[which].mean,
+    r"mu(?P<which>[12])": lambda which: moments[which].mean,
+    r"mu(?P<which>[12])_peer": lambda which: theirs[which].mean,
     r"sigma(?P<which>[12])(_peer)?": lambda which: moments[which].covariance,
-    r"fid_(torch_fidelity|torch_fidelity_f64stats|pytorch_fid|edm|eigh_reference)": (
+    r"fid_torch_fidelity": lambda: distance_of_moments(theirs["1"], theirs["2"]),
+    r"fid_(torch_fidelity_f64stats|pytorch_fid|edm|eigh_reference)": (
       lambda: distance_of_moments(moments["1"], moments["2"])
     ),
-    r"kid_mean_f(32|64)in": lambda: distances(kernel).mean(),
-    r"kid_std_f(32|64)in": lambda: distances(kernel).std(),
-    r"kid_per_subset": lambda: distances(kernel),
-    r"kid_rbf(?P<sigma>[\d.]+)_mean(_f(32|64)in)?": lambda sigma: distances(kid.RBF(float(sigma))).mean(),
-    r"kid_rbf(?P<sigma>[\d.]+)_std(_f(32|64)in)?": lambda sigma: distances(kid.RBF(float(sigma))).std(),
+    r"kid(_rbf(?P<sigma>[\d.]+))?_(?P<what>mean|std|per_subset)(_f(32|64)in)?": of_distances,
     r"kid_indices(?P<which>[12])": (
       lambda which: kid.subset_indices(len(one), len(two), *subsets)[int(which) - 1]
     ),
-    r"prc_(full|part)": precision_recall,
-    r"isc_mean": lambda: scores(splits, shuffle, seed)[0],
-    r"isc_std": lambda: scores(splits, shuffle, seed)[1],
-    r"isc_noshuffle(_splits(?P<number>\d+))?": lambda number: scores(int(number or splits), False, seed),
-    r"isc(_shuffle)?_splits(?P<number>\d+)": lambda number: scores(int(number), True, seed),
-    r"isc_seed(?P<other>\d+)": lambda other: scores(splits, True, int(other)),
-    r"isc_permutation_seed(?P<other>\d+)": (
-      lambda other: np.random.RandomState(int(other)).permutation(len(logits))
+    r"prc_(full|part)(_k(?P<neighbours>\d+))?": precision_recall,
+    SCORE: score,
+    r"isc_permutation_seed(?P<seed>\d+)": (
+      lambda seed: np.random.RandomState(int(seed)).permutation(len(logits))
     ),
   }
   for name in case.outputs():
