@@ -8,8 +8,9 @@
 
 --reference is a file of statistics (.npz of EDM, ADM or ours, .pkl of EDM2), a folder, .zip or .npz of
 images, or a source. --convention=edm|adm|torch-fidelity|clean-fid-legacy is whose way of measuring it is:
-quantiser, counts, splits; each has a flag of its own. An interrupted evaluation goes on when it is started
-again. What was measured before, of the same checkpoint in the same way, is not measured again (--again does).
+quantiser, resize, counts, splits; each has a flag of its own. An interrupted evaluation goes on when it is
+started again. What was measured before, of the same checkpoint in the same way, is not measured again
+(--again does).
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
   from cm_jax.types import Model
 
 # Fields of a convention that have a flag of their own.
-CHOICES = ("quantiser", "splits", "shuffle", "subsets", "subset_size", "neighbours")
+CHOICES = (
+  *("quantiser", "resize", "splits", "shuffle", "subsets", "subset_size", "kernel", "kernel_width"),
+  *("neighbours", "metric_seed"),
+)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -74,11 +78,18 @@ def define_convention(values: flags.FlagValues) -> None:
   about = "Number of samples; by default the convention's: 50,000, own 5,000; of --images all."
   flags.DEFINE_integer("num", None, about, lower_bound=2, flag_values=values)
   flags.DEFINE_string("quantiser", None, "How samples become uint8: edm or adm.", flag_values=values)
+  about = "How images come to the network's size: tf1-bilinear (Inception's own), pil-bicubic (DINOv2's)"
+  about += ", torch-bilinear (old pytorch-fid), pil-bicubic-float (clean-fid's clean)."
+  flags.DEFINE_string("resize", None, about, flag_values=values)
   number("splits", "Parts of the Inception score.")
   flags.DEFINE_bool("shuffle", None, "Shuffle samples before the Inception score.", flag_values=values)
   number("subsets", "Subsets of KID.")
   number("subset_size", "Images of each.")
+  flags.DEFINE_string("kernel", None, "Of KID: polynomial or rbf.", flag_values=values)
+  flags.DEFINE_float("kernel_width", None, "Of rbf, 10 by default.", flag_values=values)
   number("neighbours", "Of precision, recall, density and coverage.")
+  about = "Of what metrics draw: the order of --shuffle, the subsets of KID; 2020 by default."
+  flags.DEFINE_integer("metric_seed", None, about, lower_bound=0, flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -46,7 +46,7 @@ def main(values: flags.FlagValues) -> None:
 
   extractor = load_features(values.features, values.weights)
   if values.check:
-    statistics, path = checked(values.check, extractor, values.convention), values.check
+    statistics, path = checked(values.check, extractor, values.convention, values.resize), values.check
   else:
     framing = Framing(values.crop, values.resolution or 0, values.alpha, values.exif)
     choices = {key: values[key].value for key in CHOICES}

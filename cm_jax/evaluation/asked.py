@@ -11,7 +11,7 @@ from cm_jax.data.sources import Framing
 from cm_jax.errors import UserError, one_of
 from cm_jax.evaluation.collecting import MOMENTS
 from cm_jax.evaluation.conventions import QUANTISER_WORDS, USUAL, Convention, convention
-from cm_jax.evaluation.features import Extractor, load_features
+from cm_jax.evaluation.features import Extractor, load_features, with_resize
 from cm_jax.evaluation.features.base import check_also
 from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
 from cm_jax.evaluation.metrics.base import Metric
@@ -86,22 +86,34 @@ class Asked:
   def told(self) -> list[str]:
     """Return how samples are measured, a line each: all that has to be the same for the same number."""
     extractor, reference, used = self.extractor, self.real.reference, self.convention
-    own = {key: value for metric in self.metrics.values() for key, value in settings(metric).items()}
+    own = {key: value for metric in self.metrics.values() for key, value in choices(metric).items()}
     rest = "".join(f", {key.replace('_', ' ')} {value}" for key, value in own.items())
     given = "" if reference.hash is None else f", sha256 {reference.hash[:16]}"
     return [
       f"convention {self.name}: samples {QUANTISER_WORDS[used.quantiser]}, n {used.num:,}{rest}",
       f"features {extractor.name}, sha256 {extractor.hash[:16]}, resize {extractor.resize}, products highest",
-      f"reference {reference.name}{given}",
+      f"reference {reference.name} ({self.real.form}){given}",
     ]
 
 
-def settings(metric: Metric) -> dict[str, Any]:
-  """Return what a record says of a metric's own choices."""
+def choices(metric: Metric) -> dict[str, Any]:
+  """Return what a metric has of the fields of a convention.
+
+  >>> choices(METRICS["prdc"]), choices(METRICS["fid"])
+  ({'neighbours': 3}, {})
+  """
   fields: tuple[dataclasses.Field, ...] = ()
   if dataclasses.is_dataclass(metric):
     fields = dataclasses.fields(metric)
-  return {field.name: vars(metric)[field.name] for field in fields if field.name in SETTINGS}
+  known = {field.name for field in dataclasses.fields(Convention)}
+  return {field.name: vars(metric)[field.name] for field in fields if field.name in known}
+
+
+def settings(metric: Metric) -> dict[str, Any]:
+  """Return the fields of a record that say of a metric's own choices: all of them, and some by themselves."""
+  chosen = choices(metric)
+  alone = {name: value for name, value in chosen.items() if name in SETTINGS}
+  return {**alone, "choices": chosen} if chosen else {}
 
 
 def extractor_of(features: Extractor | epath.PathLike, weights: epath.PathLike | None = None) -> Extractor:
@@ -109,11 +121,19 @@ def extractor_of(features: Extractor | epath.PathLike, weights: epath.PathLike |
   return load_features(features, weights) if isinstance(features, (str, os.PathLike)) else features
 
 
-def chosen_convention(name: str | None, extractor: Extractor, **changed: Any) -> tuple[str, Convention]:
-  """Return the convention that is asked for, with the fields that are not None changed; by default EDM's for
-  published features and one's own for others."""
+def measured_by(
+  features: Extractor | epath.PathLike, name: str | None, **changed: Any
+) -> tuple[Extractor, str, Convention]:
+  """Return what images are measured by and the convention, with the fields that are not None changed; by
+  default EDM's for published features and one's own for others.
+
+  Raises:
+    UserError: An unknown network, convention or field of it.
+  """
+  extractor = extractor_of(features)
   name = name or ("edm" if extractor.name in USUAL else "own")
-  return name, convention(name, **changed)
+  used = convention(name, **changed)
+  return with_resize(extractor, used.resize), name, used
 
 
 def chosen_metrics(
@@ -155,10 +175,7 @@ def chosen_metrics(
 
 def _adjusted(metric: Metric, used: Convention) -> Metric:
   """Return a metric with the choices of a convention that it has."""
-  fields: tuple[dataclasses.Field, ...] = ()
-  if dataclasses.is_dataclass(metric):
-    fields = dataclasses.fields(metric)
-  theirs = {field.name: vars(used)[field.name] for field in fields if field.name in vars(used)}
+  theirs = {name: vars(used)[name] for name in choices(metric)}
   return cast(Metric, dataclasses.replace(cast(Any, metric), **theirs)) if theirs else metric
 
 

@@ -1,11 +1,13 @@
 """How peers measure, by name: "FID" is one number only where quantiser, resize and counts are the same."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cm_jax.diffusion.pixels import QUANTISERS
 from cm_jax.errors import UserError, one_of
+from cm_jax.evaluation.metrics.kid import KERNELS
 
 FULL = 50_000  # samples; with fewer a distance is called FID@n
 # What is measured by default in published features; in others every metric that is not `ON_REQUEST`.
@@ -24,28 +26,41 @@ class Convention:
 
   Args:
     quantiser: How samples become uint8, a key of `QUANTISERS`.
+    resize: How images come to the network's size, a key of `RESIZES`; None: as its authors have it,
+      TensorFlow 1's bilinear for Inception, Pillow's bicubic for DINOv2.
     num: Samples.
     about: Whose it is, the form of its references, and what else belongs to it.
     splits, shuffle: Of the Inception score: parts, and whether samples are shuffled before.
-    subsets, subset_size: Of KID.
-    neighbours: Of precision and recall.
+    subsets, subset_size, kernel, kernel_width: Of KID.
+    neighbours: Of precision, recall, density and coverage.
+    metric_seed: Of the order behind a shuffle, and of KID's subsets.
 
   Raises:
     UserError: A field out of range.
   """
 
   quantiser: str = "edm"
+  resize: str | None = None
   num: int = FULL
   about: str = ""
   splits: int = 10
   shuffle: bool = False
   subsets: int = 100
   subset_size: int = 1000
+  kernel: str = "polynomial"
+  kernel_width: float = 10.0
   neighbours: int = 3
+  metric_seed: int = 2020
 
   def __post_init__(self):
     if self.quantiser not in QUANTISERS:
       raise UserError("quantiser", self.quantiser, one_of(QUANTISERS, self.quantiser))
+    if self.kernel not in KERNELS:
+      raise UserError("kernel", self.kernel, one_of(KERNELS, self.kernel))
+    if not (self.kernel_width > 0 and math.isfinite(self.kernel_width)):
+      raise UserError("kernel_width", self.kernel_width, "a positive number")
+    if not 0 <= self.metric_seed < 2**32:
+      raise UserError("metric_seed", self.metric_seed, "0 to 2^32 - 1")
     least = {"num": 2, "splits": 1, "subsets": 1, "subset_size": 2, "neighbours": 1}
     for name, low in least.items():
       value = vars(self)[name]
@@ -54,7 +69,7 @@ class Convention:
 
 
 # All but "own" are measured in the features of inception-2015-12-05 behind TensorFlow 1's bilinear resize
-# (source pixel i W / 299, no half-pixel offset).
+# (source pixel i W / 299, no half-pixel offset), which is what `resize` None means there.
 CONVENTIONS: Mapping[str, Convention] = {
   "own": Convention(num=5000, about="features of your own: numbers compare within one reference only"),
   "edm": Convention(

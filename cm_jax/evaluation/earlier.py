@@ -42,8 +42,10 @@ def earlier(before: Sequence[Record], asked: Asked, fields: Mapping[str, Any]) -
 
 
 def _same_data(record: Record, asked: Asked) -> bool:
-  """Whether a record's reference is what has its name today; those of before there was a hash do not say."""
-  return record.reference_hash in (None, asked.real.reference.hash)
+  """Whether a record's reference is what has its name today, and its images came to the network as now; those
+  of before there was a hash or a resize do not say."""
+  is_same = record.reference_hash in (None, asked.real.reference.hash)
+  return is_same and record.resize in (None, asked.extractor.resize)
 
 
 def _key(fields: Mapping[str, Any]) -> tuple[str, ...]:

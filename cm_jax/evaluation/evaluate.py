@@ -14,7 +14,7 @@ from etils import epath
 from cm_jax.data.sources import Framing
 from cm_jax.errors import UserError
 from cm_jax.evaluation import records
-from cm_jax.evaluation.asked import Asked, ask, chosen_convention, extractor_of
+from cm_jax.evaluation.asked import Asked, ask, measured_by
 from cm_jax.evaluation.features import Extractor
 from cm_jax.evaluation.given import open_images
 from cm_jax.evaluation.partial import EVERY
@@ -92,7 +92,7 @@ def evaluate(
     save_every: Seconds of work that an interruption costs at most.
     nearest: Draw samples beside the training images nearest to them by "pixels" or "features", into `out`;
       None: by pixels, where a metric reads the training images.
-    **choices: Other fields of the convention: quantiser, splits, shuffle, subsets, subset_size, neighbours.
+    **choices: Other fields of a `Convention`: quantiser, resize, splits, shuffle, subsets, subset_size, ...
 
   Returns:
     The records made now: of the real images; for each set of samples, of every metric; and of the speed,
@@ -107,8 +107,7 @@ def evaluate(
   first = next(models)
   check_model(first)
   check_guidance(first, guidance)
-  extractor = extractor_of(features)
-  name, used = chosen_convention(convention, extractor, num=num, **choices)
+  extractor, name, used = measured_by(features, convention, num=num, **choices)
   sources = choose_sources(first, reference, train_source, test_source)
   asked = ask(
     first.image_shape, sources, framing_of(first), extractor, metrics, name, used, few, progress=progress
@@ -124,7 +123,7 @@ def evaluate(
     measured = dict.fromkeys(sampler for (sampler, _), new in zip(pairs, is_new, strict=True) if new)
     if measured:
       recorder.add(_speeds(one, list(measured), sampled, seeds[0], asked))
-  return Measured(recorder.made, recorder.found, asked.told())
+  return Measured(recorder.made, recorder.found, [*asked.told(), *recorder.told()])
 
 
 def evaluate_images(
@@ -158,8 +157,7 @@ def evaluate_images(
   Raises:
     UserError: As of `evaluate`; fewer images than asked for.
   """
-  extractor = extractor_of(features)
-  name, used = chosen_convention(convention, extractor, num=num, **choices)
+  extractor, name, used = measured_by(features, convention, num=num, **choices)
   opened = open_images(images, "images", used.quantiser, framing)
   count = used.num if num is not None or convention is not None else len(opened)
   if count > len(opened):
@@ -170,7 +168,7 @@ def evaluate_images(
   asked = ask(opened.shape, sources, frames, extractor, metrics, name, used, few, progress=progress)
   recorder = Recorder(asked, out, again, save_every, progress, nearest)
   recorder.record([given_images(opened, batch_size)], count)
-  return Measured(recorder.made, recorder.found, asked.told())
+  return Measured(recorder.made, recorder.found, [*asked.told(), *recorder.told()])
 
 
 def _speeds(

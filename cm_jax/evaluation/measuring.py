@@ -40,8 +40,9 @@ def measure(
   """
   partial = None
   if folder is not None:
-    about = {**subject.fields, **subject.identity(), "needs": sorted(needs)}
-    partial = Partial(folder, {**about, "num": num, "features": extractor.hash}, every)
+    by = {"features": extractor.hash, "resize": extractor.resize}
+    images = {**subject.fields, **subject.identity(), **by}
+    partial = Partial(folder, images, {"needs": sorted(needs), "num": num}, every)
   mine = hosts.together(lambda: _mine(subject, hosts.part(num), extractor, needs, partial, progress))
   return mine.whole(extractor, needs, subject.shape), partial
 

@@ -19,6 +19,8 @@ from cm_jax.storage import whole
 from cm_jax.storage.sealed import opened, sealed
 
 EVERY = 30.0  # seconds of work that an interruption costs at most
+KEPT = 8  # unfinished measurements of a run: the oldest go when there are more
+_STATE = "state"
 
 
 class Partial:
@@ -28,8 +30,9 @@ class Partial:
   twice.
 
   Args:
-    folder: Where it lies; made when it is written.
-    request: What is measured, plain JSON: another measurement has another place.
+    folder: Where it lies; made when it is written. At most `KEPT` lie there.
+    images: Which images are measured, and by what network: plain JSON.
+    request: What of them, plain JSON: another measurement has another place.
     every: Seconds between two writings.
     clock: Of them.
   """
@@ -37,20 +40,21 @@ class Partial:
   def __init__(
     self,
     folder: epath.Path,
+    images: Mapping[str, Any],
     request: Mapping[str, Any],
     every: float = EVERY,
     clock: Callable[[], float] = time.monotonic,
   ):
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
-    self._top = folder
-    self._folder = folder / f"{digest[:24]}-{jax.process_index()}of{jax.process_count()}"
+    self._top, self._images = folder, _digest(images)
+    name = f"{self._images}-{_digest(request)}"
+    self._folder = folder / f"{name}-{jax.process_index()}of{jax.process_count()}"
     self._every, self._clock = every, clock
     self._last, self._saved = clock(), 0
 
   def load(self) -> Collected | None:
     """Return what was known when it was last written; None if nothing is, or it is damaged."""
     try:
-      with np.load(io.BytesIO(opened(self._folder / "state")), allow_pickle=False) as state:
+      with np.load(io.BytesIO(opened(self._folder / _STATE)), allow_pickle=False) as state:
         count = int(state["count"])
         names = sorted({name.split(".")[0] for name in state.files if "." in name})
         read = lambda name: Moments(
@@ -92,6 +96,9 @@ class Partial:
     """
     if collected.count <= self._saved:
       return
+    if not self._saved:
+      for name in unfinished(self._top)[KEPT - 1 :]:
+        _remove(self._top, name)
     if whole.is_local(self._folder):
       self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if collected.rows:
@@ -101,15 +108,53 @@ class Partial:
     for name, moments in collected.moments.items():
       about = {"count": np.int64(moments.count), "mean": moments.mean, "scatter": moments.scatter}
       state |= {f"{name}.{key}": value for key, value in about.items()}
-    whole.write(self._folder / "state", sealed(_packed(state)))
+    whole.write(self._folder / _STATE, sealed(_packed(state)))
     self._last, self._saved = self._clock(), collected.count
 
-  def clear(self) -> None:
-    """Remove it: the records are made."""
-    if self._folder.exists():
-      self._folder.rmtree()
+  def clear(self, done: int = 0) -> None:
+    """Remove it: the records are made; and what other measurements of the same images by the same network
+    left behind that had come no further.
+
+    Args:
+      done: Images that were measured.
+    """
+    _remove(self._top, self._folder.name)
+    for name in unfinished(self._top):
+      if name.startswith(f"{self._images}-") and _count(self._top, name) <= done:
+        _remove(self._top, name)
     with contextlib.suppress(OSError, ValueError):  # there may be others
       self._top.rmdir()
+
+
+def unfinished(folder: epath.Path) -> list[str]:
+  """Return the names of the measurements in a folder, those of all processes as one, newest first."""
+  ages: dict[str, float] = {}
+  for path in folder.iterdir() if folder.exists() else ():
+    with contextlib.suppress(OSError):  # another process may have removed it
+      name = path.name.rpartition("-")[0] or path.name
+      ages[name] = max(ages.get(name, 0.0), path.stat().mtime)
+  return sorted(ages, key=lambda name: -ages[name])
+
+
+def _count(folder: epath.Path, name: str) -> int:
+  """Return how many images a measurement that was left knows; 0 of one that is damaged."""
+  found = 0
+  for path in folder.glob(f"{name}-*"):
+    with contextlib.suppress(OSError, UserError, *DAMAGE):
+      with np.load(io.BytesIO(opened(path / _STATE)), allow_pickle=False) as state:
+        found += int(state["count"])
+  return found
+
+
+def _remove(folder: epath.Path, name: str) -> None:
+  """Remove what lies in a folder under a name, of all processes."""
+  for path in folder.glob(f"{name}*"):
+    with contextlib.suppress(OSError):
+      path.rmtree()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:

@@ -191,6 +191,16 @@ class RealData:
     """Those of a file."""
     return self.reference.statistics
 
+  @property
+  def form(self) -> str:
+    """What samples are compared with, in words."""
+    images, statistics = self.reference.images, self.statistics
+    count = "" if images is None else f"{len(images) if self.num is None else self.num:,} images"
+    if statistics is None:
+      return count
+    of = f" of {statistics.about['n']:,} images" if "n" in statistics.about else ""
+    return f"statistics{of}{f', and {count}' if count else ''}"
+
   @functools.cached_property
   def collected(self) -> Collected:
     """What is needed of the reference images, which pass by once; moments are remembered in the cache.

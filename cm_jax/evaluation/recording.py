@@ -13,12 +13,14 @@ from cm_jax.evaluation.earlier import earlier
 from cm_jax.evaluation.making import real_records, sample_records
 from cm_jax.evaluation.measuring import measure
 from cm_jax.evaluation.memorisation import ROWS, check_by, save_neighbours
+from cm_jax.evaluation.partial import unfinished
 from cm_jax.evaluation.records import Record
 from cm_jax.evaluation.subjects import Subject
 from cm_jax.storage.pictures import save_grid
 from cm_jax.storage.run import RunFolder
 
 GRID_IMAGES = 100
+UNFINISHED = ".evaluating"
 
 
 class Recorder:
@@ -87,7 +89,7 @@ class Recorder:
 
   def _measure(self, subject: Subject, num: int) -> None:
     first = _First(subject, GRID_IMAGES if self._run is not None and self._is_main else 0)
-    place = None if self._run is None else self._run.path / ".evaluating"
+    place = None if self._run is None else self._run.path / UNFINISHED
     watched = first.watched()
     needs = self._asked.needs
     _ = self._asked.real.collected  # first: it is what may be wrong
@@ -106,7 +108,14 @@ class Recorder:
       extractor = self._asked.extractor if self._nearest == "features" else None
       save_neighbours(self._run.nearest(nfe, self._nearest), first.images(min(num, ROWS)), train, extractor)
     if partial is not None:
-      partial.clear()
+      partial.clear(num)
+
+  def told(self) -> list[str]:
+    """Return what there is to say of measurements that were interrupted and not taken up."""
+    left = [] if self._run is None or not self._is_main else unfinished(self._run.path / UNFINISHED)
+    if not left:
+      return []
+    return [f"unfinished evaluations in {UNFINISHED}: {len(left)}; the same command goes on with each"]
 
 
 def _of_real(subject: Subject) -> dict[str, object]:

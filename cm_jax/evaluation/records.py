@@ -47,6 +47,7 @@ class Record:
     features: What the network whose features were compared is called.
     reference_hash: Sha256 of a file of statistics, or fingerprint of a data set: what `reference` is.
     samples: Images that were there already and are no model's: what was given.
+    choices: All that the metric was free to choose, by the names of a convention's fields.
   """
 
   metric: str
@@ -79,6 +80,7 @@ class Record:
   features: str | None = None
   reference_hash: str | None = None
   samples: str | None = None
+  choices: Mapping[str, Any] | None = None
 
 
 def append(path: epath.PathLike, records: Iterable[Record]) -> None:

@@ -53,8 +53,10 @@ def inception(params: Params, x: Array) -> Outputs:
     x: Pixels, (p - 128) / 128.
 
   Note:
-    sFID's features are those of the ADM evaluator, `mixed_6/conv:0`: the ReLU of Mixed_6d's 1x1 branch, the
-    first 7 channels. (Nash et al. 2021 say only that they are of a 17 x 17 layer.)
+    sFID's features are those of ADM's evaluator, `mixed_6/conv:0`, its first 7 channels. That operation is
+    the ReLU behind the batch norm of Mixed_6d's 1x1 branch: the graph has .../Conv2D, .../batchnorm,
+    .../control_dependency and then the scope's own name, which the next convolution takes. They are the
+    first channels of the whole block too. (Nash et al. 2021 say only that they are of a 17 x 17 layer.)
   """
   head, middle, tail = STEM
   x = _max_pool(_chain(params, "", _chain(params, "", x, head), middle), 2)

@@ -6,7 +6,7 @@ from cm_jax.evaluation.collecting import Collected
 from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
 from cm_jax.evaluation.metrics.frechet import distance_of_moments
 from cm_jax.evaluation.metrics.inception_score import InceptionScore, inception_scores
-from cm_jax.evaluation.metrics.kid import KID, Polynomial, kernel_distances
+from cm_jax.evaluation.metrics.kid import KID, RBF, Polynomial, kernel_distances
 from cm_jax.evaluation.metrics.neighbours import PrecisionRecall, prdc
 from cm_jax.evaluation.moments import Moments
 
@@ -39,8 +39,10 @@ def test_each_is_its_function_with_its_options():
   for name, kind in (("fid", "moments"), ("sfid", "spatial_moments")):
     moments = samples.moments[kind], real.collected.moments[kind]
     assert METRICS[name].values(samples, real) == {name: distance_of_moments(*moments)}
-  drawn = kernel_distances(*features, Polynomial(2), 7, 20, 3)
-  assert KID(Polynomial(2), 7, 20, 3).values(samples, real) == {"kid": drawn.mean(), "kid_std": drawn.std()}
+  for how, kernel in ((("polynomial",), Polynomial()), (("rbf", 3.5), RBF(3.5))):
+    drawn = kernel_distances(*features, kernel, 7, 20, 3)
+    found = KID(*how, subsets=7, subset_size=20, metric_seed=3).values(samples, real)
+    assert found == {"kid": drawn.mean(), "kid_std": drawn.std()}
   assert PrecisionRecall(4).values(samples, real) == prdc(*features, 4)._asdict()
   split = inception_scores(samples.logits, 3, True, 9)
   assert InceptionScore(3, True, 9).values(samples, real) == {"is": split.mean(), "is_std": split.std()}

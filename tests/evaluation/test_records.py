@@ -34,7 +34,7 @@ def test_the_fields_are_those_of_the_design():
     ),
     *("convention", "resize", "features_hash", "quantiser", "splits", "subsets", "neighbours", "guidance"),
     *("dtype", "matmul_precision", "device", "versions", "commit", "seconds", "images_per_second"),
-    *("features", "reference_hash", "samples"),  # and what issue 12 asks for beyond it
+    *("features", "reference_hash", "samples", "choices"),  # and what issue 12 asks for beyond it
   ]
 
 

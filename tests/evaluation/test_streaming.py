@@ -3,10 +3,12 @@ line and leaves nothing."""
 
 import dataclasses
 import json
+import os
 import pickle
 
 import numpy as np
 import pytest
+from etils import epath
 
 from cm_jax.errors import UserError
 from cm_jax.evaluation import collecting
@@ -15,7 +17,7 @@ from cm_jax.evaluation.evaluate import evaluate_images
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.metrics.frechet import Frechet, frechet_distance
 from cm_jax.evaluation.moments import Moments
-from cm_jax.evaluation.partial import Partial
+from cm_jax.evaluation.partial import KEPT, Partial, unfinished
 from cm_jax.evaluation.records import read
 from cm_jax.evaluation.references import Statistics, read_statistics, save_statistics
 from cm_jax.evaluation.references.made import checked, make_reference
@@ -146,10 +148,28 @@ def test_an_interrupted_evaluation_goes_on_and_is_the_same(sets, tmp_path, metri
 
 def test_another_evaluation_does_not_take_up_what_is_left(sets, tmp_path):
   with pytest.raises(KeyboardInterrupt):
-    measured(*sets, Interrupted(), out=tmp_path)
-  (other,) = measured(*sets, num=60, out=tmp_path).made
-  assert other.value == pytest.approx(one_shot(pictures(60), pictures(90, 1, bright=20)), rel=1e-6)
+    measured(*sets, Interrupted(), out=tmp_path)  # after 48 images
+  few = measured(*sets, num=40, out=tmp_path)
+  assert few.made[0].value == pytest.approx(one_shot(pictures(40), pictures(90, 1, bright=20)), rel=1e-6)
   assert (tmp_path / ".evaluating").is_dir()
+  assert few.told[-1] == "unfinished evaluations in .evaluating: 1; the same command goes on with each"
+  more = measured(*sets, num=60, out=tmp_path)  # of the same images, and further than what is left
+  assert not (tmp_path / ".evaluating").exists() and "unfinished" not in more.told[-1]
+
+
+def test_what_is_left_is_bounded(tmp_path):
+  known, place = collecting.Collected().added(pictures(4), ToyExtractor(), ("moments",)), epath.Path(tmp_path)
+  for number in range(KEPT + 3):
+    Partial(place, {"seed": number}, {"num": 9}).save(known)
+    for age, path in enumerate(sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime)):
+      os.utime(path, (age, age))
+  assert len(unfinished(place)) == KEPT
+  left = [Partial(place, {"seed": number}, {"num": 9}).load() is not None for number in range(KEPT + 3)]
+  assert left == [False] * 3 + [True] * KEPT
+  Partial(place, {"seed": 9}, {"num": 3}).clear(3)
+  assert len(unfinished(place)) == KEPT  # it had come further
+  Partial(place, {"seed": 9}, {"num": 5}).clear(5)
+  assert len(unfinished(place)) == KEPT - 1
 
 
 def test_what_is_damaged_of_it_is_measured_anew(sets, tmp_path):
@@ -165,15 +185,15 @@ def test_what_is_damaged_of_it_is_measured_anew(sets, tmp_path):
 
 def test_partial_writes_now_and_then(tmp_path):
   now = [0.0]
-  partial = Partial(tmp_path / "p", {"a": 1}, every=10, clock=lambda: now[0])
+  partial = Partial(tmp_path / "p", {"a": 1}, {}, every=10, clock=lambda: now[0])
   extractor, known = ToyExtractor(), collecting.Collected()
   for count, time in ((3, 5.0), (4, 11.0), (5, 12.0)):
     known = known.added(pictures(count, count), extractor, ("moments", "features"))
     now[0] = time
     partial.note(known)
-  found = Partial(tmp_path / "p", {"a": 1}).load()
+  found = Partial(tmp_path / "p", {"a": 1}, {}).load()
   assert found.count == 7 and found.features.shape == (7, SIZE) and found.moments["moments"].count == 7
-  assert Partial(tmp_path / "p", {"a": 2}).load() is None
+  assert Partial(tmp_path / "p", {"a": 2}, {}).load() is None
 
 
 def test_a_reference_that_is_computed_is_remembered(sets):
@@ -215,6 +235,25 @@ def test_choices_of_a_convention_reach_the_metric_and_the_record(sets):
   assert "sha256 7777777777777777" in told[1] and "products highest" in told[1]
 
 
+def test_another_choice_is_another_measurement(sets, tmp_path):
+  how = {"metrics": ["rows"], "out": tmp_path, "num": 70}
+  first = measured(*sets, **how).made
+  assert all(record.choices == {"splits": 10} for record in first)
+  assert measured(*sets, splits=10, **how).made == []
+  assert [record.choices for record in measured(*sets, splits=5, **how).made] == [{"splits": 5}] * 2
+  other = dataclasses.replace(ToyExtractor(), resize="pil-bicubic 4")
+  assert len(measured(*sets, other, **how).made) == 2
+
+
+def test_a_network_that_takes_images_as_they_are_has_no_resize(sets):
+  with pytest.raises(
+    UserError, match=r"^resize = tf1-bilinear: expected none: inception takes images as they"
+  ):
+    measured(*sets, resize="tf1-bilinear")
+  with pytest.raises(UserError, match=r"^resize = tf1: expected .*tf1-bilinear"):
+    measured(*sets, resize="tf1")
+
+
 def stats(tmp_path, size=SIZE, **about):
   rng = np.random.default_rng(0)
   path = tmp_path / "stats.npz"
@@ -231,6 +270,8 @@ BAD = {
   "unknown convention": ({"convention": "edn"}, r"^convention = edn: expected 'edm' \(did you"),
   "unknown quantiser": ({"quantiser": "floor"}, r"^quantiser = floor: expected one of: adm, edm"),
   "no splits": ({"splits": 0}, r"^splits = 0: expected at least 1"),
+  "unknown kernel": ({"kernel": "gauss"}, r"^kernel = gauss: expected one of: polynomial, rbf"),
+  "no width": ({"kernel_width": 0.0}, r"^kernel_width = 0\.0: expected a positive number"),
   "no reference": ({"reference": None}, r"^reference = : expected what to compare with"),
   "published": (
     {"reference": "cifar10-edm"},

@@ -19,6 +19,8 @@ from cm_jax.evaluation.features.classifier import train_features as train_featur
 from cm_jax.evaluation.features.digits import load_digits
 from cm_jax.evaluation.features.dinov2 import load_dinov2
 from cm_jax.evaluation.features.inception import TAPS, load_inception
+from cm_jax.evaluation.features.resizing import RESIZES as RESIZES
+from cm_jax.evaluation.features.resizing import with_resize as with_resize
 from cm_jax.evaluation.features.trained import TrainedFeatures as TrainedFeatures
 from cm_jax.evaluation.features.trained import load_trained as load_trained
 from cm_jax.evaluation.features.trained import train_resnet as train_resnet

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import jax
@@ -11,9 +10,9 @@ import numpy as np
 from etils import epath
 
 from cm_jax.convert import dinov2 as published
-from cm_jax.data.sources.threads import cores
 from cm_jax.errors import renamed
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
+from cm_jax.evaluation.features.resizing import RESIZES
 from cm_jax.networks import dinov2
 from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.storage import digests, downloads
@@ -29,16 +28,22 @@ class DinoFeatures:
     hash: Sha256 of the arrays they were made of, whoever published the file.
     name: What distances in it are called by: "dinov2-l".
     batch_size: Images at a time, the same in every call, so that one size compiles.
+    how: Images come to 224 pixels, a key of `RESIZES`.
   """
 
   params: Params = dataclasses.field(repr=False)
   hash: str
   name: str
   batch_size: int = 32
+  how: str = "pil-bicubic"
 
   image_shape: ClassVar[None] = None
   gives: ClassVar[tuple[str, ...]] = ()
-  resize: ClassVar[str] = f"pil-bicubic {dinov2.SIDE}"
+
+  @property
+  def resize(self) -> str:
+    """How it brings images to its own size, for records."""
+    return f"{self.how} {dinov2.SIDE}"
 
   @property
   def size(self) -> int:
@@ -57,32 +62,13 @@ class DinoFeatures:
     """
     check_also(self, also)
     check_images(images)
-    return Extracted(
-      *in_batches(_forward, self._placed, images, self.batch_size, local_mesh(), prepare=resized)
-    )
+    prepare = lambda part: RESIZES[self.how](part, dinov2.SIDE)
+    return Extracted(*in_batches(_forward, self._placed, images, self.batch_size, local_mesh(), prepare))
 
 
 @jax.jit
 def _forward(params: Params, images: Array) -> list[Array]:
   return [dinov2.dinov2(params, dinov2.normalized(images))]
-
-
-def resized(images: np.ndarray, side: int = dinov2.SIDE) -> np.ndarray:
-  """Return uint8 images [N,H,W,C] as [N, side, side, 3], by Pillow's bicubic filter, bit for bit.
-
-  It smooths where it makes smaller, rounds to uint8 after each axis, and squeezes what is not square.
-
-  >>> resized(np.full((1, 5, 9, 1), 7, np.uint8), 2).ravel().tolist()
-  [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]
-  """
-  from PIL import Image
-
-  def one(image: np.ndarray) -> np.ndarray:
-    pixels = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
-
-  with ThreadPoolExecutor(cores()) as threads:  # Pillow leaves Python's lock
-    return np.stack(list(threads.map(one, images)))
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray], name: str, size: dinov2.Size, **given: Any) -> DinoFeatures:

@@ -13,6 +13,7 @@ from etils import epath
 from cm_jax.convert import inception as published
 from cm_jax.errors import renamed
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
+from cm_jax.evaluation.features.resizing import RESIZES
 from cm_jax.networks import inception
 from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.storage import digests, downloads, weights
@@ -34,16 +35,22 @@ class InceptionFeatures:
     name: A key of `TAPS`: where the features are taken; "inception" is FID's, the others are means over the
       positions of earlier layers.
     batch_size: Images at a time, the same in every call, so that one size compiles.
+    how: Images come to 299 pixels, a key of `RESIZES`; FID's, TensorFlow 1's, is a part of the network.
   """
 
   params: Params = dataclasses.field(repr=False)
   hash: str
   name: str = "inception"
   batch_size: int = 32
+  how: str = "tf1-bilinear"
 
   image_shape: ClassVar[None] = None
   gives: ClassVar[tuple[str, ...]] = tuple(_ALSO)
-  resize: ClassVar[str] = f"tf1-bilinear {inception.SIZE}"
+
+  @property
+  def resize(self) -> str:
+    """How it brings images to its own size, for records."""
+    return f"{self.how} {inception.SIZE}"
 
   @property
   def size(self) -> int:
@@ -64,7 +71,8 @@ class InceptionFeatures:
     check_images(images)
     named = [name for name in _ALSO if name in also]
     forward = program((TAPS[self.name], *(_ALSO[name] for name in named)))
-    found, *more = in_batches(forward, self._placed, images, self.batch_size, local_mesh())
+    prepare = lambda part: part if self.how == "tf1-bilinear" else RESIZES[self.how](part, inception.SIZE)
+    found, *more = in_batches(forward, self._placed, images, self.batch_size, local_mesh(), prepare)
     return Extracted(found, **dict(zip(named, more, strict=True)))
 
 

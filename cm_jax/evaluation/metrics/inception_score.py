@@ -16,12 +16,13 @@ class InceptionScore:
   """The mean of `inception_scores`, and their deviation; larger is better.
 
   Args:
-    splits, shuffle, seed: Of `inception_scores`.
+    splits, shuffle: Of `inception_scores`.
+    metric_seed: Its seed.
   """
 
   splits: int = 10
   shuffle: bool = False
-  seed: int = 2020
+  metric_seed: int = 2020
 
   records: ClassVar[Mapping[str, str]] = {"is": "is", "is_std": "is_std"}
   baseline: ClassVar[str] = ""
@@ -34,7 +35,7 @@ class InceptionScore:
 
   def values(self, samples: Known, real: Real) -> dict[str, float]:
     """Return it of samples."""
-    found = inception_scores(samples.logits, self.splits, self.shuffle, self.seed)
+    found = inception_scores(samples.logits, self.splits, self.shuffle, self.metric_seed)
     return {"is": float(found.mean()), "is_std": float(found.std())}
 
   def of_real(self, real: Real) -> None:

@@ -1,7 +1,7 @@
 """The kernel distance (KID): unbiased estimates of a squared maximum mean discrepancy, over subsets."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -56,19 +56,26 @@ class RBF:
     return np.exp(-np.clip(squared, 0, None) / (2 * self.sigma**2))
 
 
+# By name; what is given is the width of those that have one.
+KERNELS: Mapping[str, Callable[[float], Kernel]] = {"polynomial": lambda _: Polynomial(), "rbf": RBF}
+
+
 @dataclasses.dataclass(frozen=True)
 class KID:
   """The mean of `kernel_distances`, and their deviation (Binkowski et al. 2018).
 
   Args:
-    kernel: Of two sets of features.
-    subsets, subset_size, seed: Of `kernel_distances`.
+    kernel: A key of `KERNELS`; torch-fidelity's have these parameters.
+    kernel_width: Of "rbf", in units of the features.
+    subsets, subset_size: Of `kernel_distances`.
+    metric_seed: Its seed.
   """
 
-  kernel: Kernel = Polynomial()
+  kernel: str = "polynomial"
+  kernel_width: float = 10.0
   subsets: int = 100
   subset_size: int = 1000
-  seed: int = 2020
+  metric_seed: int = 2020
 
   records: ClassVar[Mapping[str, str]] = {"kid": "kid_{data}", "kid_std": "kid_std_{data}"}
   baseline: ClassVar[str] = ""
@@ -82,7 +89,8 @@ class KID:
   def values(self, samples: Known, real: Real) -> dict[str, float]:
     """Return it of samples."""
     features = samples.features, real.collected.features
-    found = kernel_distances(*features, self.kernel, self.subsets, self.subset_size, self.seed)
+    kernel = KERNELS[self.kernel](self.kernel_width)
+    found = kernel_distances(*features, kernel, self.subsets, self.subset_size, self.metric_seed)
     return {"kid": float(found.mean()), "kid_std": float(found.std())}
 
   def of_real(self, real: Real) -> None:

@@ -8,8 +8,8 @@ from etils import epath
 from cm_jax.data.sources import Framing
 from cm_jax.data.sources.framing import AS_THEY_ARE
 from cm_jax.errors import UserError, renamed
-from cm_jax.evaluation.asked import chosen_convention
-from cm_jax.evaluation.features import Extractor
+from cm_jax.evaluation.asked import measured_by
+from cm_jax.evaluation.features import Extractor, with_resize
 from cm_jax.evaluation.real import RealData, check_fits
 from cm_jax.evaluation.references.files import read_statistics
 from cm_jax.evaluation.references.opened import Reference, open_reference
@@ -39,7 +39,7 @@ def make_reference(
   Raises:
     UserError: Names the argument that is not what it should be; what is written differs from what was made.
   """
-  name, _ = chosen_convention(convention, extractor, num=num, **choices)
+  extractor, name, _ = measured_by(extractor, convention, num=num, **choices)
   with renamed("reference", "source"):
     reference = open_reference(source, extractor.name, framing)
   images = reference.images
@@ -64,8 +64,15 @@ def make_reference(
   return made
 
 
-def checked(path: str, extractor: Extractor, convention: str | None) -> Statistics:
+def checked(
+  path: str, extractor: Extractor, convention: str | None = None, resize: str | None = None
+) -> Statistics:
   """Return the statistics of a file, if samples in an extractor's features can be compared with them.
+
+  Args:
+    path: The file.
+    extractor: Whose features are meant.
+    convention, resize: In whose way, and how images come to the network's size; None: in any, as usual.
 
   Raises:
     UserError: They cannot, or it holds none.
@@ -74,6 +81,7 @@ def checked(path: str, extractor: Extractor, convention: str | None) -> Statisti
     found = read_statistics(path, extractor.name)
     if found is None:
       raise UserError("reference", path, "a file of statistics, not of images")
+    extractor = with_resize(extractor, resize)
     given = {"features_hash": extractor.hash, "resize": extractor.resize, "convention": convention}
     found.check("reference", path, extractor, given)
   return found
