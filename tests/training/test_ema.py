@@ -250,17 +250,71 @@ def save(path, arrays, about) -> None:
   safetensors.numpy.save_file(arrays, path, None if about is None else {"cm_jax": json.dumps(about)})
 
 
-ABOUT = {"format": 1, "step": 2, "sigma_rels": {"a": 0.05}}
+ABOUT = {"format": 1, "step": 2, "sigma_rels": {"a": 0.05}}  # of version 1
 
 
 @pytest.mark.parametrize(
   "about",
-  [None, {}, {"format": 2}, "text", {"format": 1}, {"format": 1, "step": "2", "sigma_rels": {"a": 0.05}}],
+  [
+    *(None, {}, {"format": 2}, "text", {"format": 1}, {**ABOUT, "step": "2"}, {**ABOUT, "format": 2}),
+    *({**ABOUT, "format": 3}, {**ABOUT, "format": True}, {**ABOUT, "step": 4}, {**ABOUT, "sigma_rels": {}}),
+    *({**ABOUT, "sigma_rels": {"a": 0.4}}, {**ABOUT, "sigma_rels": {"a": 0.1, "b": 0.1}}),
+  ],
 )
 def test_files_of_another_format_are_refused(about, tmp_path):
   save(tmp_path / "snapshots" / "step_00000002.safetensors", {"a/net/w": np.ones(2, np.float32)}, about)
-  with pytest.raises(UserError, match="step_00000002.safetensors: expected format 1"):
+  with pytest.raises(UserError, match="step_00000002.safetensors: expected format 1 to 2"):
     snapshots.stored(tmp_path)
+
+
+def a_snapshot(workdir, step: int, widths, values) -> Path:
+  """Write one as training does, of arrays instead of a state."""
+  path = workdir / "snapshots" / f"step_{step:08d}.safetensors"
+  trees = {name: {"net": {"a.w": value, "b": {"c": value[:1] * 3}}} for name, value in values.items()}
+  snapshots.write(path, step, widths, flatten(trees))
+  return path
+
+
+def test_a_snapshot_is_what_was_written(tmp_path):
+  """Every third byte with a bit flipped: refused in one line, or nothing that counts was in it."""
+  rng = np.random.default_rng(3)
+  values = {name: rng.normal(size=4).astype(np.float32) for name in ("narrow", "wide")}
+  path = a_snapshot(tmp_path, 70, {"narrow": 0.04, "wide": 0.2}, values)
+  stored, refused, harmless = path.read_bytes(), 0, 0
+
+  def read():
+    found = snapshots.choose(tmp_path)
+    made = snapshots.combine(found, np.array([[0.25, 1.0], [0.75, -2.0]]))
+    return found, [flatten(tree) for tree in made]
+
+  found, whole = read()
+  np.testing.assert_allclose(whole[0]["net/a.w"], 0.25 * values["narrow"] + 0.75 * values["wide"], rtol=1e-6)
+  for at in range(0, len(stored), 3):
+    damaged = bytearray(stored)
+    damaged[at] ^= 1 << rng.integers(8)
+    path.write_bytes(damaged)
+    try:
+      again, trees = read()
+    except UserError as error:
+      assert str(path) in str(error) and "\n" not in str(error)
+      refused += 1
+    else:
+      assert again == found and all(
+        np.array_equal(tree[name], old[name]) for tree, old in zip(trees, whole, strict=True) for name in old
+      )
+      harmless += 1
+  assert refused > 0.3 * len(stored) and harmless < 6  # spaces that fill up the header
+
+
+def test_snapshots_of_old_have_no_sha256_and_load(tmp_path):
+  for step in (2, 4):
+    file = tmp_path / "snapshots" / f"step_{step:08d}.safetensors"
+    save(file, {"a/net/w": np.full(2, step, np.float32)}, {**ABOUT, "step": step})
+  a_snapshot(tmp_path, 6, {"a": 0.05}, {"a": np.ones(2, np.float32)})
+  found = snapshots.choose(tmp_path, 4)
+  assert [snapshot.sha256 for snapshot in found] == [None, None]
+  np.testing.assert_array_equal(snapshots.combine(found, np.array([[0.5], [2.0]]))[0]["net"]["w"], [9.0, 9.0])
+  assert snapshots.choose(tmp_path)[-1].sha256
 
 
 @pytest.mark.parametrize("length", [0, 5, 60, -1])

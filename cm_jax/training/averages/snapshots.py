@@ -1,11 +1,12 @@
 """Snapshots of the power-function averages: light files, from which averages of any width are made.
 
 `workdir/snapshots/step_00001200.safetensors` holds the network of every such average after that step,
-float32, under the names "AVERAGE/net/...". Files are written whole or not at all, always the same bytes for
-the same averages, and read one tensor at a time.
+float32, under the names "AVERAGE/net/...", with the sha256 of all it says. Files are written whole or not at
+all, always the same bytes for the same averages, and read one tensor at a time.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +16,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from cm_jax.errors import UserError, within
-from cm_jax.storage import bounded, whole
+from cm_jax.errors import DAMAGE, UserError, within
+from cm_jax.storage import bounded, digests, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.weights import flatten, save_arrays, unflatten
 from cm_jax.training.averages import posthoc
@@ -26,16 +27,17 @@ from cm_jax.types import Array, Experiment, Params, TrainState
 if TYPE_CHECKING:
   from cm_jax.training.loop import Hook
 
-FORMAT = 1
+FORMAT = 2  # 1 had no sha256
 _METADATA = "cm_jax"  # one key, since safetensors writes several in any order
 
 
 class Snapshot(NamedTuple):
-  """A stored file: its step, and the relative width of each average in it."""
+  """A stored file: its step, the relative width of each average in it, and its `_sha256` (format 1: None)."""
 
   path: epath.Path
   step: int
   sigma_rels: dict[str, float]
+  sha256: str | None = None
 
 
 class Recipe(NamedTuple):
@@ -82,16 +84,39 @@ def recorder(experiment: Experiment, workdir: epath.PathLike) -> "Hook":
     trees = {name: {"net": read_average(state.opt_state, name)["net"]} for name in widths}
     arrays = {name: _whole(leaf) for name, leaf in flatten(trees).items()}
     if jax.process_index() == 0:
-      about = {"format": FORMAT, "step": step, "sigma_rels": widths}
-      save_arrays(run.snapshot(step), arrays, {_METADATA: json.dumps(about)})
+      write(run.snapshot(step), step, widths, arrays)
 
   return record
+
+
+def write(
+  path: epath.PathLike, step: int, sigma_rels: Mapping[str, float], arrays: Mapping[str, np.ndarray]
+) -> None:
+  """Write a snapshot: all of it or nothing.
+
+  Args:
+    path: Where, as `RunFolder.snapshot` names it.
+    step: After which the averages are these.
+    sigma_rels: Their relative widths.
+    arrays: Float32, by "AVERAGE/net/...".
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full.
+  """
+  sha256 = _sha256(step, sigma_rels, digests.of_named(sorted(arrays.items())))
+  about = {"format": FORMAT, "step": step, "sigma_rels": dict(sigma_rels), "sha256": sha256}
+  save_arrays(path, arrays, {_METADATA: json.dumps(about)})
 
 
 def _whole(leaf: Array) -> np.ndarray:
   if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf, np.float32, order="C")
+
+
+def _sha256(step: int, sigma_rels: Mapping[str, float], arrays: str) -> str:
+  """Return what a file is checked with: of what it says of itself, and of its arrays by name."""
+  return hashlib.sha256(json.dumps([step, list(sigma_rels.items()), arrays]).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -101,7 +126,7 @@ def _opened(path: epath.Path) -> Iterator[Any]:
   try:
     with whole.reading(path) as local, safetensors.safe_open(local, "numpy") as file:
       yield file
-  except (OSError, safetensors.SafetensorError) as error:
+  except (*DAMAGE, OSError, safetensors.SafetensorError) as error:
     raise UserError("snapshot", str(path), f"a readable file, or none ({error})") from error
 
 
@@ -110,13 +135,18 @@ def _header(path: epath.Path) -> Snapshot:
     text = (file.metadata() or {}).get(_METADATA, "{}")
   try:
     about = bounded.parse_object(text, str(path), "what a snapshot says of itself")
-    widths = {str(name): float(width) for name, width in about["sigma_rels"].items()}
-    snapshot = Snapshot(path, about["step"], widths)
-    fits = about["format"] == FORMAT and type(snapshot.step) is int and len(snapshot.sigma_rels) > 0
-  except (UserError, AttributeError, KeyError, TypeError, ValueError):
+    number, widths = about["format"], {str(name): float(width) for name, width in about["sigma_rels"].items()}
+    snapshot = Snapshot(path, about["step"], widths, about["sha256"] if number == FORMAT else None)
+    posthoc.exponent(list(widths.values()))
+    fits = type(number) is int and 1 <= number <= FORMAT and (number == 1 or type(snapshot.sha256) is str)
+    fits = fits and type(snapshot.step) is int and snapshot.step > 0
+    # Alike, or twice at a step, none could be told from the other.
+    fits = fits and len(set(widths.values())) == len(widths) > 0
+    fits = fits and path.name == RunFolder(path.parent).snapshot(snapshot.step).name
+  except (UserError, *DAMAGE):
     fits = False
   if not fits:
-    raise UserError("snapshot", str(path), f"format {FORMAT} of snapshots, which this version reads")
+    raise UserError("snapshot", str(path), f"format 1 to {FORMAT} of snapshots, which this version reads")
   return snapshot
 
 
@@ -180,22 +210,36 @@ def combine(snapshots: Sequence[Snapshot], weights: np.ndarray) -> list[Params]:
     weights: A column for each sum, a row for each average of each snapshot [S, W].
 
   Raises:
-    UserError: A file is damaged, or its parameters are not those of the first.
+    UserError: A file is damaged, not what was written, or its parameters are not those of the first.
   """
   totals: list[dict[str, Any]] = [{} for _ in range(weights.shape[1])]
   rows, shapes = iter(weights), None
   for snapshot in snapshots:
+    row = {average: next(rows) for average in snapshot.sigma_rels}
     with _opened(snapshot.path) as file:
+      names = sorted(file.keys())
       for average in snapshot.sigma_rels:
-        row, prefix = next(rows), f"{average}/"
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # no mapping
-        found = {name.removeprefix(prefix): file.get_slice(name).get_shape() for name in names}
+        of_it = [name for name in names if name.startswith(f"{average}/")]
+        found = {name.removeprefix(f"{average}/"): file.get_slice(name).get_shape() for name in of_it}
         shapes = found if shapes is None else shapes
         if not found or found != shapes:
           expected = f"{average} with the parameters that {snapshots[0].path} has"
           raise UserError("snapshot", str(snapshot.path), expected)
-        for key in found:
-          value = file.get_tensor(prefix + key).astype(np.float64)
-          for total, weight in zip(totals, row, strict=True):
-            total[key] = total.get(key, 0.0) + weight * value
+      digest = digests.of_named(_added(file, names, row, totals))
+    if snapshot.sha256 not in (None, _sha256(snapshot.step, snapshot.sigma_rels, digest)):
+      expected = f"what was written, whose sha256 is {snapshot.sha256[:12]}... (delete it to do without)"
+      raise UserError("snapshot", str(snapshot.path), expected)
   return [unflatten({key: np.asarray(value, np.float32) for key, value in total.items()}) for total in totals]
+
+
+def _added(
+  file: Any, names: Sequence[str], weights: Mapping[str, np.ndarray], totals: Sequence[dict[str, Any]]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Yield the tensors of a file, and add each to every sum, by the weights of its average."""
+  for name in names:
+    tensor = file.get_tensor(name)
+    average, _, key = name.partition("/")
+    value = tensor.astype(np.float64)
+    for total, weight in zip(totals, weights.get(average, ()), strict=False):
+      total[key] = total.get(key, 0.0) + weight * value
+    yield name, tensor
