@@ -235,10 +235,11 @@ def read_mask(path: str | None, size: tuple[int, ...]) -> np.ndarray:
     UserError: None given, of another size, or with other values than black and white.
   """
   from cm_jax.data.sources.decoding import decode
+  from cm_jax.data.sources.files import read_file
 
   if not path or not epath.Path(path).exists() or epath.Path(path).is_dir():
     raise UserError("--mask", path or "", "an image, white where the input is kept")
-  image = decode(epath.Path(path).read_bytes(), path)
+  image = decode(read_file(path), path)
   if image.shape[:2] != size:
     raise UserError("--mask", f"{image.shape[0]}x{image.shape[1]}", f"{size[0]}x{size[1]}, the model's size")
   if not np.isin(image, (0, 255)).all() or not (image == image[..., :1]).all():

@@ -13,7 +13,7 @@ from cm_jax.evaluation.entries import metrics_of
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.report import evaluated, run_entries
 from cm_jax.evaluation.tables import about, data_sets, heading
-from cm_jax.storage import pictures, whole
+from cm_jax.storage import bounded, pictures, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.tables import markdown_table
 
@@ -71,7 +71,10 @@ def compare(folder: epath.PathLike, jobs: int = 1, metric: str | None = None) ->
 def _methods(place: epath.Path) -> list[str]:
   order = place / "order.txt"
   if order.exists():
-    return order.read_text().split()
+    try:
+      return bounded.content(order, 1 << 20).decode().split()
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(str(order), f"unreadable: {error}", "the names of the methods, one a line") from error
   names = [path.name for path in place.iterdir()] if place.is_dir() else []
   return sorted(name for name in names if evaluated(place / name))
 

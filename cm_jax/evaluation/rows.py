@@ -10,7 +10,7 @@ from cm_jax.evaluation.entries import named
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, read
 from cm_jax.evaluation.tables import title_of
-from cm_jax.storage import whole
+from cm_jax.storage import bounded, whole
 
 NOT_YET = "not yet run"
 _CELLS = re.compile(r"(?<!\\)\|")
@@ -35,10 +35,12 @@ def write_rows(table: epath.PathLike, folder: epath.PathLike | None = None) -> l
     UserError: No such file, no such table, a record that is none, records of a config that no row names.
   """
   place = whole.place(table)
-  if not place.is_file():
-    raise UserError("out", str(table), "a Markdown file with a table of rows that is there")
+  expected = "a Markdown file with a table of rows that is there"
+  try:
+    text = bounded.content(place, bounded.SMALL).decode()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError("out", str(table), f"{expected} ({error})") from error
   kept = _kept(whole.place(folder) if folder is not None else place.parent / "results" / "rows")
-  text = place.read_text()
   lines, used, found = [], set[str](), False
   columns: dict[str, int] | None = None
   for line in text.split("\n"):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from cm_jax.storage import whole
+
 _CHUNK = 1 << 20
 _THREADS = 8  # hashing leaves Python's lock, and the files of a checkpoint are many
 
@@ -16,8 +18,9 @@ def of_file(path: epath.PathLike) -> str:
   """Return the sha256 (hex) of a file.
 
   Raises:
-    OSError: It cannot be read.
+    OSError: It cannot be read, or is no regular file.
   """
+  whole.check_regular(path)
   digest = hashlib.sha256()
   with epath.Path(path).open("rb") as file:
     while chunk := file.read(_CHUNK):

@@ -32,6 +32,8 @@ def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
   with whole.told_as(str(path)):
     place.parent.mkdir(parents=True, exist_ok=True)
     is_new = not place.exists()
+    if not is_new:
+      whole.check_regular(place)
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
       with contextlib.suppress(OSError):  # a file system without locks

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cm_jax.errors import UserError
+from cm_jax.errors import DAMAGE, UserError
 from cm_jax.storage import whole
 
 GAP = 128  # between the images of a grid: neither black nor white, which images may be themselves
+MAX_PIXELS = 1 << 26  # of a grid that is read
 TILE = "cm_jax tile"  # a note in a grid's PNG: height and width of an image with its gap
 
 
@@ -91,15 +92,24 @@ def _note(tile: str) -> Any:
 
 
 def corner_of_grid(path: epath.PathLike, side: int) -> np.ndarray:
-  """Return the first `side` x `side` images of a grid that `save_grid` wrote (all of it, if an older one)."""
+  """Return the first `side` x `side` images of a grid that `save_grid` wrote (all of it, if an older one).
+
+  Raises:
+    UserError: It is no PNG, damaged, or of more than `MAX_PIXELS`.
+  """
   from PIL import Image
 
-  with Image.open(io.BytesIO(epath.Path(path).read_bytes())) as image:
-    tile = image.info.get(TILE)
-    sheet = np.asarray(image)
+  try:
+    with Image.open(io.BytesIO(whole.read(path)), formats=["PNG"]) as image:
+      if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels")
+      tile = image.info.get(TILE)
+      sheet = np.asarray(image)
+    height, width = map(int, tile.split()) if tile is not None else (0, 0)
+  except (OSError, SyntaxError, *DAMAGE, Image.DecompressionBombError) as error:
+    raise UserError(str(path), f"unreadable: {error}", "a picture that evaluate drew") from error
   if tile is None:
     return sheet
-  height, width = map(int, tile.split())
   return sheet[: side * height, : side * width]
 
 

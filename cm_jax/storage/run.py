@@ -94,6 +94,11 @@ def check_entries(workdir: epath.PathLike) -> None:
     if path.exists() and path.is_dir() != (path in folders):
       given, expected = ("a file", "a folder") if path in folders else ("a folder", "a file")
       raise UserError(str(path), given, f"{expected}, or nothing, of a run folder")
+    if path.exists() and path in files:
+      try:
+        whole.check_regular(path)
+      except OSError as error:
+        raise UserError(str(path), str(error), "a file, or nothing, of a run folder") from error
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:

@@ -113,7 +113,7 @@ class SampleStore:
       content = opened(self._path(start))
       if self._out.suffix not in FORMATS:
         names = self._names(start, len(self._numbers(start)))
-        return content == digest((self._pictures / name).read_bytes() for name in names)
+        return content == digest(whole.read(self._pictures / name) for name in names)
     except (OSError, UserError):
       return False
     return True
@@ -175,7 +175,10 @@ class SampleStore:
     for name in {name.split("/")[0] for name in self._names(start, len(pngs))}:
       (self._pictures / name).mkdir(parents=True, exist_ok=True)
     for name, png in zip(self._names(start, len(pngs)), pngs, strict=True):
-      (self._pictures / name).write_bytes(png)
+      picture = self._pictures / name
+      if whole.is_local(picture):  # a link that is there leads elsewhere, and a pipe waits
+        picture.unlink(missing_ok=True)
+      picture.write_bytes(png)
     whole.write(self._path(start), sealed(digest(pngs)))  # without this they are written again
 
   def _append(self) -> None:

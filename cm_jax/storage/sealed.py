@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from etils import epath
 
 from cm_jax.errors import UserError
+from cm_jax.storage import whole
 
 
 def digest(parts: Iterable[bytes]) -> bytes:
@@ -25,9 +26,10 @@ def opened(path: epath.Path) -> bytes:
   """Return the content of a shard.
 
   Raises:
+    OSError: It cannot be read, or is no regular file.
     UserError: It is not as it was written.
   """
-  stored = path.read_bytes()
+  stored = whole.read(path)
   size = hashlib.sha256().digest_size
   if stored[:size] != digest([stored[size:]]):
     raise UserError(str(path), "damaged", "a shard as it was written; the same command draws it again")

@@ -130,6 +130,16 @@ def reading(path: epath.PathLike) -> Iterator[Path]:
     yield copied
 
 
+def read(path: epath.PathLike) -> bytes:
+  """Return the bytes of a file.
+
+  Raises:
+    OSError: It cannot be read, or is no regular file.
+  """
+  check_regular(path)
+  return place(path).read_bytes()
+
+
 def check_regular(path: epath.PathLike) -> None:
   """Check that a local path is a regular file, or a link to one.
 

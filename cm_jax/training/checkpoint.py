@@ -113,6 +113,7 @@ class CheckpointStore:
     if teacher is not None:
       items["teacher"] = ocp.args.PyTreeSave(teacher)
     self.wait()
+    step_folder.check_regular(self.folder, self.steps())
     self._writing_step = int(state.step)
     with self._writing():
       self._open().save(self._writing_step, args=ocp.args.Composite(**items), force=force)
@@ -212,6 +213,7 @@ class CheckpointStore:
 
   def _restore(self, step: int, **items: Any) -> Any:
     self._check(step, *items)
+    step_folder.check_regular(self.folder, self.steps())
     try:
       return self._open().restore(step, args=ocp.args.Composite(**items))
     except Exception as error:

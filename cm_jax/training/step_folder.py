@@ -7,7 +7,9 @@ a restore on other devices compares the same. Orbax leaves values above 1,024 by
 own.
 """
 
+import contextlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,40 @@ def seal(folder: Path) -> None:
   whole.write(folder / SEAL, json.dumps(found, indent=0))
 
 
+def irregular(folder: Path) -> str | None:
+  """Return the name of what in a step's folder is neither a file nor a folder of its own; None if all is.
+
+  To read a pipe or a device never ends, and no item is a link to a folder elsewhere.
+  """
+  waiting = [folder]
+  while waiting:
+    with contextlib.suppress(OSError):  # what is gone, or closed to us, is found by who reads it
+      for entry in sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+          waiting.append(Path(entry.path))
+        elif not entry.is_file() and os.path.lexists(entry.path):
+          return Path(entry.path).relative_to(folder).as_posix()
+  return None
+
+
+def check_regular(checkpoints: Path, steps: Sequence[int]) -> None:
+  """Check that Orbax, which looks into every step, can read what is there to its end.
+
+  Raises:
+    UserError: Names what is `irregular`.
+  """
+  for folder in (checkpoints / str(step) for step in steps):
+    if name := irregular(folder):
+      raise UserError("checkpoint", str(folder / name), f"a regular file (move {folder} away to do without)")
+
+
 def damage(folder: Path, items: Sequence[str]) -> str | None:
   """Return what of some items of a step's folder is not as it was written; None if all is.
 
   A folder without a seal is one of format 1, which had none, as far as this can tell.
   """
+  if name := irregular(folder):
+    return f"{name} is no regular file"
   if not (folder / SEAL).exists():
     return None
   try:

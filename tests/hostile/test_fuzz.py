@@ -4,10 +4,14 @@ What tests/convert/test_fuzz.py does for foreign checkpoints, for all that lies 
 data sets. Seeded: a failure is found again.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import random
+import struct
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +31,8 @@ from cm_jax.data.sources import images, open_source
 from cm_jax.errors import DAMAGE, UserError, damage_told
 from cm_jax.evaluation import records
 from cm_jax.evaluation.features import load_classifier
-from cm_jax.storage import lines, run
+from cm_jax.storage import lines, pictures, run
+from cm_jax.training.averages import snapshots
 from tests import tiny
 from tests.cli.weights import weights_folder
 from tests.data.test_sources import PIXELS, png, write_tfds
@@ -196,6 +201,48 @@ def features(folder: Path) -> Path:
   return folder / "features.json"
 
 
+def lmdb_bytes(values: list[bytes], page: int = 512, shared: int = 1) -> bytes:
+  """An LMDB file: two pages that describe it, a leaf, and a page for each value, `shared` entries each."""
+  entries, number = b"", len(values) * shared
+  places, at = b"", page
+  for index in range(number):
+    value = values[index % len(values)]
+    key = f"{index:02d}".encode()
+    entry = struct.pack("<IHH", len(value), 1, len(key)) + key + struct.pack("<Q", 3 + index % len(values))
+    entries, at = entry + entries, at - len(entry)
+    places += struct.pack("<H", at)
+  leaf = struct.pack("<QHHHH", 2, 0, 2, 16 + len(places), at) + places
+  leaf += bytes(at - len(leaf)) + entries
+  table = struct.pack("<IHHQQQQQ", 0, 0, 1, 0, 1, len(values), number, 2)
+  free = struct.pack("<IHHQQQQQ", page, 0, 0, 0, 0, 0, 0, 2**64 - 1)
+  about = struct.pack("<IIQQ", 0xBEEFC0DE, 1, 0, 1 << 20) + free + table
+  heads = [struct.pack("<QHHI", n, 0, 8, 0) + about + struct.pack("<QQ", 9, n) for n in range(2)]
+  own = [struct.pack("<QHHI", 3 + n, 0, 4, 1) + value for n, value in enumerate(values)]
+  return b"".join(part.ljust(page, b"\0") for part in (*heads, leaf, *own))
+
+
+def an_lmdb(folder: Path) -> Path:
+  (folder / "data.mdb").write_bytes(lmdb_bytes([png(image[:6, :7]) for image in PIXELS[3][:3]]))
+  return folder / "data.mdb"
+
+
+def a_snapshot(folder: Path) -> Path:
+  path = folder / "snapshots" / "step_00000030.safetensors"
+  arrays = {f"{name}/net/w": np.arange(5, dtype=np.float32) for name in ("a", "b")}
+  snapshots.write(path, 30, {"a": 0.07, "b": 0.11}, arrays)
+  return path
+
+
+def combined(folder: Path) -> None:
+  found = snapshots.choose(folder)
+  snapshots.combine(found, np.ones((sum(len(one.sigma_rels) for one in found), 1)))
+
+
+def a_grid(folder: Path) -> Path:
+  pictures.save_grid(PIXELS[3], folder / "nfe_002.png")
+  return folder / "nfe_002.png"
+
+
 def opened(spec: str) -> None:
   source = open_source(spec)
   images(source)
@@ -217,11 +264,22 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
   "features.json": (features, lambda file: load_classifier(file.parent)),
   "zip": (a_zip, lambda file: opened(f"zip:{file}")),
   "dataset.json": (a_described_folder, lambda file: opened(f"folder:{file.parent}")),
+  "snapshot": (a_snapshot, lambda file: combined(file.parents[1])),
+  "grid": (a_grid, lambda file: pictures.corner_of_grid(file, 2)),
+  "lmdb": (an_lmdb, lambda file: opened(f"lmdb:{file.parent}")),
   "npz": (an_npz, lambda file: opened(f"npz:{file}")),
   "mean.npy": (lambda folder: latents(folder, "mean.npy"), lambda file: opened(f"latents:{file.parent}")),
   "stats.json": (lambda folder: latents(folder, "stats.json"), lambda file: opened(f"latents:{file.parent}")),
 }
-QUICK = {"model.json": 25, "safetensors": 25, "config.json, model": 60, "config.json, train": 40}
+QUICK = {
+  "snapshot": 40,
+  "grid": 40,
+  "lmdb": 80,
+  "model.json": 25,
+  "safetensors": 25,
+  "config.json, model": 60,
+  "config.json, train": 40,
+}
 
 
 def fuzz(name: str, folder: Path, cases: int, seed: int) -> None:
@@ -244,6 +302,30 @@ def fuzz(name: str, folder: Path, cases: int, seed: int) -> None:
 def test_some_broken_files(name, tmp_path, monkeypatch):
   monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path / "cache"))
   fuzz(name, tmp_path, QUICK.get(name, 150), seed=0)
+
+
+def test_an_lmdb_file_of_many_entries_for_few_bytes(tmp_path):
+  """Entries may point to one value: what is read is bounded by the file."""
+  values = [png(PIXELS[3][0])] * 2
+  (tmp_path / "data.mdb").write_bytes(lmdb_bytes(values, 1024))
+  assert len(images(open_source(f"lmdb:{tmp_path}"))) == 2
+  (tmp_path / "data.mdb").write_bytes(lmdb_bytes(values, 1024, shared=20))
+  with pytest.raises(UserError, match="share their bytes"):
+    open_source(f"lmdb:{tmp_path}")
+
+
+def test_broken_lmdb_files_take_little_memory_and_time(tmp_path):
+  file, chance = an_lmdb(tmp_path), random.Random(5)
+  whole = file.read_bytes()
+  for _ in range(60):
+    file.write_bytes(altered(whole, chance))
+    tracemalloc.start()
+    began = time.monotonic()
+    with contextlib.suppress(UserError):
+      opened(f"lmdb:{tmp_path}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20 and time.monotonic() - began < 5
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class FolderSource(EncodedImages):
   def classes(self) -> Classes:
     """The labels, and the classes' names."""
     described = os.path.join(self.path, DESCRIPTION)
-    if os.path.isfile(described):
+    if os.path.lexists(described):  # of a pipe, or a link to nothing, the labels are not left out
       return described_classes(read_file(described), self.names, described)
     depths = {name.count("/"): name for name in reversed(self.names)}
     if set(depths) == {0}:

@@ -13,7 +13,7 @@ from cm_jax.data.sources.files import check_path, file_stamp
 from cm_jax.data.sources.fingerprints import fingerprint, remembered
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
-from cm_jax.storage import bounded
+from cm_jax.storage import bounded, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +44,10 @@ class LatentSource:
 
   def _load(self, name: str) -> np.ndarray | None:
     path = Path(self.path) / name
-    if not path.is_file():
+    if not os.path.lexists(path):
       return None
     try:
+      whole.check_regular(path)
       return np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # of a header that is no Python literal: whatever Python's own parsers raise
       raise UserError(str(path), f"unreadable: {error}", "an array as numpy.save writes it") from error
@@ -82,7 +83,7 @@ class LatentSource:
   @functools.cached_property
   def _stats(self) -> tuple[np.ndarray, np.ndarray]:
     path, channels = Path(self.path) / "stats.json", self._arrays["image"].shape[-1]
-    if not path.is_file():
+    if not os.path.lexists(path):
       return np.zeros(channels, np.float32), np.ones(channels, np.float32)
     expected = f'{{"shift": [...], "scale": [...]}} of {channels} finite numbers each, scale > 0'
     stored = bounded.read_object(path, expected)

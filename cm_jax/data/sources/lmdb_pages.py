@@ -129,6 +129,7 @@ class Table:
     if self._meta.root == _NO_PAGE:
       return
     left, waiting = self._size // self._meta.page_size + 1, [(self._meta.root, 1)]
+    taken = 0
     while waiting:
       number, depth = waiting.pop()
       left -= 1
@@ -149,6 +150,10 @@ class Table:
           waiting.append((low | high << 16 | top << 32, depth + 1))
       else:
         for place in places:
-          if struct.unpack_from("<H", page, place + 4)[0] & (_SUBTABLE | _DUPLICATES):
+          low, high, flags, length = struct.unpack_from("<HHHH", page, place)
+          if flags & (_SUBTABLE | _DUPLICATES):
             raise self._damaged("more tables than one")
+          taken += 8 + length + (low | high << 16)
+          if taken > self._size:  # a small file that is many images
+            raise self._damaged("entries that share their bytes")
           yield offset + place

@@ -13,7 +13,7 @@ import numpy as np
 from cm_jax.data.sources.classes import MAX_CLASSES, UNLABELLED, Classes, unlabelled
 from cm_jax.data.sources.encoded import EncodedImages
 from cm_jax.data.sources.files import file_stamp
-from cm_jax.data.sources.tfds_classes import check_classes
+from cm_jax.data.sources.tfds_classes import check_classes, check_files
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
 
@@ -60,6 +60,7 @@ class TfdsSource(EncodedImages):
 
     name, _, folder = parse(self.spec)
     check_classes(folder / name)
+    check_files(folder / name)
     try:
       return read_only_builder.builder_from_files(name, data_dir=folder)
     except Exception as error:  # tfds raises what it likes for damaged files

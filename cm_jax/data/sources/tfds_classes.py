@@ -1,4 +1,5 @@
-"""What a prepared set's own files may name: TensorFlow Datasets imports every class that they mention."""
+"""What a prepared set may be: files, that name none but its own classes, since TensorFlow Datasets imports
+every class that they mention."""
 
 import json
 import re
@@ -30,6 +31,17 @@ def check_classes(folder: Path) -> None:
     if foreign:
       expected = "a feature of TensorFlow Datasets itself, tensorflow_datasets.core.features...."
       raise UserError(str(file), foreign[0], f"{expected}: the module of another would be run")
+
+
+def check_files(folder: Path) -> None:
+  """Check that a set's folder holds files and folders only: reading a pipe or a device would never end.
+
+  Raises:
+    UserError: Something else.
+  """
+  for path in (path for level in _LEVELS for path in sorted(folder.glob(f"{level}*"))):
+    if path.exists() and not (path.is_dir() or path.is_file()):
+      raise UserError(str(path), "a pipe or a device", "a file, as TensorFlow Datasets wrote it")
 
 
 def _is_own(name: Any) -> bool:

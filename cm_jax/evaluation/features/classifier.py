@@ -213,7 +213,7 @@ def load_classifier(folder: epath.PathLike) -> ClassifierFeatures:
     raise UserError(str(described), "no such file", expected)
   info = bounded.read_object(described, "features written by cm_jax")
   try:
-    weights = (epath.Path(folder) / "features.safetensors").read_bytes()
+    weights = whole.read(epath.Path(folder) / "features.safetensors")
     if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
       raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")
     return ClassifierFeatures(params=unflatten(safetensors.numpy.load(weights)), **info)

@@ -225,7 +225,7 @@ def load_trained(folder: epath.PathLike) -> TrainedFeatures | ClassifierFeatures
   if (network := info.pop("network")) != NETWORK:
     raise UserError(f"{described}: network", network, NETWORK)
   try:
-    weights = (epath.Path(folder) / "features.safetensors").read_bytes()
+    weights = whole.read(epath.Path(folder) / "features.safetensors")
     if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
       raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")
     height, width, channels = shape = tuple(info.pop("image_shape"))
