@@ -136,6 +136,7 @@ def test_a_typo_is_told_before_data_is_opened():
     build(config)
 
 
+@pytest.mark.slow
 def test_a_two_time_student_starts_from_a_one_time_model_as_the_same_function(tmp_path):
   loop.train(build(tiny.config(num_steps=3)), tmp_path, progress=False)
   config = tiny.config()

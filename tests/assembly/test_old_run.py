@@ -25,6 +25,7 @@ def folder(tmp_path) -> Path:
   return Path(shutil.copytree(OLD / "run", tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_before_its_length_is_its_decays_and_its_identity_stays(folder):
   stored = run.read_config(folder)
   config = current(stored)

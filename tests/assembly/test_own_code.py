@@ -109,6 +109,7 @@ def ran(own) -> bool:
   return found
 
 
+@pytest.mark.slow
 def test_own_parts_train_and_sample_where_they_are_named_now_and_nowhere_else(own, capsys, monkeypatch):
   monkeypatch.syspath_prepend(own)
   train = ["train", f"--workdir={own / 'run'}", "--noprogress"]

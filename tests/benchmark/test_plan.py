@@ -130,6 +130,7 @@ def test_flops_and_activations_are_those_of_xla(network):
   assert sum(found.by_part().values()) == found.flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("case", "expected"),
   [

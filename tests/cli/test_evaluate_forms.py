@@ -41,6 +41,7 @@ def evaluate(folder, *arguments: str) -> int:
   return run(["evaluate", f"--features={folder / 'features'}", "--noprogress", *arguments])
 
 
+@pytest.mark.slow
 def test_images_against_what_was_made_of_a_source(folder, tmp_path, capsys):
   made = tmp_path / "digits.npz"
   flags = [f"--features={folder / 'features'}", "--source=digits", f"--out={made}"]

@@ -55,6 +55,7 @@ def test_every_format_holds_the_same_images_and_labels(trained, tmp_path):
   assert not list(tmp_path.glob(".*"))  # nothing hidden is left
 
 
+@pytest.mark.slow
 def test_one_class_can_be_asked_for(trained, tmp_path):
   assert draw(trained, tmp_path / "x.npz", "--label=7") == 0
   with np.load(tmp_path / "x.npz") as stored:

@@ -68,6 +68,7 @@ def write(path, arrays, cls="EDMPrecond", kwargs=KWARGS):
   return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float16"])
 def test_edm_snapshot(params, tmp_path, dtype):
   path = write(tmp_path / "edm.pkl", theirs(params, dtype))

@@ -137,7 +137,8 @@ def test_a_set_that_fits_is_read_once_and_another_row_by_row():
   assert set(inside.take(rows)) == {"image", "label", "std"} and len(inside) == len(outside) == SIZE
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_workers_give_the_batches_that_ram_gives_over_three_epochs_for_any_process_count(count):
   steps = 3 * SIZE // 16 + 1
   for index in range(count):

@@ -63,6 +63,7 @@ def quick_timing(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_every_metric_of_every_sampler_is_what_it_is_by_hand(features):
   records = measure(features, seed=3)
   assert [record.metric for record in records] == [

@@ -90,6 +90,7 @@ def test_sharded_batch(x64):
   assert_same(gradient(weight, placed), gradient(weight, x))
 
 
+@pytest.mark.slow
 def test_norm_and_activation(x64):
   module = layers.GroupNorm(silu=True, groups=2)
   x, _ = operands((2, 3, 3, 8), 1, 1)

@@ -133,6 +133,7 @@ def test_it_is_the_limit_of_the_discrete_loss(x64, drift, distance, stop_gradien
     assert float(discrete(CURVED, 1e-3)) == pytest.approx(float(loss(CURVED)), rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_tangent_norm_is_that_of_finite_differences(x64):
   student, t, x, z = bind_curved(), jnp.array([0.1, 0.6, 2.0, 4.5]), images(0), images(1)
   objective, context = (

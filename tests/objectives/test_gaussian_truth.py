@@ -67,6 +67,7 @@ def test_quadrature_is_exact_enough(x64):
   assert np.abs(coarse - fine).max() < 1e-4 * np.abs(fine).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["euler", pytest.param("heun", marks=pytest.mark.slow)])
 def test_the_gradient_of_ct_tends_to_that_of_cd_as_1_over_n(x64, solver):
   """CM theorem 2, on gradients: |g_CT - g_CD| / |g_CD| halves when N doubles, for any teacher solver."""

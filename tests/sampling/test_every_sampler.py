@@ -253,6 +253,7 @@ def test_float64_without_its_mode_and_other_types_are_refused():
     make_generator(model, Heun(NOISE, 2), state="bfloat16")
 
 
+@pytest.mark.slow
 def test_images_are_uint8_and_latents_float32():
   indices = jnp.arange(3, dtype=jnp.int32)
   for channels, dtype in ((1, jnp.uint8), (3, jnp.uint8), (4, jnp.float32), (16, jnp.float32)):

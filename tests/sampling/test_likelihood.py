@@ -31,7 +31,9 @@ def analytic(x) -> np.ndarray:
 
 
 @pytest.mark.parametrize("trace", [pytest.param("hutchinson", marks=pytest.mark.slow), "exact"])
-@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+  "double", [pytest.param(False, marks=pytest.mark.slow), True], ids=["float32", "float64"]
+)
 def test_bits_per_dimension_of_gaussian_data(trace, double):
   """The Jacobian is a multiple of the identity: Hutchinson is exact with one probe."""
   with jax.enable_x64(double):

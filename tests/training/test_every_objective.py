@@ -83,6 +83,7 @@ def test_progressive_distillation_resumes_exactly(cut, teacher, tmp_path):
   assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_student_becomes_the_teacher_and_the_optimiser_starts_afresh(teacher, tmp_path):
   """Stages of M = 4, 2, 1 sampling steps: 2, 4 and 4 training steps."""
   experiment = build(config_of("progressive", teacher, num_steps=10))

@@ -310,6 +310,7 @@ def test_other_data_is_refused_unless_allowed(tmp_path):
   assert int(loop.train(experiment_of(allowed, source=other), tmp_path, progress=False).step) == 6
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_but_not_another_run_or_mesh(tmp_path):
   first = tiny.config(num_steps=3)
   loop.train(build(first), tmp_path, progress=False)
@@ -322,6 +323,7 @@ def test_another_config_is_refused_but_not_another_run_or_mesh(tmp_path):
   assert int(loop.train(build(longer), tmp_path, progress=False).step) == 4
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_averages_apart_and_prune_the_oldest(tmp_path):
   same = {"name": "karras", "scales": {"name": "constant", "value": 4}}  # N(k) that grew would raise the loss
   objective = {**tiny.CT, "pairs": same, "target": {"name": "ema", "mu": 0.9}}

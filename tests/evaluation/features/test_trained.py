@@ -27,6 +27,7 @@ def trained(marked):
   return train_resnet(*marked, "marks", seed=4, num_steps=12, batch_size=24, class_names=("r", "g", "b"))
 
 
+@pytest.mark.slow
 def test_it_learns_and_is_scaled(marked, trained):
   images, labels = marked
   features, logits, _ = trained(images)
@@ -35,6 +36,7 @@ def test_it_learns_and_is_scaled(marked, trained):
   np.testing.assert_allclose(features.var(0, ddof=1).sum(), trained.size, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_stored_and_read(tmp_path, marked, trained):
   trained.save(tmp_path)
   again = load_features(tmp_path)
@@ -56,6 +58,7 @@ def test_stored_and_read(tmp_path, marked, trained):
     ({"num_classes": "3"}, "features"),
   ],
 )
+@pytest.mark.slow
 def test_a_folder_that_is_not_whole(tmp_path, trained, change, said):
   trained.save(tmp_path)
   described = tmp_path / "features.json"
