@@ -109,7 +109,11 @@ def default() -> ml_collections.ConfigDict:
         # each so many steps: into metrics.jsonl under the metric's name. features: "digits", or the folder of
         # own ones; nfe 0: sampled as the run's sampler says
         "evaluate": {"every": 0, "metric": "fd", "features": "digits", "num": 1000, "nfe": 0},
+        # after so many steps in a row that were not finite, and were skipped: "stop"; or "rollback" to the
+        # last checkpoint from before them and on with the data after them, so many times at most
         "max_nonfinite": 20,
+        "on_skips": "stop",
+        "max_rollbacks": 3,
         # a data set that takes no more is decoded once into RAM; a larger one whenever a batch needs it
         "ram_gb": 16.0,
         "data_workers": 4,  # processes that decode a larger one; 0: a thread

@@ -55,12 +55,10 @@ def check_run(run: ml_collections.ConfigDict) -> None:
     UserError: A count that is not a positive integer.
   """
   for key, value in run.items():
-    if key == "on_other_data":
-      if value not in ("error", "allow"):
-        raise UserError("config.run.on_other_data", value, "error or allow")
-    elif key == "on_mismatch":
-      if value not in ("error", "allow"):
-        raise UserError("config.run.on_mismatch", value, "error or allow")
+    if key in ("on_other_data", "on_mismatch", "on_skips"):
+      known = ("stop", "rollback") if key == "on_skips" else ("error", "allow")
+      if value not in known:
+        raise UserError(f"config.run.{key}", value, " or ".join(known))
     elif key == "ram_gb":
       if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise UserError("config.run.ram_gb", value, "gigabytes, 0 or more")

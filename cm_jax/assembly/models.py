@@ -11,6 +11,7 @@ from etils import epath
 from flax.errors import FlaxError
 
 from cm_jax import config as config_lib
+from cm_jax.assembly.best import best_checkpoint
 from cm_jax.assembly.complete import current
 from cm_jax.assembly.components import call, component_name, construct, split
 from cm_jax.assembly.data import framing_of
@@ -65,12 +66,14 @@ def build_network(
   return Preconditioned(as_net(module), scalings, matmul_precision), init
 
 
-def load_model(path: epath.PathLike, step: int = -1, average: str = "ema", kind: str | None = None) -> Model:
+def load_model(
+  path: epath.PathLike, step: int | str = -1, average: str = "ema", kind: str | None = None
+) -> Model:
   """Load weights to sample, evaluate or teach with: from a run folder or a weights folder.
 
   Args:
     path: A workdir of `train`, or a folder with weights.safetensors and model.json.
-    step: Of a run: -1 for the newest checkpoint.
+    step: Of a run: -1 for the newest checkpoint, "best" for the best by what was measured while it trained.
     average: Of a run: the name of an average, or "params" for the raw parameters.
     kind: What the model is, where an old weights folder does not say it.
 
@@ -94,10 +97,14 @@ def load_model(path: epath.PathLike, step: int = -1, average: str = "ema", kind:
 
 
 def _load_run(
-  path: epath.PathLike, stored: Mapping[str, Any], step: int, average: str, kind: str | None
+  path: epath.PathLike, stored: Mapping[str, Any], step: int | str, average: str, kind: str | None
 ) -> Model:
   """Return the weights of a step; for -1 of the newest that can be read."""
   store = CheckpointStore(path)
+  if isinstance(step, str):
+    if step != "best":
+      raise UserError("step", step, "a step, -1 for the newest, or best")
+    step = best_checkpoint(path, store.steps()).step
   steps = [store.choose(step)] if step != -1 else store.steps()[::-1] or [store.choose()]
   failures: list[Damaged] = []
   try:
@@ -216,7 +223,7 @@ def init_of(model: Model) -> Callable[[Array], Params]:
   return build_network(model.network, model.precond, model.noise, model.image_shape, model.num_classes)[1]
 
 
-def _load_weights_folder(path: epath.PathLike, step: int, kind: str | None) -> Model:
+def _load_weights_folder(path: epath.PathLike, step: int | str, kind: str | None) -> Model:
   if step != -1:
     raise UserError("step", step, "no step: a weights folder holds one set of weights")
   params, info = weights.load_weights(path)

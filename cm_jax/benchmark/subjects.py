@@ -65,7 +65,7 @@ def of_config(config: ml_collections.ConfigDict, name: str, seed: int = 0) -> Su
   return _random(name, config, shape, classes if config.data.conditional else 0, seed)
 
 
-def of_model(path: str, step: int = -1, average: str = "ema", kind: str | None = None) -> Subject:
+def of_model(path: str, step: int | str = -1, average: str = "ema", kind: str | None = None) -> Subject:
   """Return a run's or a weights folder's model; its train step is plain denoising.
 
   Raises:

@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from cm_jax.cli.flags import check_new, define_overwrite, is_main, start
+from cm_jax.cli.flags import check_new, define_overwrite, define_step, is_main, start
 from cm_jax.errors import UserError, one_of, renamed
 
 FEATURES = ("inception", "dinov2-b", "dinov2-l")  # what measures images
@@ -45,7 +45,7 @@ def define(values: flags.FlagValues) -> None:
   text("heads", None, "With --from=lpips: the file of LPIPS' heads (vgg.pth); fetched if not given.")
   text("tree", "params_ema", "Of a jcm state: params, target_params or params_ema.")
   text("average", "ema", "Of our own run: the name of an average, or params.")
-  flags.DEFINE_integer("step", -1, "Of our own run: -1 for the newest checkpoint.", flag_values=values)
+  define_step(values, "Checkpoint, of a run of our own")
   text("precond", None, "The preconditioning, where the file does not say it: edm or boundary.")
   text("kind", None, "diffusion, consistency or flow_map, where neither the file nor its name says it.")
   about = "The side of the images, where the file does not say it."
@@ -125,7 +125,7 @@ def _file(values: flags.FlagValues, example: str) -> str:
   return out
 
 
-def load(path: str, step: int, average: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def load(path: str, step: int | str, average: str) -> tuple[dict[str, Any], dict[str, Any]]:
   """Read one of our folders, a run or weights, as `weights.load_weights` reads the latter."""
   import jax
 

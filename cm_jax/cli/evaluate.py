@@ -152,14 +152,16 @@ def _model(values: flags.FlagValues, shared: dict[str, Any]) -> "Measured":
   return evaluate(all_models(), samplers, seed=seeds, guidance=values.guidance, **shared)
 
 
-def _models(values: flags.FlagValues, steps: Sequence[int], averages: Sequence[str]) -> Iterator["Model"]:
+def _models(
+  values: flags.FlagValues, steps: Sequence[int | str], averages: Sequence[str]
+) -> Iterator["Model"]:
   """Yield the models that are measured, each loaded when its turn comes."""
   for step in steps:
     for average in averages:
       yield load(values, step, average)
 
 
-def _steps(values: flags.FlagValues) -> list[int]:
+def _steps(values: flags.FlagValues) -> list[int | str]:
   if not values.all_checkpoints:
     return [values.step]
   from cm_jax.training.checkpoint import CheckpointStore
@@ -170,7 +172,7 @@ def _steps(values: flags.FlagValues) -> list[int]:
   steps = CheckpointStore(path).steps()
   if not steps:
     raise UserError("--all_checkpoints", path, "a run with checkpoints")
-  return steps
+  return list(steps)
 
 
 def _names(text: str) -> list[str]:

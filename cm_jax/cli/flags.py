@@ -83,7 +83,7 @@ def define_weights(values: flags.FlagValues) -> None:
     "workdir", None, "Run folder; also the model, unless --model is given.", flag_values=values
   )
   flags.DEFINE_string("model", None, "Run or weights folder to take the model from.", flag_values=values)
-  flags.DEFINE_integer("step", -1, "Checkpoint of the run; -1 for the newest.", flag_values=values)
+  define_step(values, "Checkpoint of the run")
   flags.DEFINE_string(
     "average", "ema", "Average of the parameters, or params for the raw ones.", flag_values=values
   )
@@ -93,6 +93,35 @@ def define_weights(values: flags.FlagValues) -> None:
     "diffusion, consistency or flow_map: asked for where an old weights folder does not say it.",
     flag_values=values,
   )
+
+
+class _Step(flags.ArgumentParser):
+  """Reads a step, -1 or best."""
+
+  syntactic_help = "a step, -1 for the newest, or best"
+
+  def parse(self, argument: str | int) -> int | str:
+    """Return it, a number but for "best".
+
+    Raises:
+      ValueError: It is neither.
+    """
+    if argument == "best" or isinstance(argument, int):
+      return argument
+    try:
+      return int(argument)
+    except ValueError:
+      raise ValueError(f"expected {self.syntactic_help}") from None
+
+  def flag_type(self) -> str:
+    """Return what the help calls it."""
+    return "step"
+
+
+def define_step(values: flags.FlagValues, about: str) -> None:
+  """Declare the flag that chooses a checkpoint."""
+  text = f"{about}; -1 for the newest, best for the best by config.run.evaluate."
+  flags.DEFINE(_Step(), "step", -1, text, values, flags.ArgumentSerializer())
 
 
 def define_model(values: flags.FlagValues) -> None:
@@ -186,7 +215,7 @@ def define_features(values: flags.FlagValues) -> None:
   )
 
 
-def load(values: flags.FlagValues, step: int | None = None, average: str | None = None) -> "Model":
+def load(values: flags.FlagValues, step: int | str | None = None, average: str | None = None) -> "Model":
   """Load the model that the flags name; `step` and `average` instead of the flags' if they are given.
 
   Raises:

@@ -99,6 +99,7 @@ def ended(experiment: "Experiment", workdir: str, step: int, goodput: "Goodput |
   before = "" if goodput else ", as it was before: there is nothing left to do"
   lines = [f"{workdir}: trained to step {step}{before}{drawn}"]
   lines += [goodput.told()] if goodput else []
+  lines += best(experiment, workdir) if config.run.evaluate.every else []
   lines.append(f"next: {program} sample --workdir={workdir} --num=64 --out={workdir}.png")
   if experiment.method.objective.trains == "diffusion":
     lines.append(f"      {program} train --config=CONFIG.py --teacher={workdir} --workdir=...   # distil it")
@@ -107,6 +108,20 @@ def ended(experiment: "Experiment", workdir: str, step: int, goodput: "Goodput |
       f"      {program} train --workdir={workdir} --config.run.num_steps=0   # on, to the run's end"
     )
   return lines
+
+
+def best(experiment: "Experiment", workdir: str) -> list[str]:
+  """Return which checkpoint is the best by what `config.run.evaluate` measured; nothing if none was."""
+  from cm_jax.assembly.best import best_checkpoint, criterion_of
+  from cm_jax.errors import UserError
+  from cm_jax.training.checkpoint import CheckpointStore
+
+  try:
+    found = best_checkpoint(workdir, CheckpointStore(workdir).steps())
+  except UserError:  # none was measured
+    return []
+  name = criterion_of(experiment.config.run.evaluate).name
+  return [f"best by {name}: {found.value:.4g} at step {found.step}, kept (--step=best)"]
 
 
 def keys(config: Any, path: str = "config") -> list[str]:

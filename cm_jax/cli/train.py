@@ -12,6 +12,7 @@ The same command runs on one CPU, on all devices of a machine, and on every host
 """
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   peers.agree("command", shared_facts(config, values.workdir))
   import jax
 
+  from cm_jax.assembly.best import criterion_of
   from cm_jax.assembly.experiment import build
   from cm_jax.assembly.resume import reconcile
   from cm_jax.diffusion.pixels import is_latent
@@ -93,7 +95,8 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   measures = [(run.evaluate.every, measure(experiment))] if run.evaluate.every else []
   begun: list[int] = []
   with signals.at_a_boundary() as boundary:
-    agreed = sharding.preempted if jax.distributed.is_initialized() else None
+    calls = itertools.count(1)  # unlike steps, they never go back
+    agreed = (lambda step: sharding.preempted(next(calls))) if jax.distributed.is_initialized() else None
 
     def began(step: int) -> None:
       begun.append(step)
@@ -103,7 +106,10 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
         boundary.begin()
 
     stopped = agreed or (lambda step: boundary.reached())
-    state = loop.train(experiment, values.workdir, hooks, values.progress, began, stopped, measures, goodput)
+    criterion = criterion_of(run.evaluate) if run.evaluate.every else None
+    state = loop.train(
+      experiment, values.workdir, hooks, values.progress, began, stopped, measures, goodput, criterion
+    )
     if int(state.step) < experiment.method.num_steps:
       raise boundary.end(f"stopped at step {int(state.step)}, saved; the same command goes on")
   if is_main():

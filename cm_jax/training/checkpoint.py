@@ -3,9 +3,9 @@ restored into an explicit target with its shardings.
 
 A step's folder under `workdir/checkpoints` holds three items: `state` (the TrainState without averages),
 `averages` (by name) and `extra` (JSON: format number, the run's config, dataset fingerprint, teacher's
-sha256, seconds, wall time by part); and `teacher` where the teacher is no file but an earlier student
-(progressive distillation). Readers take one item, or one average, without the rest; what they take is
-compared with the sha256 it was written with (`step_folder`).
+sha256, data offset and rollbacks, seconds, wall time by part); and `teacher` where the teacher is no file but
+an earlier student (progressive distillation). Readers take one item, or one average, without the rest; what
+they take is compared with the sha256 it was written with (`step_folder`).
 """
 
 import contextlib
@@ -25,23 +25,16 @@ from cm_jax.storage.run import RunFolder, note_saved
 from cm_jax.storage.whole import ROOM
 from cm_jax.training import failed_save, step_folder
 from cm_jax.training.averages.track import join_averages, split_averages
-from cm_jax.training.kept import NewestUntil, kept
+from cm_jax.training.kept import Exactly, NewestUntil, kept
+from cm_jax.training.targets import abstract, restore_args
 from cm_jax.types import Params, TrainState
 
-_ASIDE = ".damaged"
+_ASIDE, _UNDONE = ".damaged", ".undone"
 Read = TypeVar("Read")
 
 
 class Damaged(UserError):
   """A checkpoint that cannot be read, or is not what was written."""
-
-
-def _abstract(tree: Any, shardings: Any = None) -> Any:
-  if shardings is None:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-  return jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings
-  )
 
 
 class CheckpointStore:
@@ -60,10 +53,10 @@ class CheckpointStore:
   ):
     self.folder = Path(RunFolder.at(workdir).checkpoints)
     self.workdir, self._writing_step = workdir, -1
-    self._good = NewestUntil()
+    self._good, self._best = NewestUntil(), Exactly()
     self._options = ocp.CheckpointManagerOptions(
       enable_async_checkpointing=True,
-      preservation_policy=kept(keep, keep_every, keep_steps, self._good),
+      preservation_policy=kept(keep, keep_every, keep_steps, self._good, self._best),
       # A folder that cannot be made is an error at once; in the background it is a wait of five minutes.
       async_options=ocp.AsyncOptions(
         create_directories_asynchronously=False, post_finalization_callback=self._seal
@@ -122,7 +115,7 @@ class CheckpointStore:
     """Seal what is on disk but its name; called by the thread that saves, on the process that names it."""
     step = str(self._writing_step)  # its folder is called 40.orbax-checkpoint-tmp, or 40 in an object store
     made = (path for path in self.folder.glob(f"{step}*") if path.name.partition(".")[0] == step)
-    step_folder.seal(next(path for path in made if path.suffix != _ASIDE))
+    step_folder.seal(next(path for path in made if path.suffix not in (_ASIDE, _UNDONE)))
     note_saved(self.workdir, self._writing_step)
 
   def newest_until(self, step: int) -> int | None:
@@ -133,15 +126,27 @@ class CheckpointStore:
     """Keep the newest checkpoint of `step` or before, beside the newest of all, until told another step."""
     self._good.step = step
 
+  def keep_best(self, step: int) -> None:
+    """Keep the checkpoint of `step`, until told another."""
+    self._best.step = step
+
   def set_aside(self, step: int) -> None:
     """Rename the folder of a damaged step, so that it can be written again: "40" becomes "40.damaged"."""
+    self._move(step, _ASIDE)
+
+  def remove(self, step: int) -> None:
+    """Remove a step that training undoes; a kill in between leaves no half of it."""
+    shutil.rmtree(self._move(step, _UNDONE), ignore_errors=True)
+
+  def _move(self, step: int, suffix: str) -> Path:
+    moved = self.folder / f"{step}{suffix}"
     if jax.process_index() == 0:
-      aside = self.folder / f"{step}{_ASIDE}"
-      shutil.rmtree(aside, ignore_errors=True)
-      (self.folder / str(step)).rename(aside)
+      shutil.rmtree(moved, ignore_errors=True)
+      (self.folder / str(step)).rename(moved)
     if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"set aside {step}")
+      multihost_utils.sync_global_devices(f"{step}{suffix}")
     self.close()  # Orbax remembers which steps there are
+    return moved
 
   def check(self) -> None:
     """Look, without waiting, whether what was begun went wrong.
@@ -243,11 +248,11 @@ class CheckpointStore:
       Damaged: It is not what was written, or its arrays are not those of `like`.
     """
     extra = self.extra(step)
-    target = _abstract(like, shardings)
+    target = abstract(like, shardings)
     opt_state, averages = split_averages(target.opt_state)
     args = {
-      "state": _restore_args(target.replace(opt_state=opt_state)),
-      "averages": _restore_args(averages),
+      "state": restore_args(target.replace(opt_state=opt_state)),
+      "averages": restore_args(averages),
     }
     restored = self._restore(step, **args)
     state = restored["state"]
@@ -259,7 +264,7 @@ class CheckpointStore:
     Raises:
       Damaged: There is none, or it is not what was written, or its arrays are not those of `like`.
     """
-    return self._restore(step, teacher=_restore_args(_abstract(like, shardings)))["teacher"]
+    return self._restore(step, teacher=restore_args(abstract(like, shardings)))["teacher"]
 
   def restore_params(self, step: int, like: Params, average: str, sharding: Any = None) -> Params:
     """Restore one average, or the raw parameters ("params"), and nothing else.
@@ -275,14 +280,14 @@ class CheckpointStore:
     """
     if sharding is None:
       sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = _abstract(like, jax.tree.map(lambda _: sharding, like))
+    target = abstract(like, jax.tree.map(lambda _: sharding, like))
     if average == "params":
-      return self._restore(step, state=_restore_args({"params": target}, partial=True))["state"]["params"]
+      return self._restore(step, state=restore_args({"params": target}, partial=True))["state"]["params"]
     self._check(step, "averages")
     known = self._read(step, step_folder.averages)
     if average not in known:
       raise UserError("average", average, one_of([*known, "params"], average))
-    return self._restore(step, averages=_restore_args({average: target}, partial=True))["averages"][average]
+    return self._restore(step, averages=restore_args({average: target}, partial=True))["averages"][average]
 
   def _read(self, step: int, read: Callable[[Path], Read]) -> Read:
     try:
@@ -291,9 +296,3 @@ class CheckpointStore:
       raise
     except UserError as error:
       raise self._damaged(step, f"{error.field} = {error.value}") from error
-
-
-def _restore_args(target: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
-  return ocp.args.PyTreeRestore(
-    item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=partial
-  )

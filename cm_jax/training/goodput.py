@@ -26,8 +26,9 @@ PARTS = {
   "evaluation": "everything that is done each so many steps beside training: samples, diagnostics, snapshots",
   "logging": "writing metrics",
   "setup": "starting: devices, data, teacher",
-  "lost": "steps that were done again after a kill, and the start of the process that did them in vain",
+  "lost": "steps that were done again after a kill or a rollback, and the start of a process that was killed",
 }
+_UNDONE = ("steps", "input", "checkpoint", "evaluation", "logging")  # what is in vain when steps are
 
 
 class Goodput:
@@ -96,6 +97,27 @@ class Goodput:
     for part, seconds in taken.items():
       self._seconds[part] += seconds
     self._seconds["lost"] += max(0.0, until - sum(taken.values()))
+
+  def undo(self, before: Mapping[str, Any]) -> None:
+    """Call lost what has been spent on steps, and beside them, since a checkpoint that a run goes back to.
+
+    What was compiled, restored and set up since then goes on being of use.
+
+    Args:
+      before: `seconds` at that checkpoint; of parts that it does not know, nothing.
+
+    >>> seconds = iter([0.0, 0.0, 9.0, 9.0])
+    >>> goodput = Goodput(lambda: next(seconds))
+    >>> goodput.enter("steps")
+    >>> goodput.undo({"steps": 2.0})
+    >>> goodput.told()
+    'wall time 0:00:09: steps 22.2 %, lost 77.8 %'
+    """
+    self.enter(self._part)
+    for part in _UNDONE:
+      kept = float(before[part]) if _is_duration(before.get(part)) else 0.0
+      self._seconds["lost"] += max(0.0, self._seconds[part] - kept)
+      self._seconds[part] = min(self._seconds[part], kept)
 
   def seconds(self) -> dict[str, float]:
     """Return the seconds spent on each part so far."""

@@ -95,8 +95,9 @@ class MetricsLog:
       damaged = lines.drop_after(self._run.metrics, start)
       if damaged:
         notice(f"{self._run.metrics}: {damaged} damaged lines are left out")
-      for _, row in lines.by_step(self._run.metrics):
-        self.health.see(self._last_step, row or {}, quiet=True)
+    for _, row in lines.by_step(self._run.metrics):  # on every process, so that all keep the same checkpoints
+      if row is not None and row["step"] <= start:
+        self.health.see(start, row, quiet=True)
 
   def add(self, metrics: Metrics) -> None:
     """Take one step's metrics, without waiting for the device."""
@@ -111,13 +112,16 @@ class MetricsLog:
 
   def write(
     self, step: int, seconds: float, measures: Sequence[Callable[[], Mapping[str, float]]] = ()
-  ) -> None:
+  ) -> dict[str, float]:
     """Write what came since the last call: one JSON line, TensorBoard scalars, the bar.
 
     Args:
       step: After which it is.
       seconds: Of training so far.
       measures: What else is measured of this step; the rate does not count their time.
+
+    Returns:
+      The scalars of the line; on every process, though one writes it.
     """
     scalars = summarize(jax.device_get(self._pending), self._states)
     self._pending = []
@@ -132,7 +136,7 @@ class MetricsLog:
     self.health.see(step, scalars)
     self._bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
     if not self._main:
-      return
+      return scalars
     if self._prints:
       print(self._line(step, scalars), file=sys.stderr, flush=True)
     clean = lines.finite(scalars)
@@ -140,6 +144,7 @@ class MetricsLog:
     with self._tolerant():
       if self._board is not None:
         self._board.write(step, clean)
+    return scalars
 
   def _line(self, step: int, scalars: Mapping[str, float]) -> str:
     """Return what the bar would show, for a log that is no terminal."""

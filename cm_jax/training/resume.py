@@ -1,8 +1,8 @@
-"""What a run goes on from: its newest checkpoint that is what was written, if all it was made with is the
-same."""
+"""What a run goes on from, or back to: its newest checkpoint that is what was written, if all it was made
+with is the same."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cm_jax.data.sources import is_data_of
@@ -16,12 +16,38 @@ from cm_jax.types import Experiment, Params, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
+class Position:
+  """Where a run is in its data besides its step: step k, from 0, takes batch `k + data_offset`.
+
+  Attributes:
+    data_offset: Batches that were left out when it went back.
+    rollbacks: How often it did.
+  """
+
+  data_offset: int = 0
+  rollbacks: int = 0
+
+  def back(self, failed: int, step: int) -> "Position":
+    """Return where it goes on: from `step`, with the batches after those of step `failed`.
+
+    >>> Position(5, 1).back(failed=40, step=30)
+    Position(data_offset=15, rollbacks=2)
+    """
+    return Position(self.data_offset + failed - step, self.rollbacks + 1)
+
+  def scalars(self) -> dict[str, float]:
+    """Return it for a log line; nothing where it never went back."""
+    return dataclasses.asdict(self) if self.rollbacks else {}
+
+
+@dataclasses.dataclass(frozen=True)
 class Resumed:
   """What a run goes on from.
 
   Attributes:
     state: Of the checkpoint.
     seconds: That training has taken so far.
+    position: In the data.
     wall: Seconds of wall time on each of goodput.PARTS; nothing where the run was too old to tell.
     teacher: An earlier student, if the checkpoint holds one.
     damaged: Newer steps that cannot be used; to be set aside before training writes them again.
@@ -29,6 +55,7 @@ class Resumed:
 
   state: TrainState
   seconds: float
+  position: Position
   wall: Mapping[str, Any]
   teacher: Params | None
   damaged: tuple[int, ...]
@@ -59,10 +86,33 @@ def resume(
   if not steps:
     _check_begins(store.workdir, was_cut_off)
     return None
+  return _newest(steps, lambda step: _read(experiment, program, store, stored, step))
+
+
+def go_back(experiment: Experiment, program: Program, store: CheckpointStore, until: int) -> Resumed | None:
+  """Return what a run goes back to: its newest checkpoint until a step, the oldest where all are newer; None
+  if it has none.
+
+  Every process of a job calls it; the first says which it is.
+
+  Raises:
+    UserError: None that is old enough can be read.
+  """
+  store.wait()
+  steps = store.steps()
+  newest = sharding.agreed(max((step for step in steps if step <= until), default=min(steps, default=-1)))
+  if newest < 0:
+    return None
+  older = [step for step in steps[::-1] if step <= newest]
+  return _newest(older, lambda step: _restored(experiment, program, store, step))
+
+
+def _newest(steps: list[int], read: Callable[[int], Resumed]) -> Resumed:
+  """Return the first of some steps, newest first, that can be read."""
   failures: list[Damaged] = []
   for step in steps:
     try:
-      found = _read(experiment, program, store, stored, step)
+      found = read(step)
     except Damaged as error:
       failures.append(error)
       continue
@@ -90,13 +140,18 @@ def _read(
     raise UserError(str(run.RunFolder.at(store.workdir).config), run.identity(stored), expected)
   _check_data(experiment, extra)
   _check_teacher(experiment, extra, stored)
+  return _restored(experiment, program, store, step)
+
+
+def _restored(experiment: Experiment, program: Program, store: CheckpointStore, step: int) -> Resumed:
   stages = experiment.method.objective.needs.stages
   teacher = None
-  state, _ = store.restore(step, program.shapes, program.shardings)
+  state, extra = store.restore(step, program.shapes, program.shardings)
   if stages[1:-1] and step >= stages[1] and experiment.teacher is not None:
     params = experiment.teacher.params
     teacher = store.restore_teacher(step, params, sharding.tree_shardings(params, experiment.mesh))
-  return Resumed(state, extra["seconds"], extra.get("wall", {}), teacher, ())
+  position = Position(extra.get("data_offset", 0), extra.get("rollbacks", 0))
+  return Resumed(state, extra["seconds"], position, extra.get("wall", {}), teacher, ())
 
 
 def _check_data(experiment: Experiment, extra: Mapping[str, Any]) -> None:

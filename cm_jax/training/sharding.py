@@ -39,10 +39,16 @@ def on_main(action: Callable[[], T]) -> T | None:
   return done
 
 
+def agreed(value: int) -> int:
+  """Return an integer as the first process of a job has it; every process calls it."""
+  return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def preempted(step: int) -> bool:
   """Say whether the processes of a job should end after this step, which is the same for all of them.
 
-  JAX takes their SIGTERM, and agrees on a step; every process has to ask after every step.
+  JAX takes their SIGTERM, and agrees on a step; every process has to ask after every step, with numbers that
+  never fall.
   """
   return multihost_utils.reached_preemption_sync_point(step)
 

@@ -109,6 +109,9 @@ def read_extra(folder: Path) -> dict[str, Any]:
   if number > 1 and not (folder / SEAL).exists():
     raise UserError(SEAL, "gone", "there")
   kinds: dict[str, Any] = {"fingerprint": str, "seconds": (int, float)}
+  for key in ("data_offset", "rollbacks"):
+    if type(extra.get(key, 0)) is not int or extra.get(key, 0) < 0:
+      raise UserError(f"extra: {key}", extra[key], "an integer, 0 or more")
   kinds |= {"config_sha256": str, "config": dict} if number > 1 else {}
   for key, kind in kinds.items():
     if not isinstance(extra.get(key), kind):
