@@ -122,10 +122,12 @@ def test_a_finished_run_is_left_alone(tmp_path):
   assert stamp() == before
 
 
-def run_cli(*arguments: str, **variables: str) -> subprocess.Popen:
+def run_cli(
+  *arguments: str, program: tuple[str, ...] = ("-m", "cm_jax"), **variables: str
+) -> subprocess.Popen:
   environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
   return subprocess.Popen(
-    [sys.executable, "-m", "cm_jax", *arguments],
+    [sys.executable, *program, *arguments],
     cwd=REPO,
     env=environment,
     stdout=subprocess.PIPE,
