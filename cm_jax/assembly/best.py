@@ -7,7 +7,7 @@ from etils import epath
 
 from cm_jax.assembly.complete import current
 from cm_jax.errors import UserError
-from cm_jax.evaluation.metrics import METRICS
+from cm_jax.evaluation.metrics import LARGER_IS_BETTER, METRICS
 from cm_jax.storage import lines, run
 from cm_jax.training.best import Best, Criterion, best_of
 
@@ -19,8 +19,8 @@ def criterion_of(evaluate: Any) -> Criterion:
   >>> criterion_of(ml_collections.ConfigDict({"metric": "is"}))
   Criterion(name='is', larger_is_better=True)
   """
-  metric = METRICS[evaluate.metric]
-  return Criterion(next(iter(metric.records)), getattr(metric, "larger_is_better", False))
+  first = next(iter(METRICS[evaluate.metric].records))
+  return Criterion(first, evaluate.metric in LARGER_IS_BETTER)
 
 
 def best_checkpoint(workdir: epath.PathLike, steps: Collection[int]) -> Best:

@@ -24,3 +24,4 @@ METRICS: dict[str, Metric] = {
 }
 
 ON_REQUEST: tuple[str, ...] = ("fid", "sfid", "is", "kid", "prdc")  # measured only where they are asked for
+LARGER_IS_BETTER: tuple[str, ...] = ("is", "prdc", "class_entropy")  # of the others' first value, smaller

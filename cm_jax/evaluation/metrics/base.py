@@ -68,8 +68,6 @@ class Metric(Protocol):
     needs_real: The same of the reference; and "train", the images of the training.
     needs_baseline: What `of_real` needs besides.
     only: Names of the extractors in whose features it has its name; () for any.
-
-  A metric whose first value is the better the larger it is says so: `larger_is_better = True`.
   """
 
   @property

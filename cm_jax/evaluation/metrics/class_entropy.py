@@ -15,7 +15,6 @@ class ClassEntropy:
 
   records: ClassVar[Mapping[str, str]] = {"class_entropy": "class_entropy"}
   baseline: ClassVar[str] = ""
-  larger_is_better: ClassVar[bool] = True
   needs: ClassVar[tuple[str, ...]] = ("logits",)
   needs_real: ClassVar[tuple[str, ...]] = ()
   needs_baseline: ClassVar[tuple[str, ...]] = ()

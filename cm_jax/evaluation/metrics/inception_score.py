@@ -26,7 +26,6 @@ class InceptionScore:
 
   records: ClassVar[Mapping[str, str]] = {"is": "is", "is_std": "is_std"}
   baseline: ClassVar[str] = ""
-  larger_is_better: ClassVar[bool] = True
   needs: ClassVar[tuple[str, ...]] = ("logits",)
   needs_real: ClassVar[tuple[str, ...]] = ()
   needs_baseline: ClassVar[tuple[str, ...]] = ()

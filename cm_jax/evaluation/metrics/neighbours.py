@@ -37,7 +37,6 @@ class PrecisionRecall:
     name: f"{name}_{{data}}" for name in ("precision", "recall", "density", "coverage")
   }
   baseline: ClassVar[str] = ""
-  larger_is_better: ClassVar[bool] = True
   needs: ClassVar[tuple[str, ...]] = ("features",)
   needs_real: ClassVar[tuple[str, ...]] = ("features",)
   needs_baseline: ClassVar[tuple[str, ...]] = ()
