@@ -154,7 +154,11 @@ def _module(name: str, rest: list[str]) -> tuple[str, list[str]]:
 
 
 # The module of each; "" where the command does without.
-SUBCOMMANDS = {"data": {"prepare": "data"}, "evaluate": {"": "evaluate", "reference": "evaluate_reference"}}
+SUBCOMMANDS = {
+  "compare": {"": "compare", "noise": "compare_noise"},
+  "data": {"prepare": "data"},
+  "evaluate": {"": "evaluate", "reference": "evaluate_reference"},
+}
 
 
 def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Put methods side by side: mean and spread over seeds by number of network evaluations, a table, a picture.
 
 python -m cm_jax compare --folder=runs/compare    # METHOD/SEED/ run folders, as launch/compare.sh makes
+python -m cm_jax compare noise --teacher=runs/edm --model=runs/cd --out=x.png   # the same noise through both
 """
 
 from absl import flags

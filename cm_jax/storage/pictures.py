@@ -124,13 +124,22 @@ def most_bytes(count: int, shape: tuple[int, ...]) -> int:
   return rows * (height * scale + gap) * columns * (width * scale + gap) * channels
 
 
+def enlargement(height: int, width: int) -> int:
+  """Return the pixels that a pixel becomes where people look at an image: 1 from 48 on, else enough for 96.
+
+  >>> enlargement(8, 16), enlargement(64, 64)
+  (6, 1)
+  """
+  side = max(height, width)
+  return 1 if side >= 48 else math.ceil(96 / side)
+
+
 def _laid_out(
   count: int, height: int, width: int, columns: int | None = None, scale: int | None = None
 ) -> tuple[int, int, int, int]:
   """Return the rows and columns of a grid, the pixels a pixel becomes, and those between two images."""
   columns = columns or math.ceil(math.sqrt(count))
-  side = max(height, width)
-  scale = scale or (1 if side >= 48 else math.ceil(96 / side))
+  scale = scale or enlargement(height, width)
   # enlarged images run into each other without a gap
   return math.ceil(count / columns), columns, scale, 2 if scale > 1 else 0
 
