@@ -38,6 +38,17 @@ def shard_size(batch_size: int, image_bytes: int = 0) -> int:
   return max(1, images // batch_size) * batch_size
 
 
+def zip_entry(name: str) -> zipfile.ZipInfo:
+  """Return what a zip says of a file, without a time: the same content gives the same bytes.
+
+  >>> zip_entry("a.png").date_time
+  (1980, 1, 1, 0, 0, 0)
+  """
+  entry = zipfile.ZipInfo(name)
+  entry.external_attr = 0o644 << 16  # else whoever unpacks it gets files that nobody may read
+  return entry
+
+
 class SampleStore:
   """The place where numbered samples are collected.
 
@@ -188,7 +199,7 @@ class SampleStore:
     while self._next < self._num and self._path(self._next).exists():
       pngs = _unpacked(opened(self._path(self._next)))
       for name, png in zip(self._names(self._next, len(pngs)), pngs, strict=True):
-        self._archive.writestr(name, png)
+        self._archive.writestr(zip_entry(name), png)
       self._next += self._shard
 
   @property
@@ -249,7 +260,7 @@ class SampleStore:
   def _finish_zip(self, described: str) -> None:
     self._append()
     assert self._archive is not None and self._next >= self._num
-    self._archive.writestr("dataset.json", described)
+    self._archive.writestr(zip_entry("dataset.json"), described)
     self._archive.close()
     whole.publish(self._zip, self._out)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm_jax.data.sources.classes import UNLABELLED
 from cm_jax.storage.pictures import png_name
+from cm_jax.storage.samples import zip_entry
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -32,18 +33,12 @@ def write_zip(path: Path, images: Iterable[tuple[bytes, int]], class_names: Sequ
   with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
     for index, (png, label) in enumerate(images):
       name = png_name(index)
-      archive.writestr(_entry(name), png)
+      archive.writestr(zip_entry(name), png)
       labels.append([name, label])
     unlabelled = any(label == UNLABELLED for _, label in labels)
     named = {"class_names": list(class_names)} if class_names and not unlabelled else {}
     described = {"labels": None if unlabelled else labels, **named}
-    archive.writestr(_entry("dataset.json"), json.dumps(described))
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-  entry = zipfile.ZipInfo(name)
-  entry.external_attr = 0o644 << 16  # else whoever unpacks it gets files that nobody may read
-  return entry
+    archive.writestr(zip_entry("dataset.json"), json.dumps(described))
 
 
 def write_array_record(
