@@ -56,7 +56,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
   whole = ml_collections.ConfigDict(method.config)
   whole.teacher.step, whole.init.step = config.teacher.step, config.init.step
   wrong = mismatches(whole, method, teacher, start)
-  if wrong and config.run.on_mismatch == "error":
+  if wrong and config.run.on_mismatch == "error" and not resumes:  # what began already is told
     raise wrong[0]
   told = (*map(str, wrong), *cautions(whole, method, jax.default_backend()))
   return Experiment(

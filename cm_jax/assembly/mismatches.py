@@ -17,12 +17,13 @@ from cm_jax.config import plain_json
 from cm_jax.diffusion.precond import anchored
 from cm_jax.errors import UserError
 from cm_jax.networks import NETWORKS
-from cm_jax.types import Method, Model, Precond
+from cm_jax.types import Method, Model, NoiseRange, Precond
 
 # Of config.network: no matter to one that teaches or is started from, and what such a one has.
 TRAINING_ONLY = {"dropout": 0.0, "dropres": 0, "label_dropout": 0.0, "remat": False, "kernels": "auto"}
 # What a network may have that another's weights lack: it starts without effect; and in what it computes.
 MAY_DIFFER = (*TRAINING_ONLY, *DERIVED, "name", "dtype", "second_time", "guidance_embedding")
+ROUNDING = 0.01  # of the ends of a noise range, which files round
 GO_ON = "config.run.on_mismatch = allow goes on"
 
 
@@ -43,7 +44,14 @@ def mismatches(
 
 
 def _of_start(config: ml_collections.ConfigDict, method: Method, start: Model) -> Iterator[UserError]:
-  """Weights fit by their shapes. What has no shape must be the same, or they are another function."""
+  """Weights fit by their shapes. What has no shape must be the same, or they are another function.
+
+  That is all of the network but `MAY_DIFFER`, sigma_data, time_scale, and how the preconditioning feeds the
+  network and takes its output. Not compared, since the function that training starts from is the same:
+  c_skip and c_out near sigma_min, which are what makes a consistency model of a diffusion model; its noise
+  range, beyond which the student has yet to learn; dropout and precision, the run's own. Its kind is free:
+  a consistency model may be trained on. Images, classes and their names: `check_same_images`.
+  """
   whose = f"as of the model whose weights it starts with, {_place(start)}"
   for field, ours, theirs in network_settings(config.network, start.network):
     takes = 'config.network = {"name": "teacher"} or "init" takes theirs'
@@ -56,8 +64,9 @@ def _of_start(config: ml_collections.ConfigDict, method: Method, start: Model) -
   scale = theirs.get("time_scale"), config.precond.get("time_scale")
   if None not in scale and scale[0] != scale[1]:
     yield UserError("config.precond.time_scale", scale[1], f"{scale[0]}, {whose} ({GO_ON})")
-  elif not _same_inputs(method.student.precond, start.preconditioned.precond):
-    expected = f"one that feeds the network as {component_name(theirs)} does, {whose} ({GO_ON})"
+  elif not _same_use(method.student.precond, start.preconditioned.precond):
+    name = component_name(theirs)
+    expected = f"one that feeds the network as {name} does and takes its output alike, {whose} ({GO_ON})"
     yield UserError("config.precond.name", component_name(config.precond), expected)
 
 
@@ -77,6 +86,15 @@ def network_settings(ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
 def _of_teacher(
   config: ml_collections.ConfigDict, method: Method, teacher: Model | None, start: Model | None
 ) -> Iterator[UserError]:
+  """A teacher is asked for its drift, which has to be that of the student's images at the student's levels.
+
+  So its kind, sigma_data (the images' own) and noise range count, and whether it knows images without a
+  label where that is asked for. Not compared: filters, heads, balances, embedding, time_scale and
+  preconditioning, since it computes with its own, and the student may be another network; dropout, which it
+  is called without; precision, which is the run's for both; how its images were cropped, since the same may
+  come cropped already. Images, classes and their names: `check_same_images`; its augmentation label:
+  `check_teachers_augment`; a teacher that the student replaces: `check_stages`.
+  """
   if teacher is None:
     return
   needs, path = method.objective.needs, config.teacher.path
@@ -88,6 +106,7 @@ def _of_teacher(
   if teacher is not start and teacher.noise.sigma_data != method.noise.sigma_data:
     expected = f"{teacher.noise.sigma_data}, as of the teacher {path}, of the same images ({GO_ON})"
     yield UserError("config.noise.sigma_data", method.noise.sigma_data, expected)
+  yield from _of_range(method.noise, teacher.noise, path)
   if needs.guidance and teacher.guidable is False:
     expected = (
       f"a teacher trained with label_dropout above 0: guidance asks it for images of no label ({GO_ON})"
@@ -99,16 +118,27 @@ def _of_teacher(
     yield UserError("config.network.label_dropout", dropped, expected)
 
 
-def _same_inputs(ours: Precond, theirs: Precond) -> bool:
-  """Say whether a network is fed alike: c_in and c_noise are the same functions of sigma."""
+def _of_range(ours: NoiseRange, theirs: NoiseRange, path: str) -> Iterator[UserError]:
+  """Where a student goes and its teacher never was, the drift is whatever the network happens to say."""
+  whose = f"where the noise range of the teacher {path} ends ({GO_ON})"
+  if ours.sigma_max > theirs.sigma_max * (1 + ROUNDING):
+    yield UserError("config.noise.sigma_max", ours.sigma_max, f"at most {theirs.sigma_max:g}, {whose}")
+  if ours.sigma_min < theirs.sigma_min * (1 - ROUNDING):
+    yield UserError("config.noise.sigma_min", ours.sigma_min, f"at least {theirs.sigma_min:g}, {whose}")
+
+
+def _same_use(ours: Precond, theirs: Precond) -> bool:
+  """Say whether a network is fed alike and says the same: c_in and c_noise are the same functions of sigma,
+  and c_out has its sign and size far from where a boundary changes it."""
   low = max(ours.noise.sigma_min, theirs.noise.sigma_min)
   high = max(low, min(ours.noise.sigma_max, theirs.noise.sigma_max))
   sigma = jnp.asarray(np.geomspace(low, high, 7), jnp.float32)
   one, two = ours(sigma, train=False), theirs(sigma, train=False)
-  return all(
+  fed = all(
     np.allclose(getattr(one, field), getattr(two, field), rtol=1e-3, atol=1e-4)
     for field in ("c_in", "c_noise")
   )
+  return fed and np.allclose(one.c_out[-1], two.c_out[-1], rtol=0.5)
 
 
 def _place(model: Model) -> str:

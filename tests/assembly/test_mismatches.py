@@ -12,7 +12,7 @@ import pytest
 from cm_jax import config as config_lib
 from cm_jax.assembly import build, load_model
 from cm_jax.assembly.complete import current
-from cm_jax.assembly.mismatches import network_settings
+from cm_jax.assembly.mismatches import _same_use, network_settings
 from cm_jax.assembly.models import network_of
 from cm_jax.assembly.resume import reconcile
 from cm_jax.diffusion.precond import PRECONDS, anchored
@@ -236,6 +236,54 @@ def test_a_teacher_is_a_diffusion_model_of_the_same_images(folder, teacher):
   with pytest.raises(UserError, match=r"^config\.noise\.sigma_data = 0\.3: expected 0\.5, as of the teacher"):
     build(config)
   assert build(student(teacher, {"name": "toy"}, start="")).cautions == ()  # another network may be taught
+
+
+@pytest.mark.parametrize(
+  ("field", "ours", "right"),
+  [
+    ("sigma_max", 90.0, r"at most 60,"),
+    ("sigma_min", 0.004, r"at least 0\.006,"),
+    ("sigma_min", 0.00599, None),
+  ],
+)
+def test_a_student_stays_within_its_teachers_noise_range(folder, field, ours, right):
+  path = weights_of(config_of(noise={"sigma_min": 0.006, "sigma_max": 60.0}), folder / f"narrow {ours}")
+  noise = {"sigma_min": 0.006, "sigma_max": 60.0, field: ours}
+  config = student(path, {"name": "toy"}, start="", noise=noise)
+  config.sampler = {"name": "multistep", "sigmas": (noise["sigma_max"],)}
+  if right is None:
+    assert build(config).cautions == ()
+    return
+  with pytest.raises(UserError, match=rf"^config\.noise\.{field} = {ours}: expected {right}") as refused:
+    build(config)
+  assert path in str(refused.value)
+  assert build(config, resumes=True).cautions == (
+    str(refused.value),
+  )  # of an earlier version, which asked less
+  config.run.on_mismatch = "allow"
+  assert build(config).cautions == (str(refused.value),)
+
+
+def test_what_a_teacher_computes_with_is_its_own(folder):
+  """Heads and time_scale of the teacher are no matter to a student that is another network."""
+  config = config_of(network={**DIT, "num_heads": 4}, precond={"time_scale": 1000.0})
+  path = weights_of(config, folder / "own")
+  assert build(student(path, start="")).cautions == ()
+
+
+def test_a_start_whose_output_is_taken_with_another_sign_is_refused():
+  ours = PRECONDS["edm"](NoiseRange(0.002, 70.0, 0.6))
+
+  class Turned:
+    noise = ours.noise
+
+    def __call__(self, sigma, train=False):
+      found = ours(sigma, train)
+      return found._replace(c_out=-found.c_out)
+
+  assert not _same_use(ours, Turned())
+  assert _same_use(ours, PRECONDS["boundary"](NoiseRange(0.02, 80.0, 0.6)))
+  assert not _same_use(ours, PRECONDS["edm"](NoiseRange(0.002, 70.0, 0.8)))
 
 
 @pytest.mark.slow
