@@ -41,6 +41,7 @@ class Foreign:
     guidable: Whether it was trained without its label too; None where nothing says it.
     matmul_precision: Of its float32 products, one of `PRECISIONS`.
     clip, renoise: How its authors sample it, as in a Model; None where nothing says it.
+    class_names: In the order of the classes' numbers; () where the file has none.
     assumed: What the file does not say and was taken as usual, in words.
   """
 
@@ -59,6 +60,7 @@ class Foreign:
   matmul_precision: str = "highest"
   clip: bool | None = None
   renoise: str | None = None
+  class_names: Sequence[str] = ()
   assumed: Sequence[str] = ()
 
 
@@ -196,6 +198,7 @@ def build_model(foreign: Foreign, allow_nonfinite: bool = False) -> Model:
     sigmas_by_nfe={nfe: tuple(levels) for nfe, levels in foreign.sigmas_by_nfe.items()},
     clip=foreign.clip,
     renoise=foreign.renoise,
+    class_names=tuple(foreign.class_names),
   )
 
 

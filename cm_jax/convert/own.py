@@ -34,4 +34,5 @@ def read(path: Path, choices: Choices) -> Foreign:
     matmul_precision=info.get("matmul_precision", "default"),
     clip=info.get("clip"),
     renoise=info.get("renoise"),
+    class_names=tuple(info.get("class_names", ())),
   )

@@ -111,6 +111,10 @@ def test_our_own_folder_goes_through_the_same_door(params, tmp_path):
   assert {key: two[1][key] for key in ("network", "precond", "licence", "peer")} == {
     key: one[1][key] for key in ("network", "precond", "licence", "peer")
   }
+  info = {key: value for key, value in one[1].items() if key != "format"}
+  weights.save_weights(tmp_path / "named", one[0], {**info, "class_names": ["dog", "cat", "ox", "elk"]})
+  convert.convert(tmp_path / "named", tmp_path / "still")
+  assert weights.load_weights(tmp_path / "still")[1]["class_names"] == ["dog", "cat", "ox", "elk"]
   flat = weights.flatten(one[0])
   flat.pop("net/map_layer0/bias")
   weights.save_weights(
