@@ -1,0 +1,131 @@
+"""launch/cifar16.sh with a Python that only makes what its commands would: in order, on from what is kept."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.launch.fake import LAUNCH
+
+_FAKE = """#!/usr/bin/env bash
+# the flags as variables; what each command leaves behind
+for word in "$@"; do case $word in --*=*) word=${word#--} && declare "${word%%=*}=${word#*=}" ;; esac; done
+echo "$*" >>calls
+[ "$1" = -m ] || { touch "${@: -1}"; exit; }
+case $3 in
+  train) [ "$workdir" != "runs/cifar16/$FAKE_STOPS" ] || exit 75
+    mkdir -p "$workdir/checkpoints/90" && touch "$workdir/"{config.json,metrics.jsonl,saved.json} ;;
+  convert | edit) mkdir -p "$out" && touch "$out/grid.png" "$out/model.json" ;;
+  evaluate) mkdir -p "$out/samples" && touch "$out/evaluations.jsonl" "$out/samples/nfe_${nfe:-035}.png" ;;
+  report) touch runs/cifar16/{report.md,report.json,loss_curves.png} ;;
+  compare) touch "$out" "${out%.png}.json" ;;
+  *) [ -z "$out" ] || { mkdir -p "$(dirname "$out")" && touch "$out"; } ;;
+esac
+"""
+EDITED = [f"{student}.{task}.png" for student in ("cd", "ect", "sct") for task in ("colorize", "inpaint")]
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+  """A checkout of the scripts with an environment that is made already, and an archive of images."""
+  shutil.copytree(LAUNCH, tmp_path / "launch")
+  listed = ("requirements.txt", "setup.cfg", "pyproject.toml")
+  for name in listed:
+    (tmp_path / name).write_text(name)
+  python = tmp_path / ".venv" / "bin" / "python"
+  python.parent.mkdir(parents=True)
+  python.write_text(_FAKE)
+  python.chmod(0o755)
+  wanted = hashlib.sha256("".join(listed).encode()).hexdigest()
+  (tmp_path / ".venv" / "cm_jax-demo").write_text(f"{wanted}  -\n")
+  for split in ("train", "test"):
+    for name in ("ship", "horse"):
+      (tmp_path / "images" / split / name).mkdir(parents=True)
+      (tmp_path / "images" / split / name / "0003.jpg").touch()
+  with tarfile.open(tmp_path / "a b.tar", "w") as archive:
+    for split in ("train", "test"):
+      archive.add(tmp_path / "images" / split, split)
+  return tmp_path
+
+
+def script(place: Path, *arguments: str, stops: str = "-") -> subprocess.CompletedProcess:
+  environment = {**os.environ, "PYTHON_BASE": sys.executable, "FAKE_STOPS": stops}
+  command = ["bash", str(place / "launch" / "cifar16.sh"), *arguments]
+  return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def calls(place: Path, command: str) -> list[str]:
+  lines = (place / "calls").read_text().splitlines() if (place / "calls").exists() else []
+  (place / "calls").unlink(missing_ok=True)
+  return [line for line in lines if line.startswith(f"-m cm_jax {command}")]
+
+
+def flag(lines: list[str], name: str) -> list[str]:
+  return [word.partition("=")[2] for line in lines for word in line.split() if word.startswith(f"--{name}=")]
+
+
+def test_all_of_it_and_again_nothing_is_trained_twice(place):
+  done = script(place, f"--archive={place / 'a b.tar'}")
+  assert done.returncode == 0, done.stderr
+  everything = calls(place, "")
+  trained = [line for line in everything if " train " in line]
+  assert flag(trained, "config") == [f"configs/cifar16_{name}.py" for name in ("edm", "cd", "ect", "sct")]
+  assert flag(trained, "teacher") == ["runs/cifar16/weights/edm"]
+  assert flag(trained, "init") == ["runs/cifar16/weights/edm"] * 2
+  kept = place / "configs" / "results" / "cifar16"
+  found = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
+  assert found >= {*EDITED, "report.md", "same_noise.png", "same_noise.json", "edm_nfe_035.png"}
+  assert found >= {"cd_nfe_1.png", "weights/sct/model.json", "ect/evaluations.jsonl", "edm/metrics.jsonl"}
+  assert not list(kept.rglob("checkpoints"))  # of runs that are done the weights are kept
+  # elsewhere: what is kept is taken, and no training is begun again
+  shutil.rmtree(place / "runs")
+  assert script(place, f"--archive={place / 'a b.tar'}").returncode == 0
+  assert calls(place, "train ") == []
+  assert (place / "runs" / "cifar16" / "weights" / "cd" / "model.json").exists()
+
+
+def test_a_run_that_was_stopped_is_kept_and_goes_on_elsewhere(place):
+  stopped = script(place, f"--archive={place / 'a b.tar'}", stops="ect")
+  assert stopped.returncode == 75
+  runs, kept = place / "runs" / "cifar16", place / "configs" / "results" / "cifar16"
+  for step in (8, 40, 9):
+    (runs / "ect" / "checkpoints" / str(step)).mkdir(parents=True)
+  (runs / "ect" / "checkpoints" / "41.orbax-checkpoint-tmp").mkdir()
+  (runs / "ect" / "saved.json").touch()
+  (kept / "ect" / "checkpoints" / "7").mkdir(parents=True)
+  assert script(place, "--keep=yes").returncode == 0
+  assert [path.name for path in (kept / "ect" / "checkpoints").iterdir()] == ["40"]
+  assert (kept / "ect.png").exists() and not (kept / "sct").exists()
+  assert sorted(path.name for path in (kept / "weights").iterdir()) == ["cd", "edm"]
+  calls(place, "")
+  shutil.rmtree(runs)
+  assert script(place, f"--archive={place / 'a b.tar'}").returncode == 0
+  assert flag(calls(place, "train "), "config") == ["configs/cifar16_ect.py", "configs/cifar16_sct.py"]
+  assert (runs / "ect" / "checkpoints" / "40").is_dir()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    ((), "cifar16.sh: missing: --archive, a tar of train/CLASS/*.jpg and test/CLASS/*.jpg"),
+    (("--keep=maybe",), "cifar16.sh: --keep = maybe: expected yes or no"),
+    (("--archive=x", "--kepe=yes"), "cifar16.sh: --kepe = yes: expected one of: --archive --keep"),
+    (("--archive=x", "--", "y"), "cifar16.sh: y: expected nothing behind a --"),
+  ],
+)
+def test_what_is_missing_or_unknown_is_one_line_before_anything_is_made(place, arguments, said):
+  done = script(place, *arguments)
+  assert (done.returncode, done.stderr.strip()) == (2, said)
+  assert not (place / "runs").exists() and not (place / "calls").exists()
+
+
+def test_a_dry_run_makes_nothing(place):
+  done = script(place, "--archive=nowhere.tar", "--dry-run")
+  assert done.returncode == 0, done.stderr
+  assert "tar -xf nowhere.tar" in done.stdout and "--task=inpaint" in done.stdout
+  assert not (place / "runs").exists() and not (place / "calls").exists()
