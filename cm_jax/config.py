@@ -71,6 +71,7 @@ def default() -> ml_collections.ConfigDict:
         "resample_filter": (1, 1),
         "dtype": "float32",
         "remat": False,
+        "remat_policy": "blocks",
         "kernels": "auto",
       },
       "precond": {"name": "edm"},
@@ -122,7 +123,9 @@ def default() -> ml_collections.ConfigDict:
         # network has another filter
         "on_mismatch": "error",
       },
-      "mesh": {"data": -1, "fsdp": 1},
+      # devices: data x fsdp, -1 for all that are left; fsdp share one copy of what is large. rules: pairs
+      # (pattern, strategy) for arrays by name, see training/layout.py
+      "mesh": {"data": -1, "fsdp": 1, "rules": ()},
     }
   )
 

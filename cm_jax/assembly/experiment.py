@@ -17,6 +17,8 @@ from cm_jax.assembly.resume import check_same_run
 from cm_jax.errors import UserError, renamed, within
 from cm_jax.sampling.images import sample
 from cm_jax.training import sharding
+from cm_jax.training.layout import check_rules, read_rules
+from cm_jax.training.step import init_state
 from cm_jax.types import Experiment, Method, Model, Params
 
 # Fields of a network whose layers start without effect, so that weights without them will do.
@@ -38,7 +40,9 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
   config = with_network_of_another(config)
   parts = make_parts(config)
   with within("config.mesh"):
-    mesh = call(sharding.make_mesh, config.mesh, "config.mesh")
+    shape = {key: value for key, value in config.mesh.items() if key != "rules"}
+    mesh = call(sharding.make_mesh, shape, "config.mesh")
+    rules = read_rules(config.mesh.rules)
   with within("config"):
     sharding.check_batch_size(config.batch_size, config.accumulation, mesh.size)
   source = open_data(config)
@@ -53,6 +57,11 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
   else:
     with within("config.objective.distance"):
       distance_params = distance.load()
+  if rules:
+    state = jax.eval_shape(lambda: init_state(method.init, method.optimizer, 0))
+    frozen = {"teacher": None if teacher is None else teacher.params, "distance": distance_params}
+    with within("config.mesh"):
+      check_rules(rules, {"state": state, **frozen})
   whole = ml_collections.ConfigDict(method.config)
   whole.teacher.step, whole.init.step = config.teacher.step, config.init.step
   wrong = mismatches(whole, method, teacher, start)

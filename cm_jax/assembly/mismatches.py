@@ -20,7 +20,14 @@ from cm_jax.networks import NETWORKS
 from cm_jax.types import Method, Model, NoiseRange, Precond
 
 # Of config.network: no matter to one that teaches or is started from, and what such a one has.
-TRAINING_ONLY = {"dropout": 0.0, "dropres": 0, "label_dropout": 0.0, "remat": False, "kernels": "auto"}
+TRAINING_ONLY = {
+  "dropout": 0.0,
+  "dropres": 0,
+  "label_dropout": 0.0,
+  "remat": False,
+  "remat_policy": "blocks",
+  "kernels": "auto",
+}
 # What a network may have that another's weights lack: it starts without effect; and in what it computes.
 MAY_DIFFER = (*TRAINING_ONLY, *DERIVED, "name", "dtype", "second_time", "guidance_embedding")
 ROUNDING = 0.01  # of the ends of a noise range, which files round

@@ -15,6 +15,7 @@ from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.blocks import MODULATIONS, UNetBlock
 from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear, Scope
+from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
 INIT = Init("kaiming_uniform", math.sqrt(1 / 3), math.sqrt(1 / 3))
@@ -86,7 +87,7 @@ class DhariwalUNet(Network):
 def _block(
   net: DhariwalUNet, features: int, resolution: int, attention: bool, train: bool, **options: Any
 ) -> nn.Module:
-  return (nn.remat(UNetBlock) if net.remat else UNetBlock)(
+  return block_of(net, UNetBlock)(
     features,
     heads=features // CHANNELS_PER_HEAD if attention else 0,
     dropout=fields.dropout_at(net, resolution),

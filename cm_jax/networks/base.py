@@ -23,6 +23,7 @@ class Network(nn.Module, kw_only=True):
       given. Starts without effect: a network of one time becomes one of two, D(x, sigma) for every end.
     dtype: What the blocks compute in; parameters, embeddings, statistics and the output stay float32.
     remat: Recompute each block in the backward pass instead of storing its activations.
+    remat_policy: What of a block is stored nonetheless (`remat.py`).
     kernels: How layers are computed where there is a choice (`kernels.py`); the same function.
 
   Attributes:
@@ -40,6 +41,7 @@ class Network(nn.Module, kw_only=True):
   second_time: bool = False
   dtype: str = "float32"
   remat: bool = False
+  remat_policy: str = "blocks"
   kernels: str = "auto"
 
   projection: ClassVar[Callable[[Params], Params] | None] = None

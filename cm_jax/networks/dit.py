@@ -16,6 +16,7 @@ from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Embedding, Init, Linear, Scope, attend
+from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
 INIT = Init("xavier_uniform")
@@ -163,7 +164,7 @@ class DiT(Network):
     emb = self._embed(c_noise, condition, train)
     tokens = Scope(name="x_embedder")(lambda x: Patches(self.hidden_size, p, self.dtype, name="proj")(x), x)
     tokens = tokens + jnp.asarray(grid_embedding(side, self.hidden_size), tokens.dtype)[None]
-    kind = nn.remat(DiTBlock) if self.remat else DiTBlock
+    kind = block_of(self, DiTBlock)
     block = functools.partial(kind, self.num_heads, self.mlp_ratio, self.dropout, train, self.dtype)
 
     def blocks(h: Array) -> Array:

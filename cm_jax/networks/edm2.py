@@ -17,6 +17,7 @@ from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Scope, attend, check_divides, pixel_norm, positional_embedding, resample
 from cm_jax.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize, normalize_weights
+from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition, Params
 
 
@@ -171,7 +172,7 @@ class EDM2UNet(Network):
 def _block(
   net: EDM2UNet, features: int, resolution: int, attention: bool, train: bool, **options: Any
 ) -> nn.Module:
-  return (nn.remat(EDM2Block) if net.remat else EDM2Block)(
+  return block_of(net, EDM2Block)(
     features,
     resample_filter=net.resample_filter,
     heads=features // net.channels_per_head if attention else 0,

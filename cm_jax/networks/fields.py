@@ -5,6 +5,7 @@ from typing import Any
 
 from cm_jax.errors import UserError, one_of
 from cm_jax.networks.kernels import KERNELS
+from cm_jax.networks.remat import REMAT_POLICIES
 
 MAX_SIZE = 1 << 16  # of a width, a side, a number of classes
 MAX_BLOCKS = 128  # of all levels together: to work out the shapes of more takes minutes
@@ -26,6 +27,7 @@ def check_network(network: Any) -> None:
       raise UserError(field, value, f"a whole number from 0 to {MAX_SIZE}")
   check_choice("dtype", network.dtype, DTYPES)
   check_choice("kernels", network.kernels, KERNELS)
+  check_choice("remat_policy", network.remat_policy, tuple(REMAT_POLICIES))
 
 
 def check_positive(network: object, *fields: str) -> None:

@@ -25,6 +25,7 @@ from cm_jax.networks.jcm_blocks import (
   ResnetBlock,
   Weights,
 )
+from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
 
@@ -142,14 +143,14 @@ class _Names:
     return f"{kind}_{self.count[kind] - 1}"
 
   def block(self, features: int, **options: Any) -> nn.Module:
-    net, block = self.net, nn.remat(ResnetBlock) if self.net.remat else ResnetBlock
+    net, block = self.net, block_of(self.net, ResnetBlock)
     name = self.next("ResnetBlockBigGANpp" if net.resblock_type == "biggan" else "ResnetBlockDDPMpp")
     kind = (net.resblock_type, net.nonlinearity, net.dropout, self.taps or (1, 1))
     scales = (net.skip_rescale, net.init_scale)
     return block(features, *kind, *scales, **options, train=self.train, dtype=net.dtype, name=name)
 
   def attention(self) -> nn.Module:
-    block = nn.remat(AttnBlock) if self.net.remat else AttnBlock
+    block = block_of(self.net, AttnBlock)
     return block(self.net.skip_rescale, self.net.init_scale, self.net.dtype, name=self.next("AttnBlockpp"))
 
   def resize(self, features: int, up: bool, with_conv: bool) -> nn.Module:

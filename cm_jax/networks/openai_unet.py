@@ -16,6 +16,7 @@ from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Embedding, Init, Linear, Scope, attend, check_divides, resample
+from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
 INIT = Init("kaiming_uniform", math.sqrt(1 / 3), math.sqrt(1 / 3))
@@ -171,14 +172,14 @@ def _run(name: str, steps: Sequence[Step], x: Array) -> Array:
 
 
 def _res(net: OpenAIUNet, emb: Array, train: bool, features: int | None = None, **options: Any) -> Step:
-  block = nn.remat(ResBlock) if net.remat else ResBlock
+  block = block_of(net, ResBlock)
   options.update(dropout=net.dropout, use_scale_shift_norm=net.use_scale_shift_norm)
   options.update(train=train, dtype=net.dtype)
   return lambda name, x: block(features or x.shape[-1], **options, name=name)(x, emb)
 
 
 def _attention(net: OpenAIUNet, heads: int) -> Step:
-  block = nn.remat(AttentionBlock) if net.remat else AttentionBlock
+  block = block_of(net, AttentionBlock)
   count = lambda channels: heads if net.num_head_channels == -1 else max(1, channels // net.num_head_channels)
   return lambda name, x: block(count(x.shape[-1]), net.dtype, name=name)(x)
 

@@ -16,6 +16,7 @@ from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.blocks import MODULATIONS, UNetBlock
 from cm_jax.networks.layers import Conv, FourierEmbedding, GroupNorm, Init, Linear, Scope
+from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
 INIT = Init("xavier_uniform")
@@ -94,7 +95,7 @@ class SongUNet(Network):
     """Evaluate F(x [B,H,W,C], c_noise [B]) -> [B,H,W,out_channels] float32."""
     options: dict[str, Any] = {"dropout": self.dropout, "resample_filter": self.resample_filter}
     options |= MODULATIONS[self.modulation]
-    kind = nn.remat(UNetBlock) if self.remat else UNetBlock
+    kind = block_of(self, UNetBlock)
     block = functools.partial(kind, **BLOCK, **options, train=train, dtype=self.dtype)
     emb = self._embed(c_noise, condition, train)
     skips = Scope(name="enc")(_encode, self, block, x.astype(self.dtype), emb)

@@ -8,6 +8,7 @@ from cm_jax.diffusion.denoiser import NOTHING
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Conv, Linear
+from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
 
@@ -45,7 +46,7 @@ class ToyNet(Network):
       row = conditioning.one_hot(condition.label, self.label_dim, c_noise.shape[0], dtype)
       emb = emb + Linear(self.width, use_bias=False, dtype=dtype.name, name="map_label")(row)
     emb = conditioning.terms(self, emb, condition)
-    conv = functools.partial(nn.remat(Conv) if self.remat else Conv, dtype=self.dtype)
+    conv = functools.partial(block_of(self, Conv), dtype=self.dtype)
     h = nn.silu(conv(self.width, name="conv1")(x) + emb.astype(self.dtype)[:, None, None, :])
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     return conv(self.out_channels, name="conv2")(h).astype(dtype)

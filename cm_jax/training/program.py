@@ -7,8 +7,11 @@ import jax.numpy as jnp
 
 from cm_jax.training import sharding
 from cm_jax.training.averages.track import read_average
+from cm_jax.training.layout import read_rules
 from cm_jax.training.step import StepFunction, init_state, make_train_step
 from cm_jax.types import Experiment, Method, Params, Preconditioned, TrainState
+
+FROZEN = ("teacher", "distance")  # what the step is given beside the state, in its order
 
 
 def place_step(
@@ -27,8 +30,12 @@ def place_step(
     shapes: Of the TrainState.
     frozen: (teacher_params, distance_params), or their shapes; None where there are none.
   """
-  shardings = sharding.tree_shardings(shapes, mesh)
-  placed = [None if params is None else sharding.tree_shardings(params, mesh) for params in frozen]
+  rules = read_rules(method.config.mesh.rules)
+  shardings = sharding.tree_shardings(shapes, mesh, rules, "state")
+  placed = [
+    None if params is None else sharding.tree_shardings(params, mesh, rules, kind)
+    for params, kind in zip(frozen, FROZEN, strict=True)
+  ]
   replicated = sharding.replicated(mesh)
   step = jax.jit(
     make_train_step(method, teacher, method.config.accumulation),
@@ -61,20 +68,26 @@ class Program:
     network = None if teacher is None else teacher.preconditioned
     self.step, self.shardings = place_step(method, network, experiment.mesh, self.shapes, frozen)
 
-  def place(self, params: Any) -> Any:
-    """Put a tree of arrays on the devices, sharded as parameters are; None stays None."""
-    return (
-      None
-      if params is None
-      else jax.device_put(params, sharding.tree_shardings(params, self._experiment.mesh))
-    )
+  def place(self, params: Any, kind: str = "params") -> Any:
+    """Put a tree of arrays on the devices; None stays None.
+
+    Args:
+      params: The arrays.
+      kind: What they are: "params", or one of `FROZEN`.
+    """
+    return None if params is None else jax.device_put(params, self.shardings_of(params, kind))
+
+  def shardings_of(self, params: Any, kind: str) -> Any:
+    """Return where each of a tree of arrays or shapes is to live, as for `place`."""
+    experiment = self._experiment
+    rules = read_rules(experiment.config.mesh.rules)
+    return sharding.tree_shardings(params, experiment.mesh, rules, kind)
 
   def frozen(self) -> tuple[Any, Any]:
     """Return (teacher_params, distance_params), the frozen arguments of the step, on the devices."""
     teacher = self._experiment.teacher
-    return self.place(None if teacher is None else teacher.params), self.place(
-      self._experiment.distance_params
-    )
+    params = None if teacher is None else teacher.params
+    return self.place(params, "teacher"), self.place(self._experiment.distance_params, "distance")
 
   def create(self) -> TrainState:
     """Return the state before the first step, made already sharded;
@@ -106,6 +119,8 @@ class Program:
     optimizer = self._experiment.method.optimizer
     # Copies: the next step donates the state's buffers.
     begin = lambda params: TrainState(state.step, jax.tree.map(jnp.copy, params), optimizer.init(params))
-    return jax.jit(begin, out_shardings=self.shardings)(average), jax.tree.map(
-      jnp.copy, {"net": average["net"]}
+    teacher = {"net": average["net"]}
+    copied = jax.jit(
+      lambda params: jax.tree.map(jnp.copy, params), out_shardings=self.shardings_of(teacher, "teacher")
     )
+    return jax.jit(begin, out_shardings=self.shardings)(average), copied(teacher)

@@ -149,7 +149,7 @@ def _restored(experiment: Experiment, program: Program, store: CheckpointStore, 
   state, extra = store.restore(step, program.shapes, program.shardings)
   if stages[1:-1] and step >= stages[1] and experiment.teacher is not None:
     params = experiment.teacher.params
-    teacher = store.restore_teacher(step, params, sharding.tree_shardings(params, experiment.mesh))
+    teacher = store.restore_teacher(step, params, program.shardings_of(params, "teacher"))
   position = Position(extra.get("data_offset", 0), extra.get("rollbacks", 0))
   return Resumed(state, extra["seconds"], position, extra.get("wall", {}), teacher, ())
 

@@ -1,7 +1,7 @@
 """Devices: the mesh, and where each array lives on it. Device count never changes the maths."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -11,11 +11,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cm_jax.errors import UserError
+from cm_jax.training.layout import Rule, specs
 
 T = TypeVar("T")
 AXES = ("data", "fsdp")
 _LINE = 4096  # bytes of an error that one process tells the others
-LARGE_LEAF = 2**16  # elements; smaller leaves are replicated, since gathering them costs more than they weigh
 
 
 def on_main(action: Callable[[], T]) -> T | None:
@@ -81,24 +81,12 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def spec(shape: tuple[int, ...], fsdp: int) -> P:
-  """Return how a leaf is laid out: large leaves are split over "fsdp" along their largest divisible
-  dimension.
-
-  >>> [tuple(spec(shape, n)) for shape, n in (((3, 3, 256, 512), 4), ((512,), 4), ((3, 3, 256, 512), 1))]
-  [(None, None, None, 'fsdp'), (), ()]
-  """
-  divisible = [i for i, size in enumerate(shape) if size % fsdp == 0]
-  if fsdp == 1 or int(np.prod(shape)) < LARGE_LEAF or not divisible:
-    return P()
-  largest = max(divisible, key=lambda i: shape[i])
-  return P(*("fsdp" if i == largest else None for i in range(len(shape))))
-
-
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
-  """Return a NamedSharding for every leaf of a pytree of arrays or shapes:
-  parameters, optimiser state and averages alike."""
-  return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf.shape, mesh.shape["fsdp"])), tree)
+def tree_shardings(tree: Any, mesh: Mesh, rules: Sequence[Rule] = (), kind: str = "params") -> Any:
+  """Return a NamedSharding for every leaf of a pytree of arrays or shapes; see `layout.specs`."""
+  laid_out = specs(tree, mesh.shape["fsdp"], rules, kind)
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec), laid_out, is_leaf=lambda leaf: isinstance(leaf, P)
+  )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -17,7 +17,7 @@ from cm_jax.benchmark.plan import activations, costs, report
 from cm_jax.benchmark.plan.accelerators import ACCELERATORS, accelerator, of_device
 from cm_jax.benchmark.plan.estimate import plan
 from cm_jax.benchmark.plan.flops import count
-from cm_jax.benchmark.plan.memory import held, tree_bytes
+from cm_jax.benchmark.plan.memory import held, shared_bytes, tree_bytes
 from cm_jax.benchmark.plan.setting import Setting, images_of, of_config
 from cm_jax.cli.config_flags import our_configs, read_file
 from cm_jax.config import default
@@ -54,7 +54,7 @@ def test_bytes_of_what_a_run_holds_are_exact():
   found = held(setting).on_a_device(1)
   assert found["params"] == nbytes(state.params) == found["gradients"]
   assert found["averages"] == nbytes(averages) == 3 * nbytes(state.params)
-  assert found["optimiser"] == nbytes((state.step, opt_state))
+  assert found["optimiser"] == nbytes(opt_state)
   assert found["teacher"] == nbytes(teacher) and found["distance"] == 0
   assert tree_bytes(setting.state) == nbytes(state)
   assert any("teacher" in line for line in setting.assumed)
@@ -65,8 +65,8 @@ def test_bytes_of_shared_leaves():
     "w": jax.ShapeDtypeStruct((3, 3, 96, 160), jnp.float32),
     "b": jax.ShapeDtypeStruct((160,), jnp.float32),
   }
-  assert tree_bytes(leaves, 5) == 4 * (9 * 96 * 160 // 5 + 160)
-  assert tree_bytes(leaves, 7) == tree_bytes(leaves)  # 7 divides no dimension
+  assert shared_bytes(leaves, 5) == 4 * (9 * 96 * 160 // 5 + 160)
+  assert shared_bytes(leaves, 7) == tree_bytes(leaves)  # 7 divides no dimension
 
 
 def traced(function, *shapes):

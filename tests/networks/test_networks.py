@@ -227,12 +227,34 @@ def test_remat_changes_no_gradient():
   x, c_noise, condition = inputs("dit")
   params = random_params(make("dit"))
   gradients = []
-  for remat in (False, True):
-    net = as_net(make("dit", remat=remat))
+  for remat in ({}, {"remat": True}, {"remat": True, "remat_policy": "products"}):
+    net = as_net(make("dit", **remat))
     loss = lambda p, net=net: jnp.square(net(p, x, c_noise, condition, key=jax.random.key(0))).sum()
     gradients.append(jit(jax.grad(loss))(params))
   scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients[0]))
-  assert max(jax.tree.leaves(jax.tree.map(far, *gradients))) < 1e-5 * scale
+  for recomputed in gradients[1:]:
+    assert max(jax.tree.leaves(jax.tree.map(far, gradients[0], recomputed))) < 1e-5 * scale
+
+
+@pytest.mark.parametrize("name", ["songunet", "adm"])
+def test_a_policy_keeps_products_and_no_more(name):
+  x, c_noise, condition = inputs(name)
+
+  def products(**remat):
+    net = as_net(make(name, kernels="plain", **remat))
+    loss = lambda params: jnp.square(net(params, x, c_noise, condition, key=jax.random.key(0))).sum()
+    graph = str(jax.make_jaxpr(jax.grad(loss))(random_params(make(name))))
+    return graph.count("conv_general_dilated"), graph.count("rsqrt")
+
+  whole, kept = products(), products(remat=True, remat_policy="products")
+  anew = products(remat=True)
+  assert whole[0] == kept[0] < anew[0]  # convolutions: once forwards, as without remat
+  assert whole[1] < kept[1] == anew[1]  # norms: again
+
+
+def test_a_policy_that_is_not_known():
+  with pytest.raises(UserError, match="^remat_policy = block: expected .*blocks"):
+    make("toy", remat=True, remat_policy="block")
 
 
 @every_network

@@ -13,7 +13,7 @@ import safetensors.numpy
 from cm_jax.assembly import build, load_model
 from cm_jax.errors import UserError
 from cm_jax.storage.weights import flatten
-from cm_jax.training import loop, sharding
+from cm_jax.training import layout, loop, sharding
 from cm_jax.training.averages import posthoc, snapshots
 from cm_jax.training.averages.track import read_average
 from tests import tiny
@@ -148,7 +148,7 @@ def test_the_snapshots_of_a_resumed_run_are_the_same_bytes(trained, tmp_path):
 
 @pytest.mark.slow
 def test_averages_split_over_devices_are_stored_whole(tmp_path, monkeypatch):
-  monkeypatch.setattr(sharding, "LARGE_LEAF", 64)
+  monkeypatch.setattr(layout, "LARGE_LEAF", 64)
   _, state = run(tmp_path, num_steps=2, mesh=sharding.make_mesh(2, 4))
   net = read_average(state.opt_state, "ema_05")["net"]
   assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(net))
@@ -185,7 +185,7 @@ def test_averages_split_over_processes_are_stored_whole_by_the_first(tmp_path):
     assert process.wait(180) == 0, process.stdout.read()
   assert list(contents(tmp_path / "run")) == ["step_00000002.safetensors"]
   arrays = safetensors.numpy.load_file(snapshots.stored(tmp_path / "run")[0].path)
-  assert max(value.size for value in arrays.values()) >= sharding.LARGE_LEAF
+  assert max(value.size for value in arrays.values()) >= layout.LARGE_LEAF
   for name, value in flatten(load_model(tmp_path / "run", average="ema_05").params).items():
     np.testing.assert_array_equal(arrays[f"ema_05/{name}"], value)
 

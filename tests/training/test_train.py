@@ -21,7 +21,7 @@ from cm_jax.assembly import build
 from cm_jax.assembly.resume import reconcile
 from cm_jax.errors import TrainingStopped, UserError
 from cm_jax.storage import run as run_lib
-from cm_jax.training import loop, sharding
+from cm_jax.training import layout, loop, sharding
 from cm_jax.training.averages.track import read_average, split_averages
 from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.training.program import Program
@@ -55,7 +55,7 @@ def equal(a, b) -> None:
 
 @pytest.mark.slow
 def test_one_and_eight_devices_and_fsdp_train_alike(tmp_path, monkeypatch):
-  monkeypatch.setattr(sharding, "LARGE_LEAF", 64)  # so that even the toy's leaves are split
+  monkeypatch.setattr(layout, "LARGE_LEAF", 64)  # so that even the toy's leaves are split
   curves = {}
   for data, fsdp in ((1, 1), (8, 1), (2, 4)):
     experiment = experiment_of(tiny.config(tiny.CT, num_steps=20), mesh=mesh(data, fsdp))
