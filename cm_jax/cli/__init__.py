@@ -24,7 +24,7 @@ COMMANDS = {
   "data": "prepare a data set: fetch, crop, resize, check, write",
   "evaluate": "measure a model's samples and append the records to its run",
   "likelihood": "measure bits per dimension of a diffusion model",
-  "train-features": "train the small classifier whose features the digits are measured in",
+  "train-features": "train the classifier whose features measure images of your own",
   "report": "derive tables and pictures from the records of several runs",
   "compare": "put several methods with several seeds side by side",
   "benchmark": "measure train steps, sampling and data on this machine",

@@ -2,15 +2,13 @@
 
 import dataclasses
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from etils import epath
 
 from cm_jax.convert import ect, edm, jcm, openai, own
+from cm_jax.convert.failures import reading
 from cm_jax.convert.foreign import AS_IT_IS, Choices, Foreign, build_model
 from cm_jax.convert.readers.pickles import Refused
 from cm_jax.convert.readers.torch_files import is_legacy
@@ -25,11 +23,6 @@ FORMATS: Mapping[str, Callable[[Path, Choices], Foreign]] = {
   "cm_jax": own.read,
 }
 _PICKLES = ("edm", "ect")
-# what damaged or hostile bytes can raise in a parser; anything else is our bug and shows as one
-DAMAGE = (
-  *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, RuntimeError, MemoryError),
-  *(struct.error, zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +84,8 @@ def read(
   if name != found and not (name in _PICKLES and found in _PICKLES):
     raise UserError("from", name, f"{found}, which is what {path} looks like")
   reader = FORMATS[name]
-  try:
+  with reading(path, f"{name} checkpoint"):
     return name, choices.apply(reader(Path(path), choices))
-  except Refused as refused:
-    raise UserError("input", str(path), str(refused)) from None
-  except OSError as error:
-    raise UserError("input", str(path), f"a file that can be read ({error.strerror or error})") from None
-  except DAMAGE as error:
-    expected = f"a whole {name} checkpoint ({type(error).__name__}: {str(error)[:200]})"
-    raise UserError("input", str(path), expected) from None
 
 
 def convert(

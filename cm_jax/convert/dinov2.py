@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cm_jax.convert import DAMAGE
+from cm_jax.convert.failures import reading
 from cm_jax.convert.openai import read_state_dict
-from cm_jax.convert.readers.pickles import Refused
-from cm_jax.errors import UserError
 from cm_jax.networks import dinov2
 from cm_jax.storage import downloads, weights
 
@@ -78,15 +76,8 @@ def read(which: str, path: str | Path) -> dict[str, np.ndarray]:
   Raises:
     UserError: The file cannot be read, is refused, or is of another network.
   """
-  try:
+  with reading(path, "file of DINOv2's weights"):
     arrays = _arrays(Path(path))
-  except OSError as error:
-    raise UserError("input", str(path), f"a file that can be read ({error.strerror or error})") from None
-  except Refused as error:
-    raise UserError("input", str(path), str(error)) from None
-  except DAMAGE as error:
-    expected = f"a whole file of DINOv2's weights ({type(error).__name__}: {str(error)[:200]})"
-    raise UserError("input", str(path), expected) from None
   dinov2.check(arrays, dinov2.SIZES[which], str(path))
   return arrays
 

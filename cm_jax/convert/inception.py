@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cm_jax.convert import DAMAGE
+from cm_jax.convert.failures import reading
 from cm_jax.convert.foreign import check_size
 from cm_jax.convert.openai import read_state_dict
 from cm_jax.convert.readers.pickles import Bounded, Refused
 from cm_jax.convert.readers.torchscript import is_torchscript, read_torchscript
-from cm_jax.errors import UserError
 from cm_jax.networks import inception, inception_units
 from cm_jax.notices import notice
 from cm_jax.storage import downloads, weights
@@ -96,15 +95,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
   Raises:
     UserError: The file cannot be read, is refused, or is of another network.
   """
-  try:
+  with reading(path, "file of Inception's weights"):
     named = by_our_names(_arrays(Path(path)))
-  except OSError as error:
-    raise UserError("input", str(path), f"a file that can be read ({error.strerror or error})") from None
-  except Refused as error:
-    raise UserError("input", str(path), str(error)) from None
-  except DAMAGE as error:
-    expected = f"a whole file of Inception's weights ({type(error).__name__}: {str(error)[:200]})"
-    raise UserError("input", str(path), expected) from None
   arrays = stored_layout(named)
   inception.check(arrays, str(path))
   return arrays

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cm_jax.convert import DAMAGE
+from cm_jax.convert.failures import reading
 from cm_jax.convert.openai import read_state_dict
-from cm_jax.convert.readers.pickles import Refused
 from cm_jax.errors import UserError
 from cm_jax.networks import lpips
 from cm_jax.storage import downloads
@@ -59,15 +58,8 @@ def convert_lpips(vgg16: str | Path, heads: str | Path, out: str | Path) -> dict
 
 
 def _read(field: str, path: str | Path) -> dict[str, np.ndarray]:
-  try:
+  with reading(path, "state dict", field):
     return read_state_dict(Path(path))
-  except OSError as error:
-    raise UserError(field, str(path), f"a file that can be read ({error.strerror})") from None
-  except Refused as error:
-    raise UserError(field, str(path), str(error)) from None
-  except DAMAGE as error:
-    expected = f"a whole state dict ({type(error).__name__}: {str(error)[:200]})"
-    raise UserError(field, str(path), expected) from None
 
 
 def fetch(which: str) -> Path:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.errors import UserError
+from cm_jax.storage.weights import check_arrays
 from cm_jax.types import Array, Params
 
 SIDE = 224  # of the images that FD-DINOv2 is measured on
@@ -177,11 +177,4 @@ def check(arrays: Mapping[str, np.ndarray], size: Size, where: str) -> None:
   Raises:
     UserError: Names the first array that is missing, left over, of another shape, or not finite.
   """
-  wanted = shapes(size)
-  for name in sorted(wanted.keys() | arrays.keys()):
-    have = arrays[name].shape if name in arrays else "missing"
-    if have != wanted.get(name):
-      expected = f"shape {wanted[name]}" if name in wanted else "no such array"
-      raise UserError(f"{where}: {name}", have, expected)
-    if not math.isfinite(float(np.abs(arrays[name]).max())):
-      raise UserError(f"{where}: {name}", "not finite", "finite numbers")
+  check_arrays(arrays, shapes(size), where)

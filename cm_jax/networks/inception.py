@@ -5,7 +5,6 @@ NVIDIA as a TorchScript; torchvision's Inception v3 is another network (other we
 Parameters carry torch-fidelity's names. Every product of float32 is exact to float32 (HIGHEST) everywhere.
 """
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm_jax.errors import UserError
 from cm_jax.networks.inception_units import BLOCKS, STEM, Block, Chain, Unit, pooled_unit, units
 from cm_jax.networks.layers import LAYOUT
+from cm_jax.storage.weights import check_arrays
 from cm_jax.types import Array, Params
 
 SIZE = 299
@@ -173,14 +172,7 @@ def check(arrays: Mapping[str, np.ndarray], where: str) -> None:
   Raises:
     UserError: Names the first array that is missing, left over, of another shape, or not finite.
   """
-  wanted = shapes()
-  for name in sorted(wanted.keys() | arrays.keys()):
-    have = arrays[name].shape if name in arrays else "missing"
-    if have != wanted.get(name):
-      expected = f"shape {wanted[name]}" if name in wanted else "no such array"
-      raise UserError(f"{where}: {name}", have, expected)
-    if not math.isfinite(float(np.abs(arrays[name]).max())):
-      raise UserError(f"{where}: {name}", "not finite", "finite numbers")
+  check_arrays(arrays, shapes(), where)
 
 
 def folded(arrays: Mapping[str, np.ndarray]) -> Params:

@@ -4,7 +4,6 @@ d(a, b) = sum_l mean_hw sum_c w_lc (n_lc(a) - n_lc(b))^2,  n_l VGG16's l-th feat
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ from etils import epath
 
 from cm_jax.errors import UserError, one_of
 from cm_jax.networks.layers import conv
-from cm_jax.storage.weights import load_arrays, save_arrays
+from cm_jax.storage.weights import check_arrays, load_arrays, save_arrays
 from cm_jax.types import Array, Params
 
 # torchvision's numbers of VGG16's convolutions by block; a block ends at a tap (relu1_2, 2_2, 3_3, 4_3, 5_3),
@@ -156,14 +155,7 @@ def check(arrays: dict[str, np.ndarray], where: str) -> None:
   Raises:
     UserError: Names the first array that is missing, left over, of another shape, or not finite.
   """
-  wanted = shapes()
-  for name in sorted(wanted.keys() | arrays.keys()):
-    have = arrays[name].shape if name in arrays else "missing"
-    if have != wanted.get(name):
-      expected = f"shape {wanted[name]}" if name in wanted else "no such array"
-      raise UserError(f"{where}: {name}", have, expected)
-    if not math.isfinite(float(np.abs(arrays[name]).max())):
-      raise UserError(f"{where}: {name}", "not finite", "finite numbers")
+  check_arrays(arrays, shapes(), where)
 
 
 def save(path: epath.PathLike, arrays: dict[str, np.ndarray], about: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ Parameters are float32, their names joined with "/".
 
 import dataclasses
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -225,6 +226,30 @@ def load_arrays(path: epath.PathLike, field: str, sha256: str | None = None) -> 
   except (OSError, ValueError, KeyError, struct.error, safetensors.SafetensorError) as error:
     expected = f"a readable safetensors file ({type(error).__name__}: {error})"
     raise UserError(field, str(path), expected) from None
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+  """Check names and shapes of a set of weights.
+
+  Args:
+    arrays: By name.
+    wanted: The shape of every one.
+    where: What they are of, for the error.
+
+  Raises:
+    UserError: Names the first array that is missing, left over, of another shape, or not finite.
+
+  >>> check_arrays({"a": np.zeros(3)}, {"a": (2,)}, "weights")
+  Traceback (most recent call last):
+  cm_jax.errors.UserError: weights: a = (3,): expected shape (2,)
+  """
+  for name in sorted(wanted.keys() | arrays.keys()):
+    have = arrays[name].shape if name in arrays else "missing"
+    if have != wanted.get(name):
+      expected = f"shape {wanted[name]}" if name in wanted else "no such array"
+      raise UserError(f"{where}: {name}", have, expected)
+    if not math.isfinite(float(np.abs(arrays[name]).max())):
+      raise UserError(f"{where}: {name}", "not finite", "finite numbers")
 
 
 def _read_info(path: epath.Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar
@@ -19,11 +17,10 @@ from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import DAMAGE, UserError
+from cm_jax.evaluation.features import stored
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
 from cm_jax.networks.classifier import SmallClassifier
 from cm_jax.sampling.generate import local_mesh, replicate
-from cm_jax.storage import bounded, whole
-from cm_jax.storage.weights import flatten, unflatten
 from cm_jax.types import Array, Params
 
 _BATCH = 256  # of the feature passes: their last batch is padded to it, so that one size is compiled
@@ -128,13 +125,7 @@ class ClassifierFeatures:
   @functools.cached_property
   def hash(self) -> str:
     """Sha256 of the weights, as stored: `features_hash` in records."""
-    return hashlib.sha256(self._weights()).hexdigest()
-
-  def _weights(self) -> bytes:
-    import safetensors.numpy
-
-    flat = sorted(flatten(self.params).items())
-    return safetensors.numpy.save({name: np.asarray(value, np.float32) for name, value in flat})
+    return stored.sha256(self.params)
 
 
 def train_features(
@@ -192,11 +183,8 @@ def save_features(folder: epath.PathLike, features: ClassifierFeatures) -> None:
   Raises:
     UserError: The place cannot be written, or the disk is full.
   """
-  place = epath.Path(folder)
-  (place / "features.json").unlink(missing_ok=True)
   info = {name: getattr(features, name) for name in ("num_classes", "scale", "accuracy", "seed", "name")}
-  whole.write(place / "features.safetensors", features._weights())
-  whole.write(place / "features.json", json.dumps({**info, "sha256": features.hash}, indent=2) + "\n")
+  stored.write(folder, features.params, info)
 
 
 def load_classifier(folder: epath.PathLike) -> ClassifierFeatures:
@@ -205,18 +193,8 @@ def load_classifier(folder: epath.PathLike) -> ClassifierFeatures:
   Raises:
     UserError: Missing, incomplete or altered files.
   """
-  import safetensors.numpy
-
-  described = epath.Path(folder) / "features.json"
-  if not described.exists():
-    expected = "what train-features writes: it makes them from digits, or from labelled images of yours"
-    raise UserError(str(described), "no such file", expected)
-  info = bounded.read_object(described, "features written by cm_jax")
+  params, info = stored.read(folder)
   try:
-    weights = whole.read(epath.Path(folder) / "features.safetensors")
-    if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
-      raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")
-    return ClassifierFeatures(params=unflatten(safetensors.numpy.load(weights)), **info)
-  except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
-    found = f"{type(error).__name__}: {error}"
-    raise UserError(str(described), found, "features written by cm_jax") from error
+    return ClassifierFeatures(params=params, **info)
+  except DAMAGE as error:
+    raise stored.damaged(folder, error) from error

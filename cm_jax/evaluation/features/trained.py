@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
@@ -18,12 +16,12 @@ from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import DAMAGE, UserError
+from cm_jax.evaluation.features import stored
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
 from cm_jax.evaluation.features.classifier import ClassifierFeatures, load_classifier
 from cm_jax.networks.resnet import ResNet, widths_for
 from cm_jax.sampling.generate import local_mesh, replicate
-from cm_jax.storage import bounded, whole
-from cm_jax.storage.weights import flatten, unflatten
+from cm_jax.storage.weights import flatten
 from cm_jax.types import Array, Params
 
 NETWORK = "resnet"  # in features.json; what has no network there is the digits' small classifier
@@ -88,13 +86,7 @@ class TrainedFeatures:
   @functools.cached_property
   def hash(self) -> str:
     """Sha256 of the weights, as stored: `features_hash` in records."""
-    return hashlib.sha256(self._weights()).hexdigest()
-
-  def _weights(self) -> bytes:
-    import safetensors.numpy
-
-    flat = sorted(flatten(self.params).items())
-    return safetensors.numpy.save({name: np.asarray(value, np.float32) for name, value in flat})
+    return stored.sha256(self.params)
 
   def save(self, folder: epath.PathLike) -> None:
     """Write `features.safetensors` and, last, `features.json`: the pair is whole if the second is there.
@@ -102,12 +94,9 @@ class TrainedFeatures:
     Raises:
       UserError: The place cannot be written, or the disk is full.
     """
-    place = epath.Path(folder)
-    (place / "features.json").unlink(missing_ok=True)
-    info = {"network": NETWORK, **{name: getattr(self, name) for name in _STORED}, "sha256": self.hash}
+    info = {"network": NETWORK, **{name: getattr(self, name) for name in _STORED}}
     lists = {"image_shape": list(self.image_shape), "class_names": list(self.class_names)}
-    whole.write(place / "features.safetensors", self._weights())
-    whole.write(place / "features.json", json.dumps({**info, **lists}, indent=2) + "\n")
+    stored.write(folder, self.params, {**info, **lists})
 
 
 def train_resnet(
@@ -215,35 +204,24 @@ def load_trained(folder: epath.PathLike) -> TrainedFeatures | ClassifierFeatures
   Raises:
     UserError: Missing, incomplete or altered files, weights of another network than is stated.
   """
-  import safetensors.numpy
-
-  described = epath.Path(folder) / "features.json"
-  expected = "features written by cm_jax"
-  info = bounded.read_object(described, expected) if described.exists() else {}
+  params, info = stored.read(folder)
   if "network" not in info:
     return load_classifier(folder)
+  described = epath.Path(folder) / "features.json"
   if (network := info.pop("network")) != NETWORK:
     raise UserError(f"{described}: network", network, NETWORK)
   try:
-    weights = whole.read(epath.Path(folder) / "features.safetensors")
-    if hashlib.sha256(weights).hexdigest() != info.pop("sha256"):
-      raise UserError(str(folder), "features.safetensors", "the weights whose sha256 features.json states")
     height, width, channels = shape = tuple(info.pop("image_shape"))
     names = tuple(info.pop("class_names"))
     if not all(type(size) is int and size > 0 for size in (*shape, info["num_classes"])):
       raise UserError(
         f"{described}: image_shape, num_classes", [*shape, info["num_classes"]], "whole numbers"
       )
-    found = TrainedFeatures(
-      params=unflatten(safetensors.numpy.load(weights)),
-      image_shape=(height, width, channels),
-      class_names=names,
-      **info,
-    )
+    found = TrainedFeatures(params=params, image_shape=(height, width, channels), class_names=names, **info)
     _check_weights(found, str(folder))
     return found
-  except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
-    raise UserError(str(described), f"{type(error).__name__}: {error}", expected) from error
+  except DAMAGE as error:
+    raise stored.damaged(folder, error) from error
 
 
 def _check_weights(features: TrainedFeatures, folder: str) -> None:
