@@ -72,6 +72,8 @@ def keys_at(config: ml_collections.ConfigDict, path: Sequence[str]) -> dict[str,
   registry: Mapping[str, Any] = COMPONENTS.get(path[-1], {}) if path else {}
   if len(path) == 1:
     registry = NAMED.get(path[0], registry)
+  elif len(path) == 2 and path[0] == "averages":  # whose names are the config's own
+    registry = DECAYS
   if registry and (section is None or isinstance(section, str)):
     section = ml_collections.ConfigDict({"name": section})
   if not isinstance(section, ml_collections.ConfigDict):

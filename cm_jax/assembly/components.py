@@ -42,6 +42,8 @@ COMPONENTS: dict[str, Mapping[str, Callable]] = {
   "drift": DRIFTS,
 }
 FUNCTIONS: dict[str, Mapping[str, Any]] = {"solver": SOLVERS, "weight": WEIGHTS}
+# Said of a field that a section's component has not: a section may be of another component than its file's.
+OTHERS = "; a section given as a name alone has no fields of another component"
 # What assembly passes by itself: no keys of a config. `parent` and `name` are Flax's own.
 GIVEN = ("noise", "domain", "length", "rule", "parent", "name")
 Section = str | Mapping[str, Any] | ml_collections.ConfigDict | ml_collections.FrozenConfigDict
@@ -119,7 +121,7 @@ def call(factory: Callable, section: Any, path: str, batch_size: int = 1, **give
   for key, value in dict(section).items():
     where = f"{path}.{key}"
     if key not in options:
-      raise UserError(where, value, one_of(options, key))
+      raise UserError(where, value, one_of(options, key) + (OTHERS if path.count(".") == 1 else ""))
     if value is None and key in COMPONENTS and parameters[options[key]].default is not None:
       raise UserError(where, None, one_of(COMPONENTS[key], ""))
     arguments[options[key]] = _option(key, value, where, batch_size, given)

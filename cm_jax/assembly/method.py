@@ -12,7 +12,7 @@ from cm_jax import config as config_lib
 from cm_jax import outside
 from cm_jax.assembly.checks import check_augment, check_keys, check_length, check_needs, check_run
 from cm_jax.assembly.complete import complete
-from cm_jax.assembly.components import call, construct, options_of, split, steps
+from cm_jax.assembly.components import OTHERS, call, construct, options_of, split, steps
 from cm_jax.assembly.data import framing_of
 from cm_jax.assembly.models import build_network
 from cm_jax.assembly.tuned import tuned_levels
@@ -104,7 +104,7 @@ def make_parts(config: ml_collections.ConfigDict) -> Parts:
   name, fields = split(NETWORKS, config.network, "config.network")
   for key in fields:
     if key not in (known := options_of(NETWORKS[name])):
-      raise UserError(f"config.network.{key}", fields[key], one_of(known, key))
+      raise UserError(f"config.network.{key}", fields[key], one_of(known, key) + OTHERS)
   domain = construct(PRECONDS, config.precond, "config.precond", noise=noise).domain
   averages = {
     name: construct(DECAYS, section, f"config.averages.{name}", batch_size)

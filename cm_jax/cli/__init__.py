@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from absl import flags as absl_flags
 
 from cm_jax.cli import flags, memory, signals
-from cm_jax.cli.arguments import at_home, is_override, joined, underscored
+from cm_jax.cli.arguments import at_home, is_override, joined, spelled
 from cm_jax.errors import UserError, one_of
 from cm_jax.training import peers
 from cm_jax.version import __version__
@@ -163,10 +163,11 @@ SUBCOMMANDS = {
 
 def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> None:
   try:
-    left = values([name, *(underscored(argument, values) for argument in arguments)])
+    left = values([name, *(spelled(argument, values) for argument in arguments)])
   except absl_flags.UnrecognizedFlagError as error:
     given = f"--{error.flagname}"
-    raise UserError(given, error.flagvalue, one_of([f"--{flag}" for flag in values], given)) from None
+    value = str(error.flagvalue).removeprefix(given).removeprefix("=")  # absl repeats the flag
+    raise UserError(given, value, one_of([f"--{flag}" for flag in values], given)) from None
   except absl_flags.Error as error:
     raise UserError("flags", " ".join(arguments), str(error)) from None
   if len(left) > 1:

@@ -37,16 +37,23 @@ def joined(arguments: Sequence[str]) -> list[str]:
   return found
 
 
-def underscored(argument: str, known: Iterable[str]) -> str:
-  """Return a flag with hyphens as the one that has underscores, if there is such a one.
+def spelled(argument: str, known: Iterable[str]) -> str:
+  """Return a flag as it is defined, whichever of hyphens and underscores its name is typed with.
 
-  >>> underscored("--all-checkpoints", ["all_checkpoints"]), underscored("--a-b=1-2", ["ab"])
+  >>> spelled("--all-checkpoints", ["all_checkpoints"]), spelled("--a-b=1-2", ["ab"])
   ('--all_checkpoints', '--a-b=1-2')
+  >>> spelled("--sigma_rel=0_1", ["sigma-rel"]), spelled("--noskip_it", ["skip-it"])
+  ('--sigma-rel=0_1', '--noskip-it')
   """
   name, sign, value = argument.partition("=")
-  flag = name.removeprefix("--").replace("-", "_")
-  fits = name.startswith("--") and flag in known
-  return f"--{flag}{sign}{value}" if fits else argument
+  if not name.startswith("--"):
+    return argument
+  flags = {flag.replace("-", "_"): flag for flag in known}
+  typed = name.removeprefix("--").replace("-", "_")
+  for prefix in ("", "no"):
+    if typed.startswith(prefix) and (flag := flags.get(typed.removeprefix(prefix))):
+      return f"--{prefix}{flag}{sign}{value}"
+  return argument
 
 
 def at_home(argument: str) -> str:

@@ -134,8 +134,9 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
   replaces.
 
   A key need not be in the config itself: any field of a component can be set, also of one that an argument
-  before it chose (`--config.objective=consistency --config.objective.drift=monte_carlo`). Another `name` for
-  a section leaves what the section says beside it.
+  before it chose (`--config.objective=consistency --config.objective.drift=monte_carlo`), or be a new average
+  or number of evaluations (`--config.averages.wide=power`). Another `name` for a section leaves what the
+  section says beside it; another section, `--config.network=dit`, does not.
 
   Raises:
     UserError: A key that is not there, naming the nearest one; a value of another type.
@@ -147,20 +148,39 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
     keys = path.split(".")[1:]
     section: Any = whole
     for depth, key in enumerate(keys):
-      if key not in (known := keys_at(whole, keys[:depth])):
-        raise UserError(f"--{path}", text, one_of(known, key))
-      section = known[key]
-    value = _parsed(whole, argument, section, text)
+      known = keys_at(whole, keys[:depth])
+      is_new = depth == 1 and keys[0] in OPEN and (len(keys) == 2 or keys[2:] == ["name"])
+      if key not in known and not is_new:
+        raise UserError(f"--{path}", text, _elsewhere(whole, keys) or one_of(known, key))
+      section = known.get(key)
+    value = _parsed(argument, section, text)
     outside.allow(value)
     _set(result, keys, value)
     whole = complete(result)  # another component has other keys
   return result
 
 
-def _parsed(whole: ml_collections.ConfigDict, argument: str, old: Any, text: str) -> Any:
+# Sections whose keys are names of one's own: of averages, and numbers of network evaluations.
+OPEN = ("averages", "sigmas_by_nfe")
+
+
+def _elsewhere(whole: ml_collections.ConfigDict, keys: Sequence[str]) -> str:
+  """Say where a key is that was looked for in another place; nothing, if there is no one such place.
+
+  >>> _elsewhere(ml_collections.ConfigDict({"optimizer": {"b1": 0.9}}), ["b1"])
+  "'config.optimizer.b1' (did you mean it?)"
+  """
+  found = [path for path in flat(whole.to_dict()) if path.endswith("." + ".".join(keys))]
+  return f"{'config.' + found[0]!r} (did you mean it?)" if len(found) == 1 else ""
+
+
+def _parsed(argument: str, old: Any, text: str) -> Any:
   """Return the value that an argument gives a key, read as config_flags reads it."""
-  if isinstance(old, ml_collections.ConfigDict) and "name" in old:  # another component, by its name alone
-    is_inner = argument.partition("=")[0].count(".") > 1  # at the top level a section stays a section
+  field = argument.partition("=")[0]
+  if isinstance(old, ml_collections.ConfigDict) and "name" in old:  # another component
+    if text.lstrip().startswith("{"):
+      return _component(field, text)
+    is_inner = field.count(".") > 1  # at the top level a section stays a section
     return text if is_inner else ml_collections.ConfigDict({"name": text})
   if old is None:  # config_flags cannot tell what it is to be
     try:
@@ -168,18 +188,34 @@ def _parsed(whole: ml_collections.ConfigDict, argument: str, old: Any, text: str
     except (ValueError, SyntaxError):
       return text
   values = flags.FlagValues()
+  # Under a name that it can read: numbers, keys of sigmas_by_nfe, are none to it.
+  alone, holder = ml_collections.ConfigDict({"value": old}), f"--config.value={text}"
   try:
-    holder = config_flags.DEFINE_config_dict(
-      "config", whole, flag_values=values, sys_argv=["cm_jax", argument]
-    )
-    values(["cm_jax", argument])
-    value: Any = holder.value
-    for key in argument.lstrip("-").partition("=")[0].split(".")[1:]:
-      value = value[key]
+    config_flags.DEFINE_config_dict("config", alone, flag_values=values, sys_argv=["cm_jax", holder])
+    values(["cm_jax", holder])
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    reason = str(error).partition(f"{argument}: ")[2] or str(error)  # absl repeats the flag
-    raise UserError(argument.partition("=")[0], text, f"a value such as {old!r} ({reason})") from None
+    reason = str(error).partition(f"{holder}: ")[2] or str(error)  # absl repeats the flag
+    raise UserError(field, text, f"a value such as {old!r} ({reason})") from None
+  value: Any = alone.value
   return value
+
+
+def _component(field: str, text: str) -> ml_collections.ConfigDict:
+  """Return a component's section as a person types it.
+
+  Raises:
+    UserError: No section.
+
+  >>> _component("--config.network", "{'name': 'dit', 'patch_size': 4}").patch_size
+  4
+  """
+  try:
+    section = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    section = None
+  if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+    raise UserError(field, text, 'a name, or a section such as \'{"name": "teacher"}\'')
+  return ml_collections.ConfigDict(section)
 
 
 def _set(config: ml_collections.ConfigDict, keys: Sequence[str], value: Any) -> None:

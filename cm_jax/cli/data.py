@@ -89,14 +89,13 @@ def main(values: flags.FlagValues) -> None:
 def described(split: "Prepared") -> list[str]:
   """Return what there is to know of a split, line by line."""
   counts = np.bincount(split.labels[split.labels >= 0], minlength=split.num_classes)
-  classes = "no labels"
+  classes, number = "no labels", f"{split.num_classes} classes"
   if split.num_classes:
-    balance = f"{counts.min()} to {counts.max()} images each, median {np.median(counts):g}"
-    classes = f"{split.num_classes} classes, {balance}"
+    classes = f"{number}, {counts.min()} to {counts.max()} images each, median {np.median(counts):g}"
   enlarged = f", {split.enlarged} of them smaller before" if split.enlarged else ""
   shape = "x".join(map(str, split.shape))
   images = f"{len(split.labels)} images of {shape}{enlarged}; {len(split.skipped)} skipped"
-  about = [f"  {line}" for line in split.told]
+  about = [f"  {line}" for line in split.told if line != number]  # where the classes have no names
   return [f"{split.spec}: {images}", f"  {classes}", *about, f"  fingerprint {split.fingerprint}"]
 
 

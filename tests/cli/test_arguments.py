@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from cm_jax import cli, errors
+from cm_jax.assembly.method import assemble
 from cm_jax.cli import config_flags, environment
 from cm_jax.version import __version__
 
@@ -109,3 +110,51 @@ def test_a_number_of_steps_behind_a_config_that_takes_no_argument(tmp_path):
   for wrong in ("x", "0", "-3", "1.5", "1e3"):
     with pytest.raises(errors.UserError, match=rf"--config = .*:{wrong}: expected .* a number of steps"):
       config_flags.read_file(f"{CONFIGS}/digits_ect.py:{wrong}")
+
+
+def overridden(*arguments: str, name: str = "digits_cd"):
+  config = config_flags.read_file(f"{CONFIGS}/{name}.py")
+  return config_flags.override(config, [f"--config.{argument}" for argument in arguments])
+
+
+def test_a_component_is_given_by_name_or_as_a_section():
+  network = overridden("network={'name': 'dit', 'patch_size': 4}", "network.depth=2").network.to_dict()
+  assert network == {"name": "dit", "patch_size": 4, "depth": 2}
+  assert overridden('network={"name": "teacher"}').network.to_dict() == {"name": "teacher"}
+  assert overridden("objective.distance={'name': 'pseudo_huber', 'c': 0.07}").objective.distance.c == 0.07
+  assert overridden("optimizer.name=adamw").optimizer.learning_rate  # stays, as it is a field of both
+  named = overridden("network.name=edm2")  # with the fields of the one before
+  with pytest.raises(
+    errors.UserError, match=r"config.network.\w+ = .*; a section given as a name alone has no"
+  ):
+    assemble(named, (8, 8, 1), 0)
+  for wrong in ("{'patch_size': 4}", "{dit", "{'name': 3}", "{1, 2}"):
+    with pytest.raises(errors.UserError, match="--config.network = .*a name, or a section such as"):
+      overridden(f"network={wrong}")
+
+
+def test_what_dry_run_lists_can_be_set():
+  levels = overridden("sigmas_by_nfe.2=(80.0, 1.1)", "sigmas_by_nfe.4=80,9,2,0.5").sigmas_by_nfe
+  assert levels.to_dict() == {"2": (80.0, 1.1), "4": (80, 9, 2, 0.5)}
+  averages = overridden("averages.wide=power", "averages.wide.sigma_rel=0.15", "averages.ema.mu=0.9").averages
+  assert averages.wide.to_dict() == {"name": "power", "sigma_rel": 0.15} and averages.ema.mu == 0.9
+  for wrong in ("averages.emma.mu=0.9", "sigmas_by_nfe.3.x=1", "data.new=1"):
+    with pytest.raises(errors.UserError, match="expected"):
+      overridden(wrong)
+
+
+def test_a_key_that_stands_elsewhere_is_named_with_its_place():
+  with pytest.raises(errors.UserError, match="learning_rate = 1: expected 'config.optimizer.learning_rate'"):
+    overridden("learning_rate=1")
+  with pytest.raises(errors.UserError, match=r"--config.name = x: expected one of: accumulation"):
+    overridden("name=x")  # many have one
+
+
+@pytest.mark.parametrize("flag", ["--skip-corrupt", "--skip_corrupt", "--noskip_corrupt"])
+def test_flags_are_typed_with_hyphens_or_underscores(capsys, flag):
+  assert "--source = : expected" in said(capsys, "data", "prepare", flag)
+
+
+def test_an_unknown_flag_is_told_with_its_value_alone(capsys):
+  for flag, shown in (("--workdr=a/b=c", "a/b=c"), ("--workdr", "")):
+    assert f" --workdr = {shown}: expected '--workdir'" in said(capsys, "train", flag)

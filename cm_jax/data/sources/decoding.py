@@ -186,7 +186,9 @@ def _webp_size(data: bytes) -> int:
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
-  return UserError(name, f"unreadable: {error}", f"a whole file, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+  expected = f"a whole file, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+  remedy = "a data set may leave it out: config.data.skip_corrupt, data prepare --skip-corrupt"
+  return UserError(name, f"unreadable: {error}", f"{expected} ({remedy})")
 
 
 def _pixels(opened: Any, data: bytes, name: str, alpha: str) -> np.ndarray:
