@@ -57,7 +57,7 @@ def _fill_in(resolved: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> 
   is_its_data = resolved.data.source == stored.get("data", {}).get("source")
   for section, key, open_value in opened:
     if section == "data" and not is_its_data:
-      continue  # moved data says the same itself; of another run's `check_same_run` says that it is not this one's
+      continue  # moved data says the same itself, and `check_same_run` says of other data that it is other
     value = stored.get(section, {}).get(key)
     is_folder = key == "step" and weights.is_weights_folder(resolved[section].path or ".")  # has no steps
     if value is not None and resolved[section][key] == open_value and not is_folder:

@@ -70,7 +70,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
     "resize",
     False,
-    "Crop to a square and resize the input to the model's size; to grey, if its images are.",
+    "Crop to a square and resize the input to the model's size; to grey or colour, as its images are.",
     flag_values=values,
   )
   flags.DEFINE_list(
@@ -194,12 +194,14 @@ def read_image(path: epath.Path, shape: tuple[int, int, int], values: flags.Flag
 
   image = decode(read_file(str(path)), str(path))
   height, width, channels = shape
-  if values.task == "colorize" and channels == 3 and image.shape[2] == 1:
+  if (values.task == "colorize" or values.resize) and channels == 3 and image.shape[2] == 1:
     image = image.repeat(3, axis=2)
   if values.resize and channels == 1 and image.shape[2] == 3:
     image = np.rint(image @ np.array(LUMINANCE) / sum(LUMINANCE)).astype(np.uint8)[..., None]
   if image.shape[2] != channels:
-    raise UserError(str(path), f"{image.shape[2]} channels", f"{channels}, as the model's images")
+    raise UserError(
+      str(path), f"{image.shape[2]} channels", f"{channels}, as the model's images (or --resize)"
+    )
   factor = values.factor
   if values.task == "superres" and factor > 1 and image.shape[:2] == (height // factor, width // factor):
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)  # its pixels are the means that are known
