@@ -187,8 +187,7 @@ def _webp_size(data: bytes) -> int:
 
 def _unreadable(name: str, error: Exception) -> UserError:
   expected = f"a whole file, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-  remedy = "a data set may leave it out: config.data.skip_corrupt, data prepare --skip-corrupt"
-  return UserError(name, f"unreadable: {error}", f"{expected} ({remedy})")
+  return UserError(name, f"unreadable: {error}", f"{expected} (skip_corrupt leaves such out of a data set)")
 
 
 def _pixels(opened: Any, data: bytes, name: str, alpha: str) -> np.ndarray:
