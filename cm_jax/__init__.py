@@ -29,6 +29,7 @@ _PUBLIC = {
   "cm_jax.evaluation.bits": ("bits",),
   "cm_jax.evaluation.evaluate": ("evaluate", "evaluate_images"),
   "cm_jax.evaluation.search": ("search",),
+  "cm_jax.models": ("Experiment", "Method", "Model"),
   "cm_jax.networks": ("NETWORKS",),
   "cm_jax.objectives": ("OBJECTIVES",),
   "cm_jax.sampling": ("SAMPLERS",),
@@ -46,8 +47,8 @@ _PUBLIC = {
   "cm_jax.storage.weights": ("save_weights",),
   "cm_jax.training.loop": ("train",),
   "cm_jax.types": (
-    *("Condition", "Denoiser", "Experiment", "FlowMap", "Method", "Model", "NoiseRange", "Objective"),
-    *("Preconditioned", "Sampler", "TrainState"),
+    *("Condition", "Denoiser", "FlowMap", "NoiseRange", "Objective", "Preconditioned", "Sampler"),
+    "TrainState",
   ),
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -8,7 +8,7 @@ import types
 
 from cm_jax import assembly
 from cm_jax.assembly import build, build_network, call, construct, load_model, steps
-from cm_jax.types import Experiment
+from cm_jax.models import Experiment
 
 __all__ = ["build", "build_network", "call", "construct", "load_model", "steps"]
 

@@ -7,7 +7,7 @@ import ml_collections
 from cm_jax.assembly.components import component_name, construct
 from cm_jax.diffusion.precision import rounding
 from cm_jax.diffusion.precond import PRECONDS, anchored
-from cm_jax.types import Method
+from cm_jax.models import Method
 
 SHOWS = 0.5  # of the difference that a loss compares, above sigma = 1: more of it rounding than this is told
 

@@ -14,7 +14,8 @@ from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of
 from cm_jax.evaluation.metrics import METRICS
-from cm_jax.types import Model, Needs, Preconditioned
+from cm_jax.models import Model
+from cm_jax.types import Needs, Preconditioned
 
 # Of config.run: 0 switches off, or is no bound
 MAY_BE_ZERO = ("num_steps", "keep_every", "num_samples", "snapshot_every", "diagnose_every", "data_workers")

@@ -15,11 +15,12 @@ from cm_jax.assembly.mismatches import MAY_DIFFER, TRAINING_ONLY, mismatches
 from cm_jax.assembly.models import build_network, check_shapes, load_model, network_of
 from cm_jax.assembly.resume import check_same_run
 from cm_jax.errors import UserError, renamed, within
+from cm_jax.models import Experiment, Method, Model
 from cm_jax.sampling.images import sample
 from cm_jax.training import sharding
 from cm_jax.training.layout import check_rules, read_rules
 from cm_jax.training.step import init_state
-from cm_jax.types import Experiment, Method, Model, Params
+from cm_jax.types import Params
 
 # Fields of a network whose layers start without effect, so that weights without them will do.
 ADDED = ("second_time", "guidance_embedding")

@@ -21,13 +21,14 @@ from cm_jax.data.preprocess import Preprocess
 from cm_jax.diffusion.precision import check_precision
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of, within
+from cm_jax.models import Method
 from cm_jax.networks import NETWORKS, frozen
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling import SAMPLERS
 from cm_jax.training.averages.decays import DECAYS
 from cm_jax.training.optim import OPTIMIZERS, Optimizer
 from cm_jax.training.step import init_state
-from cm_jax.types import Array, Decay, Method, Needs, NoiseRange, Objective, Params, Sampler
+from cm_jax.types import Array, Decay, Needs, NoiseRange, Objective, Params, Sampler
 
 
 class Parts(NamedTuple):

@@ -16,8 +16,9 @@ from cm_jax.assembly.components import component_name
 from cm_jax.config import plain_json
 from cm_jax.diffusion.precond import anchored
 from cm_jax.errors import UserError
+from cm_jax.models import Method, Model
 from cm_jax.networks import NETWORKS
-from cm_jax.types import Method, Model, NoiseRange, Precond
+from cm_jax.types import NoiseRange, Precond
 
 # Of config.network: no matter to one that teaches or is started from, and what such a one has.
 TRAINING_ONLY = {

@@ -21,6 +21,7 @@ from cm_jax.data.sources import is_code
 from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, damage_told, one_of, within
+from cm_jax.models import Model, drops_labels
 from cm_jax.networks import NETWORKS, as_net, init_params
 from cm_jax.networks.base import sizes_of
 from cm_jax.notices import notice
@@ -28,7 +29,7 @@ from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling.images import sample
 from cm_jax.storage import run, weights
 from cm_jax.training.checkpoint import CheckpointStore, Damaged
-from cm_jax.types import KINDS, Array, Model, NoiseRange, Params, drops_labels
+from cm_jax.types import KINDS, Array, NoiseRange, Params
 
 
 def build_network(

@@ -15,9 +15,10 @@ from cm_jax.benchmark.cases import BASE, CASES, Case, Workload, case_of, config_
 from cm_jax.benchmark.records import Column, text
 from cm_jax.benchmark.timing import excess, ratio
 from cm_jax.evaluation.timing import in_turns
+from cm_jax.models import Method
 from cm_jax.networks import kernels
 from cm_jax.training.step import init_state, make_train_step
-from cm_jax.types import Array, Batch, Method
+from cm_jax.types import Array, Batch
 
 # For programs that are looked at, not run.
 QUICK: dict[str, Any] = {

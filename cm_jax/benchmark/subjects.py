@@ -10,7 +10,7 @@ from cm_jax.assembly import assemble, build_network, load_model, model_of
 from cm_jax.benchmark.cases import BASE, CASES, WORKLOADS, Workload, config_of
 from cm_jax.benchmark.plan.setting import images_of
 from cm_jax.config import plain_json
-from cm_jax.types import Model
+from cm_jax.models import Model
 
 
 @dataclasses.dataclass(frozen=True)

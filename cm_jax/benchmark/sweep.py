@@ -17,11 +17,12 @@ from cm_jax.benchmark.plan.flops import count
 from cm_jax.benchmark.subjects import Subject
 from cm_jax.diffusion.grids import karras_levels
 from cm_jax.errors import UserError
+from cm_jax.models import Model
 from cm_jax.sampling.choose import own_multistep
 from cm_jax.sampling.generate import balanced_labels, make_generator
 from cm_jax.sampling.multistep import Multistep
 from cm_jax.sampling.ode import Heun
-from cm_jax.types import Model, Sampler
+from cm_jax.types import Sampler
 
 # name of the other, batch size, sampler or None for a train step -> call that waits for its result
 Beside = Callable[[Subject, int, Sampler | None], dict[str, Callable[[], None]]]

@@ -20,7 +20,7 @@ from cm_jax.errors import UserError
 from cm_jax.storage import whole
 
 if TYPE_CHECKING:
-  from cm_jax.types import Model
+  from cm_jax.models import Model
 
 
 def define(values: flags.FlagValues) -> None:

@@ -21,8 +21,8 @@ from cm_jax.errors import UserError
 if TYPE_CHECKING:
   from etils import epath
 
+  from cm_jax.models import Model
   from cm_jax.training.averages.snapshots import Snapshot
-  from cm_jax.types import Model
 
 
 def define(values: flags.FlagValues) -> None:

@@ -35,7 +35,7 @@ from cm_jax.storage.whole import check_writable
 
 if TYPE_CHECKING:
   from cm_jax.evaluation.evaluate import Measured
-  from cm_jax.types import Model
+  from cm_jax.models import Model
 
 # Fields of a convention that have a flag of their own.
 CHOICES = (

@@ -11,7 +11,8 @@ from cm_jax.cli import signals
 from cm_jax.errors import UserError, renamed
 
 if TYPE_CHECKING:
-  from cm_jax.types import Model, Sampler
+  from cm_jax.models import Model
+  from cm_jax.types import Sampler
 
 
 def start(agree_on_the_end: bool = False) -> None:

@@ -8,8 +8,8 @@ import ml_collections
 from cm_jax.cli.flags import counted
 
 if TYPE_CHECKING:
+  from cm_jax.models import Experiment
   from cm_jax.training.goodput import Goodput
-  from cm_jax.types import Experiment
 
 
 def described(experiment: "Experiment", step: int = 0) -> list[str]:

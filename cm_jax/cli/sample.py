@@ -26,7 +26,8 @@ from cm_jax.notices import notice
 from cm_jax.storage import whole
 
 if TYPE_CHECKING:
-  from cm_jax.types import Model, Sampler
+  from cm_jax.models import Model
+  from cm_jax.types import Sampler
 
 
 def define(values: flags.FlagValues) -> None:

@@ -29,8 +29,9 @@ from cm_jax.training.goodput import Goodput
 if TYPE_CHECKING:
   import ml_collections
 
+  from cm_jax.models import Experiment
   from cm_jax.training.loop import Hook, Measure
-  from cm_jax.types import Experiment, TrainState
+  from cm_jax.types import TrainState
 
 
 def define(values: flags.FlagValues) -> None:

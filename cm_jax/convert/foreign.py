@@ -14,10 +14,11 @@ from cm_jax.convert.readers.pickles import Refused
 from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.precond import PRECONDS
 from cm_jax.errors import UserError, one_of
+from cm_jax.models import Model
 from cm_jax.networks import NETWORKS, as_net, init_params
 from cm_jax.networks.base import sizes_of
 from cm_jax.storage import weights
-from cm_jax.types import KINDS, Model, NoiseRange
+from cm_jax.types import KINDS, NoiseRange
 
 # fields that follow from image_shape and num_classes, and so are not part of a network's config
 _STRUCTURAL = ("img_resolution", "in_channels", "label_dim", "name", "parent")

@@ -16,11 +16,12 @@ from cm_jax.errors import UserError
 from cm_jax.evaluation import records
 from cm_jax.evaluation.real import open_like_own
 from cm_jax.evaluation.records import Record
+from cm_jax.models import Model
 from cm_jax.sampling.choose import known_kind
 from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.sampling.likelihood import Likelihood, bits_per_dim, dequantize
 from cm_jax.storage.run import RunFolder
-from cm_jax.types import Array, Condition, Model, Params, Source
+from cm_jax.types import Array, Condition, Params, Source
 
 
 def bits(

@@ -14,9 +14,10 @@ from cm_jax.evaluation.collecting import collect
 from cm_jax.evaluation.conventions import convention
 from cm_jax.evaluation.real import Sources
 from cm_jax.evaluation.subjects import check_model
+from cm_jax.models import Model
 from cm_jax.sampling.choose import choose_samplers
 from cm_jax.sampling.generate import generate, make_generator
-from cm_jax.types import Model, Params, Sampler
+from cm_jax.types import Params, Sampler
 
 
 def sampler_of(model: Model, own: Sampler, nfe: int) -> Sampler:

@@ -23,9 +23,10 @@ from cm_jax.evaluation.recording import Recorder
 from cm_jax.evaluation.records import Record
 from cm_jax.evaluation.subjects import Sampled, check_model, given_images
 from cm_jax.evaluation.timing import in_turns
+from cm_jax.models import Model
 from cm_jax.sampling.generate import generate, local_mesh, make_generator
 from cm_jax.sampling.guidance import check_guidance
-from cm_jax.types import Model, Sampler
+from cm_jax.types import Sampler
 
 
 class Measured(NamedTuple):

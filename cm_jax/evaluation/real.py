@@ -26,8 +26,9 @@ from cm_jax.evaluation.references import (
   read_statistics,
   save_statistics,
 )
+from cm_jax.models import Model
 from cm_jax.storage.downloads import NoCache, cache_folder
-from cm_jax.types import Model, Source
+from cm_jax.types import Source
 
 
 class Sources(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any
 from etils import epath
 
 from cm_jax.errors import UserError
+from cm_jax.models import Model
 from cm_jax.storage import lines
-from cm_jax.types import Model
 from cm_jax.version import __version__
 
 

@@ -14,12 +14,13 @@ from etils import epath
 from cm_jax.diffusion.pixels import is_latent
 from cm_jax.errors import UserError
 from cm_jax.evaluation.records import computed_in, origin, provenance
+from cm_jax.models import Model
 from cm_jax.sampling.choose import choose_samplers, known_kind, listed, sampler_name
 from cm_jax.sampling.generate import generate_all, make_generator
 from cm_jax.storage import whole
 from cm_jax.storage.sheets import save_sheet
 from cm_jax.storage.tables import markdown_table
-from cm_jax.types import Model, Sampler
+from cm_jax.types import Sampler
 
 
 class Row(NamedTuple):

@@ -18,13 +18,14 @@ from cm_jax.evaluation.metrics.frechet import distance_of_moments
 from cm_jax.evaluation.moments import Moments
 from cm_jax.evaluation.real import check_images, framing_of, open_like_own, own_reference
 from cm_jax.evaluation.references import data_name
+from cm_jax.models import Model
 from cm_jax.sampling.choose import listed, own_multistep
 from cm_jax.sampling.generate import generate_all, local_mesh
 from cm_jax.sampling.multistep import Multistep
 from cm_jax.sampling.step_search import Evaluation, Metric, StepSearch
 from cm_jax.storage import pictures
 from cm_jax.storage.run import RunFolder, store_sigmas
-from cm_jax.types import Array, Condition, Model, Params
+from cm_jax.types import Array, Condition, Params
 
 ORDINALS = (
   "first",

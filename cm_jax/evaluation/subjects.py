@@ -14,10 +14,11 @@ from cm_jax.errors import UserError
 from cm_jax.evaluation import records
 from cm_jax.evaluation.conventions import GIVEN, QUANTISER_WORDS
 from cm_jax.evaluation.given import Images
+from cm_jax.models import Model
 from cm_jax.sampling.choose import sampler_name, unusual
 from cm_jax.sampling.generate import Generator as Sampling
 from cm_jax.sampling.generate import generate, make_generator
-from cm_jax.types import Array, Model, Params, Sampler
+from cm_jax.types import Array, Params, Sampler
 
 
 class Subject(NamedTuple):

@@ -6,9 +6,10 @@ from typing import Any
 
 from cm_jax.diffusion.pixels import is_latent
 from cm_jax.errors import UserError, one_of, within
+from cm_jax.models import Model
 from cm_jax.sampling import SAMPLERS
 from cm_jax.sampling.multistep import check_sigmas
-from cm_jax.types import KINDS, Domain, Model, NoiseRange, Sampler
+from cm_jax.types import KINDS, Domain, NoiseRange, Sampler
 
 
 def choose_samplers(

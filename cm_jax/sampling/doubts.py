@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from cm_jax.models import Model
 from cm_jax.sampling.multistep import Multistep
-from cm_jax.types import Model, Sampler
+from cm_jax.types import Sampler
 
 
 def doubts(

@@ -16,11 +16,12 @@ from cm_jax.diffusion.grids import karras_levels
 from cm_jax.diffusion.noise import per_sample_noise
 from cm_jax.diffusion.pixels import normalize, quantize
 from cm_jax.errors import UserError, one_of
+from cm_jax.models import Model
 from cm_jax.sampling.generate import generate, local_mesh
 from cm_jax.sampling.interpolation import interpolate
 from cm_jax.sampling.labels import class_number
 from cm_jax.sampling.multistep import check_sigmas
-from cm_jax.types import Array, Condition, Denoiser, Model, Noise, NoiseRange, Operator
+from cm_jax.types import Array, Condition, Denoiser, Noise, NoiseRange, Operator
 
 STROKE_SIGMAS = (5.38, 2.24)  # CM appendix D
 VARIATION_SIGMAS = (2.24,)

@@ -11,9 +11,10 @@ from jax.experimental import multihost_utils
 from cm_jax.diffusion.noise import check_seed, per_sample_noise
 from cm_jax.diffusion.pixels import QUANTISERS, is_latent
 from cm_jax.errors import UserError, one_of
+from cm_jax.models import Model
 from cm_jax.networks import kernels
 from cm_jax.sampling.guidance import check_guidance, guided
-from cm_jax.types import Array, Condition, Denoiser, Model, Params, Sampler
+from cm_jax.types import Array, Condition, Denoiser, Params, Sampler
 
 # (params, seed uint32 scalar, indices int32 [B], label int32 [B] or None) -> images [B,H,W,C]
 Generator = Callable[[Params, Array | np.uint32, Array, Array | None], Array]

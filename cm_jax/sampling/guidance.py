@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from cm_jax.diffusion.noise import append_dims
 from cm_jax.errors import UserError
-from cm_jax.types import Array, Denoiser, Model
+from cm_jax.models import Model
+from cm_jax.types import Array, Denoiser
 
 
 def guided(

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from cm_jax.errors import UserError
+from cm_jax.models import Model
 from cm_jax.sampling.choose import choose_samplers
 from cm_jax.sampling.generate import generate, local_mesh, make_generator
 from cm_jax.sampling.labels import class_number
-from cm_jax.types import Model, Sampler
+from cm_jax.types import Sampler
 
 
 def sample(

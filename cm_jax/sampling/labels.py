@@ -1,7 +1,7 @@
 """Classes as people name them: a number, or the name that the data gave it."""
 
 from cm_jax.errors import UserError, one_of
-from cm_jax.types import Model
+from cm_jax.models import Model
 
 
 def class_number(model: Model, label: str | int, none: str = "none") -> int:

@@ -15,10 +15,11 @@ import numpy as np
 from etils import epath
 
 from cm_jax.errors import UserError
+from cm_jax.models import Model
 from cm_jax.storage import bounded, digests, whole
 from cm_jax.storage.model_json import FORMAT, MODEL, NOISE, WEIGHTS, check_format, checked_info
 from cm_jax.storage.model_json import INFO_KEYS as INFO_KEYS  # part of this module's contract
-from cm_jax.types import Model, NoiseRange
+from cm_jax.types import NoiseRange
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from etils import epath
 from cm_jax import config as config_lib
 from cm_jax.data.pipeline import Pipeline, Rows, batches, rows_of
 from cm_jax.errors import UserError, within
+from cm_jax.models import Experiment
 from cm_jax.storage import lines, lock, whole
 from cm_jax.storage import run as run_lib
 from cm_jax.training import sharding
@@ -31,7 +32,7 @@ from cm_jax.training.program import Program
 from cm_jax.training.resume import Position, go_back, resume, teacher_sha256
 from cm_jax.training.rollback import Row
 from cm_jax.training.step import STATES
-from cm_jax.types import Experiment, Params, TrainState
+from cm_jax.types import Params, TrainState
 
 Hook = Callable[[int, TrainState], None]
 Measure = Callable[[int, TrainState], Mapping[str, float]]

@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cm_jax.models import Experiment, Method
 from cm_jax.training import sharding
 from cm_jax.training.averages.track import read_average
 from cm_jax.training.layout import read_rules
 from cm_jax.training.step import StepFunction, init_state, make_train_step
-from cm_jax.types import Experiment, Method, Params, Preconditioned, TrainState
+from cm_jax.types import Params, Preconditioned, TrainState
 
 FROZEN = ("teacher", "distance")  # what the step is given beside the state, in its order
 

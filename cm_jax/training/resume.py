@@ -7,12 +7,13 @@ from typing import Any
 
 from cm_jax.data.sources import is_data_of
 from cm_jax.errors import UserError, within
+from cm_jax.models import Experiment
 from cm_jax.notices import notice
 from cm_jax.storage import digests, lines, run
 from cm_jax.training import sharding
 from cm_jax.training.checkpoint import CheckpointStore, Damaged
 from cm_jax.training.program import Program
-from cm_jax.types import Experiment, Params, TrainState
+from cm_jax.types import Params, TrainState
 
 
 @dataclasses.dataclass(frozen=True)

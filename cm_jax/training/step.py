@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from cm_jax.diffusion.precision import computing_in
+from cm_jax.models import Method
 from cm_jax.training.averages.track import read_average
 from cm_jax.training.bins import BIN_EDGES, bin_index
-from cm_jax.types import Array, Batch, Context, Method, Metrics, Params, Preconditioned, TrainState
+from cm_jax.types import Array, Batch, Context, Metrics, Params, Preconditioned, TrainState
 
 # Folded into key(seed) for the initial params: apart from all steps, which fold in their number.
 INIT_KEY = 2**32 - 1

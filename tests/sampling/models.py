@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from cm_jax.types import Model, NoiseRange
+from cm_jax.models import Model
+from cm_jax.types import NoiseRange
 
 GAUSSIAN = {"net": {"mean": jnp.float32(0.2), "std": jnp.float32(0.5)}}  # of `GaussianPreconditioned`
 

@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 
 from cm_jax.errors import UserError
+from cm_jax.models import Model
 from cm_jax.storage import digests, weights
-from cm_jax.types import Model, NoiseRange
+from cm_jax.types import NoiseRange
 from tests.storage.places import WRITES, disk_of, names
 
 INFO = {

@@ -14,8 +14,9 @@ from cm_jax.assembly.experiment import with_network_of_another
 from cm_jax.assembly.mismatches import MAY_DIFFER
 from cm_jax.assembly.models import network_of
 from cm_jax.errors import UserError, renamed
+from cm_jax.models import Experiment, Method
 from cm_jax.training.step import init_state
-from cm_jax.types import Experiment, Method, Params, Preconditioned, TrainState
+from cm_jax.types import Params, Preconditioned, TrainState
 
 # Data sets whose images are known without them: shape and classes.
 _KNOWN = {

@@ -17,12 +17,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cm_jax.errors import DAMAGE, UserError, within
+from cm_jax.models import Experiment
 from cm_jax.storage import bounded, digests, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.weights import flatten, save_arrays, unflatten
 from cm_jax.training.averages import posthoc
 from cm_jax.training.averages.track import read_average
-from cm_jax.types import Array, Experiment, Params, TrainState
+from cm_jax.types import Array, Params, TrainState
 
 if TYPE_CHECKING:
   from cm_jax.training.loop import Hook

@@ -20,6 +20,7 @@ from cm_jax.data.sources import Framing, open_source
 from cm_jax.diffusion.drifts import drift_of
 from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import UserError
+from cm_jax.models import Experiment
 from cm_jax.storage import lines, pictures
 from cm_jax.storage.run import RunFolder
 from cm_jax.training import sharding
@@ -29,7 +30,7 @@ from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.training.diagnostics.gradient_noise import gradient_noise
 from cm_jax.training.diagnostics.self_consistency import Trajectories, errors, spread_levels, trajectories
 from cm_jax.training.program import Program
-from cm_jax.types import Array, Batch, Condition, Context, Experiment, Params, TrainState
+from cm_jax.types import Array, Batch, Condition, Context, Params, TrainState
 
 PARTS, PART_SIZE = 8, 32  # micro-batches, and images in each at most
 
