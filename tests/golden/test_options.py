@@ -24,8 +24,8 @@ GMM = {
 LATENTS, NOISE = RANDOM.normal(size=SHAPE), RANDOM.normal(size=(24, *SHAPE))
 
 
-def mixture(x, sigma):
-  w, mu, s = GMM["gmm_w"], GMM["gmm_mu"], GMM["gmm_s"]
+def mixture(x, sigma, gmm=GMM):
+  w, mu, s = gmm["gmm_w"], gmm["gmm_mu"], gmm["gmm_s"]
   variance = s**2 + sigma**2
   square = ((x[:, None] - mu[None]) ** 2).sum((2, 3, 4))
   logits = np.log(w) - 0.5 * x[0].size * np.log(variance) - 0.5 * square / variance
