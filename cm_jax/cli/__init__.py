@@ -105,7 +105,7 @@ def _run(name: str, rest: list[str]) -> int:
   except KeyboardInterrupt as stop:
     stopped = stop if isinstance(stop, signals.Stopped) else signals.Stopped(signal.SIGINT)
     print(f"cm_jax {name}: {stopped}", file=sys.stderr)
-    peers.leave()
+    peers.leave("" if stopped.is_agreed else str(stopped), peers.STATUS)
     return stopped.status
   except BrokenPipeError:  # whoever read what is printed, such as head, has enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -116,11 +116,11 @@ def _run(name: str, rest: list[str]) -> int:
     from cm_jax.storage.whole import ROOM
 
     return _failed(name, str(UserError(str(error.filename or "a file"), error.strerror, ROOM)), 1)
-  except RuntimeError as error:
+  except (RuntimeError, ValueError) as error:  # as which a collective operation fails, too
     if not peers.watched():
       raise
-    peers.wait()  # a collective operation fails where another process died: then that is what to say
-    peers.leave(f"{type(error).__name__}: {error}"[:500])
+    peers.wait(error)  # where another process died that is what to say
+    peers.leave(f"{type(error).__name__}: {error}"[:500], 1)
     raise
   peers.leave()
   return 0
@@ -129,7 +129,7 @@ def _run(name: str, rest: list[str]) -> int:
 def _failed(name: str, line: str, status: int) -> int:
   """Say on standard error, and to the other processes of a job, why this one ends."""
   print(f"cm_jax {name}: {line}", file=sys.stderr, flush=True)
-  peers.leave(line)
+  peers.leave(line, status)
   return status
 
 
@@ -176,5 +176,5 @@ def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> No
 
 def main() -> None:
   """Run the program `cm_jax`."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised, too
   sys.exit(run(sys.argv[1:]))

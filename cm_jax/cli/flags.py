@@ -33,9 +33,10 @@ def start(agree_on_the_end: bool = False) -> None:
   environment.keep_ours()
   environment.keep_programs()
   job = processes.find(os.environ, processes.tpu_metadata())
-  processes.join(job, processes.seconds_to_join(os.environ))
+  silence = peers.seconds_alone(os.environ)
+  processes.join(job, processes.seconds_to_join(os.environ), silence)
   environment.check_platform()
-  peers.watch(peers.seconds_alone(os.environ))
+  peers.watch(silence)
   if jax.distributed.is_initialized() and not agree_on_the_end:
     signals.answer()
 

@@ -23,24 +23,30 @@ class Stopped(KeyboardInterrupt):
   Args:
     number: Which.
     said: The line for the user.
+    is_agreed: All processes of the job end here.
   """
 
-  def __init__(self, number: int, said: str = ""):
+  def __init__(self, number: int, said: str = "", is_agreed: bool = False):
     name = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     super().__init__(said or f"{name}; the same command goes on")
-    self.status = STATUS[signal.Signals(number)]
+    self.status, self.is_agreed = STATUS[signal.Signals(number)], is_agreed
 
 
 class Boundary:
   """Where signals wait for the end of a step, from `begin` on."""
 
   def __init__(self) -> None:
-    self._begun = False
+    self._begun = self._by_jax = False
     self._received: int | None = None
 
-  def begin(self) -> None:
-    """From now on a signal is noted, not raised."""
-    self._begun = True
+  def begin(self, by_jax: bool = False) -> None:
+    """From now on a signal is noted, not raised.
+
+    Args:
+      by_jax: JAX takes SIGTERM, and finds the step after which all processes of the job end; so the other
+        signals become one.
+    """
+    self._begun, self._by_jax = True, by_jax
 
   def reached(self) -> bool:
     """Whether the work should end here."""
@@ -51,7 +57,7 @@ class Boundary:
 
     Without a signal of our own it was SIGTERM, which jax.distributed takes.
     """
-    return Stopped(self._received or signal.SIGTERM, said)
+    return Stopped(self._received or signal.SIGTERM, said, is_agreed=True)
 
   def received(self, number: int) -> None:
     """Take a signal.
@@ -62,6 +68,8 @@ class Boundary:
     self._received = number
     if not self._begun:
       raise Stopped(number)
+    if self._by_jax:
+      os.kill(os.getpid(), signal.SIGTERM)
 
 
 _boundary = Boundary()  # signals are the process's, so are these

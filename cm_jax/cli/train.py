@@ -103,8 +103,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
       begun.append(step)
       if is_main():
         print("\n".join(described(experiment, step)), flush=True)
-      if agreed is None:
-        boundary.begin()
+      boundary.begin(by_jax=agreed is not None)
 
     stopped = agreed or (lambda step: boundary.reached())
     criterion = criterion_of(run.evaluate) if run.evaluate.every else None

@@ -3,11 +3,12 @@
 Every process says every few seconds that it is there, in the key-value store of JAX's coordination service.
 One that fails says why before it ends; one that was killed says nothing any more. The others then end, with
 one line, where a collective operation would keep them waiting. Where the first process is killed, the store
-is gone with it, and JAX ends the others at once, with a message of its own.
+is gone with it: jaxlib sees that at once and ends the others, with a line of ours (`lost`).
 """
 
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -19,10 +20,17 @@ from cm_jax.errors import UserError
 
 PERIOD = 3.0  # seconds between two signs of life
 TIMEOUT = "CM_JAX_PEER_TIMEOUT"  # seconds without one, after which a process counts as dead
-STATUS = 1  # of a process that ends because another did
+# Of a process that ends because another did: killed or stopped, so that the same command goes on; or refused.
+STATUS, REFUSED = 75, 1
 _DEFAULT = 60.0
 _MEET = 600_000  # milliseconds to wait for the facts of another: one may be slow to open its data
 _PREFIX = "cm_jax"
+# What gloo, NCCL, TPUs' network and JAX's coordination service say where another process is gone.
+_COLLECTIVE = re.compile(
+  r"gloo|nccl|rccl|megascale|coordination|heartbeat|barrier|preempted|socket closed|broken pipe"
+  r"|connection (closed|reset|refused|timed out)|\b(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED)\b",
+  re.IGNORECASE,
+)
 
 
 class Watch(threading.Thread):
@@ -37,7 +45,7 @@ class Watch(threading.Thread):
   def __init__(self, client: Any, process: int, processes: int, limit: float):
     super().__init__(name="peers", daemon=True)
     self._client, self._process, self._processes, self.limit = client, process, processes, limit
-    self._ended = threading.Event()
+    self._ended, self.status = threading.Event(), 0
 
   def run(self) -> None:
     """Look every `PERIOD` until `leave`."""
@@ -52,35 +60,42 @@ class Watch(threading.Thread):
         answered = time.monotonic()
       except Exception as error:  # whatever the service raises, it has no type of its own
         if time.monotonic() - answered > self.limit:
-          self._end(f"process 0, which the others meet at, does not answer ({_short(error)})")
+          self.end(f"{_first}, which the others meet at, does not answer ({_short(error)})")
         continue
       for number in set(range(self._processes)) - {self._process}:
         if left.get(number):
-          self._end(f"{left[number]}")
+          stopped = _read(self._client, "status").get(number) == str(STATUS)
+          self.end(left[number], STATUS if stopped else REFUSED)
         if alive.get(number, "") != seen[number][0]:
           seen[number] = (alive[number], time.monotonic())
         elif number not in left and time.monotonic() - seen[number][1] > self.limit:
-          self._end(f"{name_of(self._client, number)} gave no sign of life for {self.limit:.0f} s")
+          self.end(f"{name_of(self._client, number)} gave no sign of life for {self.limit:.0f} s")
 
-  def leave(self, said: str = "") -> None:
+  def has_left(self) -> bool:
+    """Whether `leave` was called."""
+    return self._ended.is_set()
+
+  def leave(self, said: str = "", status: int = 0) -> None:
     """Stop watching, and tell the others: with a line if this process failed, they end then."""
     self._ended.set()
+    self.status = status
     line = f"process {self._process} ({socket.gethostname()}) ended: {said}" if said else ""
     try:
+      self._client.key_value_set(f"{_PREFIX}/status/{self._process}", str(status), allow_overwrite=True)
       self._client.key_value_set(f"{_PREFIX}/left/{self._process}", line, allow_overwrite=True)
     except Exception:  # the one that keeps the store is gone already: then all know
       return
     if said:
       time.sleep(2 * PERIOD)  # for the others to read it, before the store goes with process 0
 
-  def _end(self, why: str) -> None:
-    if self._ended.is_set():
-      return
-    print(f"cm_jax: {why}; this process ends too, the same command goes on", file=sys.stderr, flush=True)
-    os._exit(STATUS)
+  def end(self, why: str, status: int = STATUS) -> None:
+    """End this process with a line, if it has not left."""
+    if not self._ended.is_set():
+      _end(why, status)
 
 
 _watch: Watch | None = None  # of this process
+_first = "process 0"  # with its host, once that is known
 
 
 def watch(limit: float) -> None:
@@ -89,21 +104,26 @@ def watch(limit: float) -> None:
   Args:
     limit: Seconds without a sign of life after which a process counts as dead.
   """
-  global _watch
+  global _watch, _first
   import jax
 
   if jax.process_count() == 1 or _watch is not None:
     return
   client = _client()
   client.key_value_set(f"{_PREFIX}/name/{jax.process_index()}", socket.gethostname(), allow_overwrite=True)
+  client.blocking_key_value_get(f"{_PREFIX}/name/0", _MEET)
+  _first = name_of(client, 0)  # nobody can say it when it is gone
   _watch = Watch(client, jax.process_index(), jax.process_count(), limit)
   _watch.start()
 
 
-def leave(said: str = "") -> None:
-  """Stop watching: this process ends, well or, with a line, badly."""
+def leave(said: str = "", status: int = 0) -> None:
+  """Stop watching: this process ends, with a status; well or, with a line, badly.
+
+  The others end with the same status if it is `STATUS`, else with `REFUSED`.
+  """
   if _watch is not None:
-    _watch.leave(said)
+    _watch.leave(said, status)
 
 
 def watched() -> bool:
@@ -111,10 +131,35 @@ def watched() -> bool:
   return _watch is not None
 
 
-def wait() -> None:
-  """Wait as long as it takes to see that another process is dead; `Watch` then ends this one."""
-  if _watch is not None:
+def end_without_first() -> None:
+  """End this process, which lost the first one, and with it the store; for `lost.told_by`."""
+  if _watch is not None and _watch.has_left():
+    os._exit(_watch.status)
+  _end(f"{_first}, which the others meet at, is gone")
+
+
+def wait(error: BaseException) -> None:
+  """Wait as long as it takes to see that another process is dead, if an error looks like that; `Watch` then
+  ends this one."""
+  if _watch is not None and of_another(error):
     time.sleep(_watch.limit + 3 * PERIOD)
+
+
+def of_another(error: BaseException) -> bool:
+  """Whether an error is what a collective operation says where another process is gone.
+
+  >>> of_another(RuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [10.0.0.7]:4492"))
+  True
+  >>> of_another(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes"))
+  False
+  """
+  return _COLLECTIVE.search(str(error)) is not None
+
+
+def _end(why: str, status: int = STATUS) -> None:
+  goes_on = ", the same command goes on" if status == STATUS else ""
+  print(f"cm_jax: {why}; this process ends too{goes_on}", file=sys.stderr, flush=True)
+  os._exit(status)
 
 
 def seconds_alone(environment: Mapping[str, str]) -> float:

@@ -25,11 +25,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cm_jax.errors import UserError
+from cm_jax.training import lost, peers
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 JOIN_TIMEOUT = "CM_JAX_JOIN_TIMEOUT"  # seconds to wait for the others at the start
 _TPU_PORT = 8482  # where JAX's coordinator listens on TPU hosts
-_GRACE = 60  # seconds after which JAX gives up, later than this module does
+_GRACE = 60  # seconds after which JAX gives up, later than this package does
+_HEARTBEAT = 100  # seconds that JAX waits by itself for a sign of life
 _ATTEMPTS = 3  # to reach the metadata server, a few seconds each
 Metadata = Callable[[str], str | None]
 
@@ -100,12 +102,13 @@ def find(environment: Mapping[str, str], metadata: Metadata = lambda key: None) 
   return Job("no job")
 
 
-def join(job: Job, seconds: int = 300) -> None:
+def join(job: Job, seconds: int = 300, silence: float = 60.0) -> None:
   """Join the other processes; on a single one do nothing. Must run before anything touches a device.
 
   Args:
     job: From `find`.
     seconds: How long to wait for the others.
+    silence: Seconds without a sign of life after which `peers` takes another for dead: JAX does so later.
 
   Raises:
     UserError: They did not come.
@@ -136,7 +139,12 @@ def join(job: Job, seconds: int = 300) -> None:
   try:
     while job.coordinator and not _has_address(job.coordinator.rpartition(":")[0]):  # its pod may start later
       time.sleep(1)
-    jax.distributed.initialize(**known, initialization_timeout=seconds + _GRACE)
+    with lost.told_by(peers.end_without_first):
+      jax.distributed.initialize(
+        **known,
+        initialization_timeout=seconds + _GRACE,
+        heartbeat_timeout_seconds=max(_HEARTBEAT, int(silence) + _GRACE),
+      )
   except (RuntimeError, ValueError, OSError) as error:
     reason = " ".join(str(error).split())[:200]
     raise UserError("processes", str(job), f"{expected}: {reason}") from None

@@ -107,6 +107,49 @@ def test_a_process_that_fails_says_why_to_the_others(monkeypatch, capsys):
   assert "process 2 (host-2) ended: config.data.source = x" in ends(monkeypatch, capsys, store, act)
 
 
+@pytest.mark.parametrize(("status", "ours"), [("75", 75), ("2", 1), (None, 1)])
+def test_who_ends_with_another_can_be_started_again_if_that_can(monkeypatch, capsys, status, ours):
+  store, ended = Store(), []
+  store.values |= {"cm_jax/left/0": "process 0 (h) ended: x", "cm_jax/status/0": status}
+  if status is None:
+    del store.values["cm_jax/status/0"]
+  monkeypatch.setattr(peers, "PERIOD", 0.01)
+
+  def stop(number):
+    ended.append(number)
+    raise SystemExit
+
+  monkeypatch.setattr(os, "_exit", stop)
+  watch = peers.Watch(store, 1, 2, limit=10)
+  watch.start()
+  watch.join(5)
+  assert ended == [ours]
+  said = capsys.readouterr().err
+  assert said.startswith("cm_jax: process 0 (h) ended: x; ") and ("the same command" in said) == (ours == 75)
+
+
+@pytest.mark.parametrize(
+  ("error", "waits"),
+  [
+    (
+      "UNKNOWN: Gloo all-reduce failed: [external/gloo/pair.cc:538] Read error: Connection reset by peer",
+      True,
+    ),
+    ("INTERNAL: NCCL operation ncclAllReduce failed: unhandled system error", True),
+    ("DEADLINE_EXCEEDED: Barrier timed out. Id: save_3", True),
+    ("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes", False),
+    ("INTERNAL: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
+    ("shapes (3, 4) and (5,) are not aligned", False),
+  ],
+)
+def test_only_where_others_may_be_dead_is_waited_for_them(monkeypatch, error, waits):
+  waited = []
+  monkeypatch.setattr(peers, "_watch", peers.Watch(Store(), 0, 2, limit=7))
+  monkeypatch.setattr(peers.time, "sleep", waited.append)
+  peers.wait(RuntimeError(error))
+  assert waited == ([7 + 3 * peers.PERIOD] if waits else [])
+
+
 def test_a_process_that_is_done_may_be_silent(monkeypatch, capsys):
   store = Store()
 

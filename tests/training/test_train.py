@@ -4,10 +4,8 @@ non-finite steps (7)."""
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import chex
@@ -147,34 +145,6 @@ def write_config(path: Path, **run: int) -> str:
   ]
   path.write_text("\n".join([*lines, f"  return tiny.config(tiny.CT, {settings})", ""]))
   return f"--config={path}"
-
-
-@pytest.mark.slow
-def test_kill_during_a_save_then_train_again(tmp_path):
-  config = write_config(tmp_path / "config.py", num_steps=12, checkpoint_every=1)
-  flags = (config, "--noprogress")
-  whole = run_cli("train", *flags, f"--workdir={tmp_path / 'whole'}")
-  assert whole.wait(120) == 0, whole.stdout.read()
-  killed = tmp_path / "killed"
-  kills = 0
-  for _ in range(3):
-    process = run_cli("train", *flags, f"--workdir={killed}")
-    while process.poll() is None:
-      if any(killed.glob("checkpoints/*orbax-checkpoint-tmp*")):
-        process.send_signal(signal.SIGKILL)
-        kills += 1
-        break
-      time.sleep(0.002)
-    process.wait(60)
-  assert kills >= 1
-  last = run_cli("train", *flags, f"--workdir={killed}")
-  assert last.wait(120) == 0, last.stdout.read()
-  experiment = build(tiny.config(tiny.CT, num_steps=12))
-  states = [
-    CheckpointStore(folder).restore(12, *abstract(experiment))[0] for folder in (tmp_path / "whole", killed)
-  ]
-  equal(*states)
-  assert losses(killed) == losses(tmp_path / "whole")
 
 
 @pytest.mark.slow
