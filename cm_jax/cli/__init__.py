@@ -176,5 +176,7 @@ def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> No
 
 def main() -> None:
   """Run the program `cm_jax`."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised, too
+  # What fails in jaxlib is raised, too. 2, which many set against warnings, has its own lines beside ours.
+  if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") == "2":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
   sys.exit(run(sys.argv[1:]))

@@ -76,7 +76,7 @@ class Program:
       params: The arrays.
       kind: What they are: "params", or one of `FROZEN`.
     """
-    return None if params is None else jax.device_put(params, self.shardings_of(params, kind))
+    return None if params is None else sharding.put(params, self.shardings_of(params, kind))
 
   def shardings_of(self, params: Any, kind: str) -> Any:
     """Return where each of a tree of arrays or shapes is to live, as for `place`."""

@@ -99,6 +99,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
+def put(tree: Any, shardings: Any) -> Any:
+  """Put arrays that every process holds whole, and alike, on the devices of all of them."""
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+
+  def part_of(leaf: Any, where: NamedSharding) -> jax.Array:
+    whole = np.asarray(leaf)  # on the host: devices of one process are not copied to those of another
+    return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
+
+  return jax.tree.map(part_of, tree, shardings)
+
+
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Assemble the global batch from each process's own rows."""
   return {
