@@ -10,7 +10,7 @@ from etils import epath
 from cm_jax.data.sources import Framing
 from cm_jax.errors import UserError, one_of
 from cm_jax.evaluation.collecting import MOMENTS
-from cm_jax.evaluation.conventions import QUANTISER_WORDS, USUAL, Convention, convention
+from cm_jax.evaluation.conventions import USUAL, Convention, convention
 from cm_jax.evaluation.features import Extractor, load_features, with_resize
 from cm_jax.evaluation.features.base import check_also
 from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
@@ -83,14 +83,18 @@ class Asked:
     with_one = [m for m in self.metrics.values() if m.baseline and known.issuperset(m.needs_baseline)]
     return {f"{next(iter(self.recorded(metric).values()))}_{metric.baseline}": metric for metric in with_one}
 
-  def told(self) -> list[str]:
-    """Return how samples are measured, a line each: all that has to be the same for the same number."""
+  def told(self, quantiser: str) -> list[str]:
+    """Return how samples are measured, a line each: all that has to be the same for the same number.
+
+    Args:
+      quantiser: How they became uint8, as records call it.
+    """
     extractor, reference, used = self.extractor, self.real.reference, self.convention
     own = {key: value for metric in self.metrics.values() for key, value in choices(metric).items()}
     rest = "".join(f", {key.replace('_', ' ')} {value}" for key, value in own.items())
     given = "" if reference.hash is None else f", sha256 {reference.hash[:16]}"
     return [
-      f"convention {self.name}: samples {QUANTISER_WORDS[used.quantiser]}, n {used.num:,}{rest}",
+      f"convention {self.name}: samples {quantiser}, n {used.num:,}{rest}",
       f"features {extractor.name}, sha256 {extractor.hash[:16]}, resize {extractor.resize}, products highest",
       f"reference {reference.name} ({self.real.form}){given}",
     ]

@@ -15,6 +15,7 @@ from cm_jax.data.sources import Framing
 from cm_jax.errors import UserError
 from cm_jax.evaluation import records
 from cm_jax.evaluation.asked import Asked, ask, measured_by
+from cm_jax.evaluation.conventions import QUANTISER_WORDS
 from cm_jax.evaluation.features import Extractor
 from cm_jax.evaluation.given import open_images
 from cm_jax.evaluation.partial import EVERY
@@ -124,7 +125,8 @@ def evaluate(
     measured = dict.fromkeys(sampler for (sampler, _), new in zip(pairs, is_new, strict=True) if new)
     if measured:
       recorder.add(_speeds(one, list(measured), sampled, seeds[0], asked))
-  return Measured(recorder.made, recorder.found, [*asked.told(), *recorder.told()])
+  words = QUANTISER_WORDS[used.quantiser]
+  return Measured(recorder.made, recorder.found, [*asked.told(words), *recorder.told()])
 
 
 def evaluate_images(
@@ -168,8 +170,10 @@ def evaluate_images(
   used = dataclasses.replace(used, num=count)
   asked = ask(opened.shape, sources, frames, extractor, metrics, name, used, few, progress=progress)
   recorder = Recorder(asked, out, again, save_every, progress, nearest)
-  recorder.record([given_images(opened, batch_size)], count)
-  return Measured(recorder.made, recorder.found, [*asked.told(), *recorder.told()])
+  subject = given_images(opened, batch_size)
+  recorder.record([subject], count)
+  told = asked.told(subject.fields["quantiser"])
+  return Measured(recorder.made, recorder.found, [*told, *recorder.told()])
 
 
 def _speeds(

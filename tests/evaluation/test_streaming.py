@@ -231,7 +231,7 @@ def test_choices_of_a_convention_reach_the_metric_and_the_record(sets):
     assert set(found) == {"mean_inception", "most"}
     assert found["most"].splits == splits and found["most"].convention == "adm"
   told = measured(*sets, metrics=["rows"], convention="torch-fidelity", num=70).told
-  assert "convention torch-fidelity: samples clip(floor(127.5 x + 128), 0, 255), n 70, splits 10" in told[0]
+  assert "convention torch-fidelity: samples uint8 as given, n 70, splits 10" in told[0]
   assert "sha256 7777777777777777" in told[1] and "products highest" in told[1]
 
 
