@@ -43,7 +43,7 @@ options() {
 
 # the arguments of cm_jax must be there
 needs_arguments() {
-  [ ${#arguments[@]} -gt 0 ] || refuse "missing: what to run, behind a --, such as: -- train --config=configs/cifar10_ect.py --workdir=gs://..."
+  [ ${#arguments[@]} -gt 0 ] || refuse "missing: what to run, behind a --, such as: -- train --config=configs/cifar10_ect.py --workdir=/data/ect"
 }
 
 # a command line as a shell reads it

@@ -2,14 +2,15 @@
 
 A place is ${NAME:KIND} or ${NAME:KIND=DEFAULT}. Kinds: `name`, a DNS label; `key`, the value of a Kubernetes
 label; `int`; `text`, which becomes a quoted string; `arguments`, what stands behind the --, a list of quoted
-strings. A value that is missing, unknown or not of its kind is refused by its name, with status 2.
+strings; `claim`, a volume claim by its name, or "" for a folder that goes with the pod. A value that is
+missing, unknown or not of its kind is refused by its name, with status 2.
 """
 
 import json
 import re
 import sys
 
-PLACE = re.compile(r"\$\{(?P<name>\w+):(?P<kind>name|key|int|text|arguments)(?:=(?P<default>[^}]*))?\}")
+PLACE = re.compile(r"\$\{(?P<name>\w+):(?P<kind>name|key|int|text|arguments|claim)(?:=(?P<default>[^}]*))?\}")
 KINDS = {
   "name": (r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "small letters, digits and -, a letter first, at most 40"),
   "key": (r"[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?", "letters, digits and _ . / -"),
@@ -38,10 +39,12 @@ def fill(template: str, values: dict[str, str], arguments: list[str]) -> str:
     given = values.get(name, place["default"])
     if kind == "text":
       return json.dumps(given)
-    pattern, expected = KINDS[kind]
+    if kind == "claim" and not given:
+      return "emptyDir: {}"
+    pattern, expected = KINDS["name" if kind == "claim" else kind]
     if not re.fullmatch(pattern, given):
       raise SystemExit(f"--{name} = {given!r}: expected {expected}")
-    return given
+    return f'persistentVolumeClaim: {{claimName: "{given}"}}' if kind == "claim" else given
 
   return PLACE.sub(value, template)
 

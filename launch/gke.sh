@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fill a manifest of launch/gke and apply it to the cluster that kubectl speaks to; --dry-run prints it and what would be run.
 #   bash launch/gke.sh jobset_tpu --name=ect --image=REGION-docker.pkg.dev/PROJECT/REPO/cm_jax:tpu --accelerator=tpu-v5-lite-podslice \
-#     --topology=2x4 --hosts=1 --chips=8 -- train --config=configs/cifar10_ect.py --init=gs://BUCKET/edm --workdir=gs://BUCKET/ect
+#     --topology=2x4 --hosts=1 --chips=8 --claim=runs -- train --config=configs/cifar10_ect.py --init=/data/edm --workdir=/data/ect
 #   bash launch/gke.sh rbac                    bash launch/gke.sh jobset_gpu --name=ect --image=... --hosts=1 --gpus=8 -- train ...
 #   bash launch/gke.sh kueue --resource=google.com/tpu --quota=8 ...         bash launch/gke.sh delete --name=ect
 # The options of a manifest are the names in it; those without a default must be given.

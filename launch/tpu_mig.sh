@@ -2,7 +2,7 @@
 # A TPU slice as a managed instance group of Compute Engine (v5p, v6e, TPU7x), which runs the image as it starts.
 #   bash launch/tpu_mig.sh --name=ect --project=P --zone=us-east5-a --machine-type=ct6e-standard-4t --topology=4x4 --hosts=4 \
 #     --image=REGION-docker.pkg.dev/P/REPO/cm_jax:tpu --os-family=FAMILY --os-project=ubuntu-os-accelerator-images \
-#     -- train --config=configs/cifar10_ect.py --workdir=gs://BUCKET/ect
+#     -- train --config=configs/cifar10_ect.py --workdir=/data/ect
 #   bash launch/tpu_mig.sh --delete=yes ...the same options...
 # What was made is removed again if a later step fails, and by --delete=yes. The OS image's family is told by
 # gcloud compute images list --project=ubuntu-os-accelerator-images

@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -116,6 +117,10 @@ def _run(name: str, rest: list[str]) -> int:
     from cm_jax.storage.whole import ROOM
 
     return _failed(name, str(UserError(str(error.filename or "a file"), error.strerror, ROOM)), 1)
+  except ImportError as error:
+    if "fsspec" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+      raise
+    return _failed(name, f"a path of an object store: {error}", UserError.status)
   except (RuntimeError, ValueError) as error:  # as which a collective operation fails, too
     if not peers.watched():
       raise

@@ -78,6 +78,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
     experiment = build(reconcile(config, run_lib.read_config(values.workdir) if values.workdir else None))
     print("\n".join([*described(experiment), *keys(experiment.config)]))
     return
+  run_lib.check_entries(values.workdir)
   resumes = bool(CheckpointStore(values.workdir).steps())
   # what only a file of the run says may be of any form; a fault in a config file is not a file's damage
   file = str(run_lib.RunFolder.at(values.workdir).config)

@@ -84,6 +84,9 @@ def check_entries(workdir: epath.PathLike) -> None:
     UserError: Names the first entry that is something else.
   """
   run = RunFolder.at(workdir)
+  if not whole.is_local(run.path):
+    expected = "a folder of this machine, or of a file system that is mounted (an object store: not yet)"
+    raise UserError("workdir", str(workdir), expected)
   if run.path.exists() and not run.path.is_dir():
     raise UserError("workdir", str(workdir), "a folder, or a path that does not exist yet")
   folders = (run.checkpoints, run.tensorboard, run.samples, run.snapshots)

@@ -54,7 +54,11 @@ def container(jobset: dict) -> dict:
 
 @pytest.mark.parametrize(
   ("what", "options"),
-  [("jobset_tpu", TPU), ("jobset_tpu", [*TPU, "--slices=3", "--queue=q"]), ("jobset_gpu", GPU)],
+  [
+    ("jobset_tpu", TPU),
+    ("jobset_tpu", [*TPU, "--slices=3", "--queue=q", "--claim=runs"]),
+    ("jobset_gpu", [*GPU, "--claim=runs"]),
+  ],
 )
 def test_a_jobset_is_what_its_schemas_say(what, options, tools):
   (jobset,) = applied(tools, what, *options, "--", *RUN)
@@ -68,6 +72,14 @@ def test_a_jobset_is_what_its_schemas_say(what, options, tools):
   }
   kubernetes_validate.validate(job, KUBERNETES, strict=True)
   assert container(jobset)["args"] == RUN and container(jobset)["command"] == ["python", "-m", "cm_jax"]
+
+
+def test_runs_lie_on_the_claim_that_is_named(tools):
+  (jobset,) = applied(tools, "jobset_tpu", *TPU, "--claim=runs-2", "--", *RUN)
+  (replicated,) = jobset["spec"]["replicatedJobs"]
+  volumes = {v.pop("name"): v for v in replicated["template"]["spec"]["template"]["spec"]["volumes"]}
+  assert volumes["data"] == {"persistentVolumeClaim": {"claimName": "runs-2"}}
+  assert {"name": "data", "mountPath": "/data"} in container(jobset)["volumeMounts"]
 
 
 def test_the_schema_sees_a_field_that_is_not_there(tools):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cm_jax import cli
 from cm_jax.assembly import build
 from cm_jax.errors import UserError
 from cm_jax.storage import lock
@@ -140,6 +141,14 @@ def test_an_entry_of_the_wrong_kind_is_named(tmp_path, name, is_folder):
   given, wanted = ("a folder", "a file") if is_folder else ("a file", "a folder")
   with pytest.raises(UserError, match=f"^{tmp_path / name} = {given}: expected {wanted}, or nothing"):
     check_entries(tmp_path)
+
+
+def test_a_run_in_an_object_store_is_refused_before_anything_is_read(capsys):
+  for place in ("gs://bucket/runs/x", "s3://b/x"):
+    assert cli.run(["train", "--config=configs/digits_edm.py", f"--workdir={place}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"cm_jax train: --workdir = {place}: expected a folder of this machine")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow
