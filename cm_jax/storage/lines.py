@@ -21,7 +21,8 @@ def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
 
   Raises:
     ValueError: A value that JSON cannot hold, such as NaN; nothing is written.
-    UserError: The place cannot be written, or the disk is full; the file is as it was.
+    UserError: The place cannot be written, or the disk is full, and the file is as it was; it is a link that
+      leads out of its folder, which somebody else's run may have: nothing is written there.
   """
   added = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
   place = whole.place(path)
@@ -29,6 +30,8 @@ def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
     before = place.read_bytes() if place.exists() else b""
     whole.write(place, before[: before.rfind(b"\n") + 1] + added)
     return
+  if os.path.dirname(target := os.path.realpath(place)) != os.path.realpath(place.parent):
+    raise UserError(str(path), f"a link to {target}", "a file of that folder")
   with whole.told_as(str(path)):
     place.parent.mkdir(parents=True, exist_ok=True)
     is_new = not place.exists()

@@ -100,6 +100,22 @@ def test_nothing_in_a_run_folder_is_opened_to_be_written(kind, tmp_path):
   refused(lambda: opened(tmp_path / "shard_000000000"), OSError)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_records_are_not_written_through_a_link_out_of_the_folder(there, tmp_path):
+  """A run that somebody gives away may hold evaluations.jsonl -> ~/.bashrc."""
+  (tmp_path / "run").mkdir()
+  mine = tmp_path / "mine"
+  if there:
+    mine.write_text("alias ls=ls")  # without an end of line, which append takes for cut off
+  (tmp_path / "run" / "evaluations.jsonl").symlink_to("../mine")
+  with pytest.raises(UserError, match=f"a link to {mine}: expected a file of that folder"):
+    lines.append(tmp_path / "run" / "evaluations.jsonl", [{"step": 1}])
+  assert (mine.read_text() == "alias ls=ls") if there else not mine.exists()
+  (tmp_path / "elsewhere").symlink_to(tmp_path / "run")  # the folder itself may be one
+  lines.append(tmp_path / "elsewhere" / "metrics.jsonl", [{"step": 1}])
+  assert lines.read(tmp_path / "run" / "metrics.jsonl") == [{"step": 1}]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_files_of_many_runs(kind, tmp_path):
   KINDS[kind](tmp_path / "order.txt")
