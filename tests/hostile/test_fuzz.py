@@ -32,6 +32,7 @@ from cm_jax.errors import DAMAGE, UserError, damage_told
 from cm_jax.evaluation import records
 from cm_jax.evaluation.features import load_classifier
 from cm_jax.storage import lines, pictures, run
+from cm_jax.training import step_folder
 from cm_jax.training.averages import snapshots
 from tests import tiny
 from tests.cli.weights import weights_folder
@@ -238,6 +239,35 @@ def combined(folder: Path) -> None:
   snapshots.combine(found, np.ones((sum(len(one.sigma_rels) for one in found), 1)))
 
 
+def a_step(folder: Path, name: str) -> Path:
+  """What a checkpoint's step says of itself, as training and Orbax write it."""
+  step = folder / "checkpoints" / "40"
+  extra = {"format": 2, "fingerprint": "ab", "seconds": 1.5, "config_sha256": "cd", "config": {"seed": 0}}
+  leaf = {
+    "key_metadata": [{"key": "ema", "key_type": 2}, {"key": "net", "key_type": 2}],
+    "value_metadata": {},
+  }
+  for item, about in (
+    ("extra/metadata", extra),
+    ("averages/_METADATA", {"tree_metadata": {"('ema', 'net')": leaf}}),
+  ):
+    (step / item).parent.mkdir(parents=True)
+    (step / item).write_text(json.dumps(about))
+  step_folder.seal(step)
+  (step / "sha256.json").write_text(json.dumps(json.loads((step / "sha256.json").read_text())))
+  return step / name
+
+
+def unsealed(step: Path) -> None:
+  if reason := step_folder.damage(step, ["extra", "averages"]):
+    raise UserError("checkpoint", str(step), reason)
+
+
+def saved(folder: Path) -> Path:
+  (folder / "saved.json").write_text(json.dumps({"step": 40}))
+  return folder / "saved.json"
+
+
 def a_grid(folder: Path) -> Path:
   pictures.save_grid(PIXELS[3], folder / "nfe_002.png")
   return folder / "nfe_002.png"
@@ -264,6 +294,16 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
   "features.json": (features, lambda file: load_classifier(file.parent)),
   "zip": (a_zip, lambda file: opened(f"zip:{file}")),
   "dataset.json": (a_described_folder, lambda file: opened(f"folder:{file.parent}")),
+  "extra": (
+    lambda folder: a_step(folder, "extra/metadata"),
+    lambda file: step_folder.read_extra(file.parents[1]),
+  ),
+  "_METADATA": (
+    lambda folder: a_step(folder, "averages/_METADATA"),
+    lambda file: step_folder.averages(file.parents[1]),
+  ),
+  "sha256.json": (lambda folder: a_step(folder, "sha256.json"), lambda file: unsealed(file.parent)),
+  "saved.json": (saved, lambda file: run.last_saved(file.parent)),
   "snapshot": (a_snapshot, lambda file: combined(file.parents[1])),
   "grid": (a_grid, lambda file: pictures.corner_of_grid(file, 2)),
   "lmdb": (an_lmdb, lambda file: opened(f"lmdb:{file.parent}")),
@@ -272,14 +312,10 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
   "stats.json": (lambda folder: latents(folder, "stats.json"), lambda file: opened(f"latents:{file.parent}")),
 }
 QUICK = {
-  "snapshot": 40,
-  "grid": 40,
-  "lmdb": 80,
-  "model.json": 25,
-  "safetensors": 25,
-  "config.json, model": 60,
-  "config.json, train": 40,
-}
+  "snapshot": 40, "grid": 40, "lmdb": 80, "model.json": 25, "safetensors": 25,
+  "config.json, model": 60, "config.json, train": 40,
+  "extra": 50, "_METADATA": 50, "sha256.json": 50, "saved.json": 50,
+}  # fmt: skip
 
 
 def fuzz(name: str, folder: Path, cases: int, seed: int) -> None:
