@@ -97,7 +97,8 @@ class Partial:
     if collected.count <= self._saved:
       return
     if not self._saved:
-      for name in unfinished(self._top)[KEPT - 1 :]:
+      mine = self._folder.name.rpartition("-")[0]  # another process may have written
+      for name in [name for name in unfinished(self._top) if name != mine][KEPT - 1 :]:
         _remove(self._top, name)
     if whole.is_local(self._folder):
       self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -92,6 +92,9 @@ def test_several_of_each_in_one_call_skips_what_is_recorded(folder, tmp_path, ca
     (["--workdir=RUN", "--sigmas=0.8,80"], "--sigmas = 0.8,80: expected"),
     (["--workdir=RUN", "--metrics=fdd"], "--metrics = fdd: expected 'fd' (did you mean it?)"),
     (["--workdir=RUN", "--convention=EDM"], "--convention = EDM: expected"),
+    (["--workdir=RUN", "--resize=pil-bicubic"], "--resize = pil-bicubic: expected none: "),
+    (["--workdir=RUN", "--kernel=rbff"], "--kernel = rbff: expected 'rbf' (did you mean it?)"),
+    (["--workdir=RUN", "--kernel_width=0"], "--kernel_width = 0.0: expected a positive number"),
     (["--workdir=RUN", "--all_checkpoints", "--step=2"], "--step = 2: expected no step beside"),
     (
       ["--workdir=RUN", "--reference=cifar10-edm"],

@@ -3,22 +3,22 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
 
-from cm_jax.data.pipeline import InMemory, Pipeline, epoch_order
+from cm_jax.data.pipeline import epoch_order
 from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import DAMAGE, UserError
 from cm_jax.evaluation.features import stored
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
+from cm_jax.evaluation.features.fitting import fit
 from cm_jax.networks.classifier import SmallClassifier
 from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.types import Array, Params
@@ -36,32 +36,6 @@ def _forward(params: Params, images: Array, num_classes: int) -> tuple[Array, Ar
   with computing_in("highest"):  # what measures is the same on every machine
     outputs: Any = _classifier(num_classes).apply({"params": params}, normalize(images))
   return outputs
-
-
-@functools.cache
-def _training(
-  num_classes: int, num_steps: int, learning_rate: float
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Return the jitted `initial(key, images)` and `train_step(params, state, batch, key)`, for all seeds."""
-  classifier = _classifier(num_classes)
-  optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-
-  @jax.jit
-  def initial(key: Array, images: Array) -> tuple[Params, Any]:
-    params = classifier.init(key, normalize(images))["params"]
-    return params, optimizer.init(params)
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def train_step(params: Params, state: Any, batch: dict[str, Array], key: Array) -> tuple[Params, Any]:
-    def loss(params: Params) -> Array:
-      with computing_in("highest"):
-        _, logits = classifier.apply({"params": params}, _shift(normalize(batch["image"]), key))
-      return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-
-    updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
-
-  return initial, train_step
 
 
 def _shift(x: Array, key: Array) -> Array:
@@ -154,22 +128,16 @@ def train_features(
   Raises:
     UserError: An unlabelled image.
   """
-  import tqdm
-
   check_seed(seed)
   if labels.min() < 0:
     raise UserError("labels", int(labels.min()), "a class number from 0 for every image")
   num_classes = int(labels.max()) + 1
   order = epoch_order(len(images), seed, 0)
   test, train = np.split(order, [round(len(order) * held_out)])
-  pipeline = Pipeline(InMemory({"image": images[train], "label": labels[train]}), batch_size, seed)
-  initial, train_step = _training(num_classes, num_steps, learning_rate)
-  key = jax.random.key(seed)
-  params, state = initial(key, images[:1])
-  for step in tqdm.tqdm(range(num_steps), "features", disable=None):
-    params, state = train_step(params, state, pipeline.batch(step), jax.random.fold_in(key, step))
-
-  trained = ClassifierFeatures(jax.device_get(params), num_classes, 1.0, float("nan"), seed, name)
+  params = fit(
+    _classifier(num_classes), _shift, images[train], labels[train], seed, num_steps, batch_size, learning_rate
+  )
+  trained = ClassifierFeatures(params, num_classes, 1.0, float("nan"), seed, name)
   raw, logits, _ = trained(images)
   assert logits is not None
   accuracy = float((logits[test].argmax(1) == labels[test]).mean())

@@ -2,16 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
 
-from cm_jax.data.pipeline import InMemory, Pipeline, epoch_order
+from cm_jax.data.pipeline import epoch_order
 from cm_jax.diffusion.noise import check_seed
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.diffusion.precision import computing_in
@@ -19,6 +18,7 @@ from cm_jax.errors import DAMAGE, UserError
 from cm_jax.evaluation.features import stored
 from cm_jax.evaluation.features.base import Extracted, check_also, check_images, in_batches
 from cm_jax.evaluation.features.classifier import ClassifierFeatures, load_classifier
+from cm_jax.evaluation.features.fitting import fit
 from cm_jax.networks.resnet import ResNet, widths_for
 from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.storage.weights import flatten
@@ -126,8 +126,6 @@ def train_resnet(
   Raises:
     UserError: An unlabelled image, one class only, less images than a batch.
   """
-  import tqdm
-
   check_seed(seed)
   check_images(images)
   if labels.min() < 0:
@@ -140,16 +138,10 @@ def train_resnet(
     raise UserError("images", len(images), expected)
   num_classes, (height, width, channels) = int(labels.max()) + 1, images.shape[1:]
   shape = height, width, channels
-  pipeline = Pipeline(InMemory({"image": images[train], "label": labels[train]}), batch_size, seed)
-  initial, train_step = _training(ResNet(num_classes, widths_for(*shape[:2])), num_steps, learning_rate, flip)
-  key = jax.random.key(seed)
-  params, state = initial(key, images[:1])
-  for step in tqdm.tqdm(range(num_steps), "features", disable=None):
-    params, state = train_step(params, state, pipeline.batch(step), jax.random.fold_in(key, step))
-
-  trained = TrainedFeatures(
-    jax.device_get(params), num_classes, shape, 1.0, float("nan"), seed, name, tuple(class_names)
-  )
+  network, vary = ResNet(num_classes, widths_for(*shape[:2])), _mirrored_and_moved if flip else _moved
+  given = images[train], labels[train], seed, num_steps, batch_size, learning_rate
+  params = fit(network, vary, *given, clip=1.0)
+  trained = TrainedFeatures(params, num_classes, shape, 1.0, float("nan"), seed, name, tuple(class_names))
   logits = trained(images[test]).logits
   assert logits is not None
   accuracy = float((logits.argmax(1) == labels[test]).mean())
@@ -158,42 +150,21 @@ def train_resnet(
   return dataclasses.replace(trained, scale=scale, accuracy=accuracy)
 
 
-@functools.cache
-def _training(
-  network: ResNet, num_steps: int, learning_rate: float, flip: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Return the jitted `initial(key, images)` and `train_step(params, state, batch, key)`, for all seeds."""
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-  )
-
-  @jax.jit
-  def initial(key: Array, images: Array) -> tuple[Params, Any]:
-    params = network.init(key, normalize(images))["params"]
-    return params, optimizer.init(params)
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def train_step(params: Params, state: Any, batch: dict[str, Array], key: Array) -> tuple[Params, Any]:
-    def loss(params: Params) -> Array:
-      with computing_in("highest"):
-        _, logits = network.apply({"params": params}, _varied(normalize(batch["image"]), key, flip))
-      return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-
-    updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
-
-  return initial, train_step
-
-
-def _varied(x: Array, key: Array, flip: bool) -> Array:
-  """Move each image by up to 2 pixels both ways, its edge repeated, and mirror half of them."""
+def _mirrored_and_moved(x: Array, key: Array) -> Array:
   of_corner, of_flip = jax.random.split(key)
+  mirrored = jax.random.bernoulli(of_flip, 0.5, (len(x), 1, 1, 1))
+  return _shifted(jnp.where(mirrored, x[:, :, ::-1], x), of_corner)
+
+
+def _moved(x: Array, key: Array) -> Array:
+  return _shifted(x, jax.random.split(key)[0])
+
+
+def _shifted(x: Array, key: Array) -> Array:
+  """Move each image by up to 2 pixels both ways, its edge repeated."""
   batch, height, width, channels = x.shape
-  if flip:
-    mirrored = jax.random.bernoulli(of_flip, 0.5, (batch, 1, 1, 1))
-    x = jnp.where(mirrored, x[:, :, ::-1], x)
   padded = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
-  corners = jax.random.randint(of_corner, (batch, 2), 0, 5)
+  corners = jax.random.randint(key, (batch, 2), 0, 5)
   cut = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (height, width, channels))
   return jax.vmap(cut)(padded, corners)
 

@@ -85,6 +85,7 @@ def prdc(samples: np.ndarray, real: np.ndarray, neighbours: int = 3, block: int 
 
   A ball's edge belongs to it, as in the official code of precision and recall and in torch-fidelity; the
   official code of density and coverage leaves it out, which differs for equal distances only.
+  ADM's evaluator rounds distances to float16 where they fit, so its numbers differ by those near an edge.
 
   Args:
     samples, real: Features, [N, D] and [M, D]; N, M > neighbours.
