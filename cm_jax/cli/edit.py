@@ -35,7 +35,7 @@ def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   flags.DEFINE_string("task", None, f"One of {', '.join(TASKS)}.", flag_values=values)
   define_weights(values)
-  flags.DEFINE_string("input", None, "An image, or a folder of images of one size.", flag_values=values)
+  flags.DEFINE_string("input", None, "An image, or a folder of images of one size, such as sample writes.", flag_values=values)
   flags.DEFINE_string(
     "mask",
     None,
@@ -159,7 +159,8 @@ def input_files(path: str | None) -> list[epath.Path]:
     raise UserError("--input", path or "", "an image, or a folder of images")
   files = [place]
   if place.is_dir():
-    files = sorted(file for file in place.iterdir() if file.suffix.lower() in EXTENSIONS)
+    images = lambda found: sorted(file for file in found if file.suffix.lower() in EXTENSIONS)
+    files = images(place.iterdir()) or images(place.glob("*/*"))  # as `sample` writes a folder: by thousands
     if not files:
       raise UserError("--input", path, f"a folder that holds images ({', '.join(EXTENSIONS)})")
   return files

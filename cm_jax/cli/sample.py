@@ -22,7 +22,7 @@ from etils import epath
 
 from cm_jax.cli.flags import counted, define_model, is_main, load, read_samplers, start
 from cm_jax.errors import UserError
-from cm_jax.notices import notice
+from cm_jax.notices import notice, progress_bar
 from cm_jax.storage import whole
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def main(values: flags.FlagValues) -> None:
   check_out(values.out)
   start()
   import jax
-  from tqdm import tqdm
 
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.doubts import doubts
@@ -87,7 +86,7 @@ def main(values: flags.FlagValues) -> None:
     whole.check_room("--out", values.out, most_bytes(values.num, model.image_shape))
     if is_main():
       images = []
-      with tqdm(total=values.num, desc="sampling", unit="img") as bar:
+      with progress_bar(total=values.num, desc="sampling", unit="img") as bar:
         for batch in draw(range(values.num)):
           images.append(batch)
           bar.update(len(batch))
@@ -121,7 +120,6 @@ def stream(
   """Write the samples as they come, and the result once all hosts have theirs."""
   import jax
   from jax.experimental import multihost_utils
-  from tqdm import tqdm
 
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.generate import balanced_labels
@@ -137,7 +135,9 @@ def stream(
     sharding.on_main(store.begin)
     missing = store.missing()
     done = values.num - sum(map(len, missing))
-    with tqdm(total=values.num, initial=done, unit="img", desc="sampling", disable=not is_main()) as bar:
+    with progress_bar(
+      total=values.num, initial=done, unit="img", desc="sampling", disable=not is_main()
+    ) as bar:
       store.collect(draw, missing[jax.process_index() :: jax.process_count()], bar.update)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices("sampled")

@@ -17,6 +17,7 @@ from cm_jax.evaluation import records
 from cm_jax.evaluation.real import open_like_own
 from cm_jax.evaluation.records import Record
 from cm_jax.models import Model
+from cm_jax.notices import progress_bar
 from cm_jax.sampling.choose import known_kind
 from cm_jax.sampling.generate import local_mesh, replicate
 from cm_jax.sampling.likelihood import Likelihood, bits_per_dim, dequantize
@@ -62,8 +63,6 @@ def bits(
     UserError: Names the argument: a model of another kind, a source that is not there or has to be given,
       images of another shape, a field of `Likelihood` out of range.
   """
-  from tqdm import tqdm
-
   if known_kind(model) != "diffusion":
     raise UserError("model", model.kind, "a diffusion model: the f of another kind is not a denoiser")
   check_seed(seed)
@@ -85,7 +84,9 @@ def bits(
 
   params, found, evaluations = replicate(model.params, mesh), [], 0
   keys = jax.random.split(jax.random.key(seed), samples * -(-len(data) // batch_size))
-  with tqdm(total=len(data), unit="img", desc="likelihood", disable=not (progress and is_main)) as bar:
+  with progress_bar(
+    total=len(data), unit="img", desc="likelihood", disable=not (progress and is_main)
+  ) as bar:
     for i, start in enumerate(range(0, len(data), batch_size)):
       rows = [_placed(array[start : start + batch_size], mesh) for array in (data, classes)]
       each = []

@@ -10,6 +10,7 @@ import numpy as np
 from cm_jax.evaluation import hosts
 from cm_jax.evaluation.features.base import Extractor
 from cm_jax.evaluation.moments import Moments
+from cm_jax.notices import progress_bar
 
 MOMENTS = {"moments": "features", "spatial_moments": "spatial"}  # and what they are of
 ROWS = ("features", "logits", "spatial", "images")
@@ -116,11 +117,9 @@ def collect(
     title: Of the progress bar.
     progress: Show it, on the first process.
   """
-  from tqdm import tqdm
-
   collected = begun or Collected()
   shown = progress and jax.process_index() == 0
-  bar = tqdm(total=len(numbers), initial=collected.count, unit="img", desc=title, disable=not shown)
+  bar = progress_bar(total=len(numbers), initial=collected.count, unit="img", desc=title, disable=not shown)
   with bar, contextlib.closing(batches(numbers.start + collected.count, numbers.stop)) as stream:
     for images in chunks(stream, CHUNK):
       collected = collected.added(images, extractor, needs)

@@ -19,6 +19,7 @@ from cm_jax.evaluation.moments import Moments
 from cm_jax.evaluation.real import check_images, framing_of, open_like_own, own_reference
 from cm_jax.evaluation.references import data_name
 from cm_jax.models import Model
+from cm_jax.notices import progress_bar
 from cm_jax.sampling.choose import listed, own_multistep
 from cm_jax.sampling.generate import generate_all, local_mesh
 from cm_jax.sampling.multistep import Multistep
@@ -81,8 +82,6 @@ def search(
     UserError: Names the argument: a number of levels or a method that there is not, a source that is not
       there or has to be given, features that cannot be read.
   """
-  from tqdm import tqdm
-
   steps = StepSearch(model.noise, nfe, method, num, rounds)
   source = reference or own_reference(model)
   with renamed("source", "reference"):
@@ -93,7 +92,7 @@ def search(
   sampler = Multistep(model.noise, steps.initial(), **{**own_multistep(model), **given})
   metric = frechet_metric(model, sampler, measure, source, seed, batch_size, mesh)
   is_main = jax.process_index() == 0
-  with tqdm(desc=f"{nfe} NFE", unit=" candidates", disable=not (progress and is_main)) as bar:
+  with progress_bar(desc=f"{nfe} NFE", unit=" candidates", disable=not (progress and is_main)) as bar:
 
     def show(evaluation: Evaluation) -> None:
       bar.update()

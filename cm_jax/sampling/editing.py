@@ -17,6 +17,7 @@ from cm_jax.diffusion.noise import per_sample_noise
 from cm_jax.diffusion.pixels import normalize, quantize
 from cm_jax.errors import UserError, one_of
 from cm_jax.models import Model
+from cm_jax.notices import progress_bar
 from cm_jax.sampling.generate import generate, local_mesh
 from cm_jax.sampling.interpolation import interpolate
 from cm_jax.sampling.labels import class_number
@@ -80,8 +81,6 @@ def edit(
     UserError: Names the argument: an unknown task, a label the model has not, levels out of range or not
       descending, an operator that does not fit the images, images of another shape.
   """
-  from tqdm import tqdm
-
   if isinstance(task, str) and task not in TASKS:
     raise UserError("task", task, one_of(TASKS, task))
   number = -1 if str(label) == "-1" else class_number(model, label, none="-1")
@@ -117,7 +116,7 @@ def edit(
   )
   done, hidden = [], not (progress and jax.process_index() == 0)
   title = task if isinstance(task, str) else type(task).__name__.lower()
-  with tqdm(total=count, unit="img", desc=title, disable=hidden) as bar:
+  with progress_bar(total=count, unit="img", desc=title, disable=hidden) as bar:
     for batch in batches:
       done.append(batch)
       bar.update(len(batch))

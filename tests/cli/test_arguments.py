@@ -8,6 +8,7 @@ import pytest
 from cm_jax import cli, errors
 from cm_jax.assembly.method import assemble
 from cm_jax.cli import config_flags, environment
+from cm_jax.notices import progress_bar
 from cm_jax.version import __version__
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -156,3 +157,17 @@ def test_flags_are_typed_with_hyphens_or_underscores(capsys, flag):
 def test_an_unknown_flag_is_told_with_its_value_alone(capsys):
   for flag, shown in (("--workdr=a/b=c", "a/b=c"), ("--workdr", "")):
     assert f" --workdr = {shown}: expected '--workdir'" in said(capsys, "train", flag)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_bar_is_drawn_over_on_a_terminal_only(capsys, monkeypatch, terminal):
+  monkeypatch.setattr("cm_jax.notices.SECONDS", 0.0)
+  monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+  with progress_bar(total=3, desc="drawing", unit="img", mininterval=0) as bar:
+    for value in ("a", "b", "c"):
+      bar.update()
+      bar.set_postfix(found=value)
+  text = capsys.readouterr().err
+  assert ("\r" in text) == terminal
+  last = text.replace("\r", "\n").strip().splitlines()[-1]
+  assert last.startswith("drawing: ") and "found=c" in last and ("3 of 3" in last) != terminal

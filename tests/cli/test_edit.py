@@ -37,6 +37,16 @@ def read(out) -> np.ndarray:
   )
 
 
+def test_a_folder_of_samples_is_an_input(folder, tmp_path):
+  (tmp_path / "in").mkdir()
+  (folder / "in").rename(tmp_path / "in" / "00000")  # as `sample --out=folder` lays them out
+  try:
+    assert edit(folder, tmp_path / "x", "--task=stroke", f"--input={tmp_path / 'in'}") == 0
+  finally:
+    (tmp_path / "in" / "00000").rename(folder / "in")
+  assert {path.name for path in (tmp_path / "x").iterdir()} == {"0.png", "1.png", "2.png", "grid.png"}
+
+
 def test_inpainting_keeps_the_known_pixels_bit_for_bit(folder, tmp_path):
   assert (
     edit(
