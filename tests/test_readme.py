@@ -29,7 +29,7 @@ def lines(page: str) -> list[str]:
 
 def arguments(page: str) -> list[list[str]]:
   """Return what the page's command lines give to cm_jax, but for those that leave something out."""
-  found = [re.search(r"\bcm_jax (.*)", line) for line in lines(page)]
+  found = [re.search(r"\bcm_jax ([^;]*)", line) for line in lines(page)]
   split = [shlex.split(match[1], comments=True) for match in found if match]
   return [words for words in split if not any("..." in word for word in words)]
 

@@ -35,7 +35,9 @@ def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   flags.DEFINE_string("task", None, f"One of {', '.join(TASKS)}.", flag_values=values)
   define_weights(values)
-  flags.DEFINE_string("input", None, "An image, or a folder of images of one size, such as sample writes.", flag_values=values)
+  flags.DEFINE_string(
+    "input", None, "An image, or a folder of them, of one size, such as sample writes.", flag_values=values
+  )
   flags.DEFINE_string(
     "mask",
     None,

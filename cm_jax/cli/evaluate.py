@@ -105,7 +105,10 @@ def main(values: flags.FlagValues) -> None:
     check_writable("--out", RunFolder.at(out).evaluations)
   start()
   from cm_jax.evaluation.features import load_features
+  from cm_jax.evaluation.references import check_reference
 
+  if values.reference:  # before a network is fetched
+    check_reference(values.reference)
   shared: dict[str, Any] = {
     "features": load_features(values.features, values.weights),
     "reference": values.reference,

@@ -125,6 +125,7 @@ def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.
     UserError: Neither is there, or a key is not; data that only the run's own config says is code.
   """
   from cm_jax.cli.config_flags import check_code_is_given, override, read_file, read_stored
+  from cm_jax.storage.weights import is_weights_folder
 
   config = override(read_file(values.config) if values.config else read_stored(values.workdir), overrides)
   if not values.config:
@@ -134,6 +135,8 @@ def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.
       if section not in config:
         raise UserError(f"config.{section}", "", "set: start from cm_jax.config.default()")
       config[section].path = path
+      if not values.config and is_weights_folder(path):
+        config[section].step = -1  # the run's own step of it is that of a run
   return config
 
 

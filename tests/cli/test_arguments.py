@@ -4,12 +4,16 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl import flags
 
 from cm_jax import cli, errors
+from cm_jax.assembly.complete import complete
 from cm_jax.assembly.method import assemble
-from cm_jax.cli import config_flags, environment
+from cm_jax.cli import config_flags, environment, train
 from cm_jax.notices import progress_bar
+from cm_jax.storage import run as store
 from cm_jax.version import __version__
+from tests.cli.weights import weights_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -171,3 +175,16 @@ def test_a_bar_is_drawn_over_on_a_terminal_only(capsys, monkeypatch, terminal):
   assert ("\r" in text) == terminal
   last = text.replace("\r", "\n").strip().splitlines()[-1]
   assert last.startswith("drawing: ") and "found=c" in last and ("3 of 3" in last) != terminal
+
+
+def test_a_teacher_may_become_a_weights_folder(tmp_path):
+  """The step that a run took its teacher at is one of a run; what it is now its content says."""
+  config = overridden("teacher.path=runs/edm", "teacher.step=1200")
+  store.write_config(tmp_path / "run", complete(config), begins=True)
+  folder = weights_folder(tmp_path / "edm", precond="edm", kind="diffusion")
+  values = flags.FlagValues()
+  train.define(values)
+  for teacher, step in ((str(folder), -1), (str(tmp_path / "moved"), 1200)):
+    values(["train", f"--workdir={tmp_path / 'run'}", f"--teacher={teacher}"])
+    found = train.read(values, []).teacher
+    assert (found.path, found.step) == (teacher, step)
