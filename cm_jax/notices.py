@@ -2,6 +2,7 @@
 is."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -20,12 +21,12 @@ def notice(*lines: str) -> None:
       tqdm.tqdm.write(said, file=sys.stderr)
 
 
-def progress_bar(*items: Any, **options: Any) -> Any:
+def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
   """Return tqdm's bar on standard error; where that is no terminal it is a line now and then: a log keeps all
   that is drawn over on a screen.
 
   Args:
-    *items: What is gone through, if it is no `total`.
+    items: What is gone through; None where the bar is told.
     **options: tqdm's.
 
   >>> list(progress_bar(range(3), desc="three", unit="step"))
@@ -34,11 +35,16 @@ def progress_bar(*items: Any, **options: Any) -> Any:
   from tqdm import tqdm
 
   if sys.stderr.isatty():
-    return tqdm(*items, **options)
-  count = "{n_fmt} of {total_fmt}" if items or "total" in options else "{n_fmt}"
+    return tqdm(items, **options)
+  count = "{n_fmt} of {total_fmt}" if items is not None or "total" in options else "{n_fmt}"
   shape = f"{{desc}}: {count}, {{rate_fmt}}{{postfix}}"
-  seldom = {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": 1e-3, "bar_format": shape}
-  return tqdm(*items, file=_Lines(), **{**seldom, **options})
+  seldom: dict[str, Any] = {
+    "mininterval": SECONDS,
+    "maxinterval": SECONDS,
+    "delay": 1e-3,
+    "bar_format": shape,
+  }
+  return tqdm(items, file=_Lines(), **{**seldom, **options})
 
 
 SECONDS = 30  # between two such lines

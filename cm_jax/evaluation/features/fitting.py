@@ -12,6 +12,7 @@ import optax
 from cm_jax.data.pipeline import InMemory, Pipeline
 from cm_jax.diffusion.pixels import normalize
 from cm_jax.diffusion.precision import computing_in
+from cm_jax.notices import progress_bar
 from cm_jax.types import Array, Params
 
 
@@ -38,13 +39,11 @@ def fit(
     num_steps, batch_size, learning_rate: Of the training.
     clip: Of the gradient's norm; None for none.
   """
-  import tqdm
-
   pipeline = Pipeline(InMemory({"image": images, "label": labels}), batch_size, seed)
   initial, train_step = _training(network, vary, num_steps, learning_rate, clip)
   key = jax.random.key(seed)
   params, state = initial(key, images[:1])
-  for step in tqdm.tqdm(range(num_steps), "features", disable=None):
+  for step in progress_bar(range(num_steps), desc="features", unit="step"):
     params, state = train_step(params, state, pipeline.batch(step), jax.random.fold_in(key, step))
   return jax.device_get(params)
 
