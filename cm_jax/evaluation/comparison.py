@@ -183,9 +183,11 @@ def _plot(
 def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], key: str, floor: float | None, title: str) -> None:
   levels = _levels(rows, key)
   width = 0.8 / len(levels)
-  for i, nfe in enumerate(levels):
-    shown = [(at, row[key][nfe]) for at, row in enumerate(rows) if row[key].get(nfe, [None])[0] is not None]
-    places = [at + (i - (len(levels) - 1) / 2) * width for at, _ in shown]
+  own = [[nfe for nfe in levels if row[key].get(nfe, [None])[0] is not None] for row in rows]
+  for nfe in levels:
+    shown = [(at, rows[at][key][nfe]) for at, measured in enumerate(own) if nfe in measured]
+    # over the row's name, however few it has
+    places = [at + (own[at].index(nfe) - (len(own[at]) - 1) / 2) * width for at, _ in shown]
     spreads = [spread or 0 for _, (_, spread) in shown]
     panel.bar(places, [mean for _, (mean, _) in shown], width, yerr=spreads, label=f"{nfe} NFE")
   if floor is not None:

@@ -166,6 +166,22 @@ def test_the_longest_name_is_meant():
     assert named(name) == found
 
 
+def test_a_methods_bars_stand_over_its_name(tmp_path, monkeypatch):
+  """However few of all numbers of evaluations it has: a teacher's one bar stood beside it."""
+  drawn = []
+  monkeypatch.setattr("cm_jax.storage.pictures.save_figure", lambda figure, *_, **__: drawn.append(figure))
+  write_run(tmp_path / "cd" / "0", nfes=(1, 2, 4))
+  write_run(tmp_path / "ect" / "0", nfes=(2, 4))
+  write_run(tmp_path / "edm" / "0", nfes=(35,))
+  compare(tmp_path)
+  panel = drawn[0].axes[0]
+  names = dict(zip([tick.get_text() for tick in panel.get_xticklabels()], panel.get_xticks(), strict=True))
+  middles = [bar.get_x() + bar.get_width() / 2 for bar in panel.patches]
+  for name, count in {"cd": 3, "ect": 2, "edm": 1}.items():
+    near = [middle for middle in middles if abs(middle - names[name]) < 0.5]
+    assert len(near) == count and np.mean(near) == pytest.approx(names[name])
+
+
 def test_a_comparison_is_of_means_over_seeds_by_data(tmp_path):
   for seed in (0, 1):
     write_run(tmp_path / "cd" / str(seed), seed=seed)
