@@ -173,6 +173,8 @@ def evaluate_images(
   subject = given_images(opened, batch_size)
   recorder.record([subject], count)
   told = asked.told(subject.fields["quantiser"])
+  if count < len(opened):
+    told.append(f"images: the first {count:,} of {len(opened):,}: a folder's come class by class")
   return Measured(recorder.made, recorder.found, [*told, *recorder.told()])
 
 

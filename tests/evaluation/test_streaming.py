@@ -319,6 +319,11 @@ def test_nan_among_images_leaves_nothing(sets, tmp_path):
   read_statistics(stats(tmp_path))
 
 
+def test_a_part_of_what_there_is_is_said_to_be_the_first(sets):
+  assert measured(*sets, num=20).told[-1] == "images: the first 20 of 70: a folder's come class by class"
+  assert "the first" not in measured(*sets, num=70).told[-1]
+
+
 def test_few_is_measured_when_it_is_asked_for(sets):
   assert measured(*sets, num=3, few=True).made[0].n == 3
   own = dataclasses.replace(ToyExtractor(), name="classifier")
