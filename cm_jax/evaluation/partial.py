@@ -131,9 +131,10 @@ def unfinished(folder: epath.Path) -> list[str]:
   """Return the names of the measurements in a folder, those of all processes as one, newest first."""
   ages: dict[str, float] = {}
   for path in folder.iterdir() if folder.exists() else ():
-    with contextlib.suppress(OSError):  # another process may have removed it
-      name = path.name.rpartition("-")[0] or path.name
-      ages[name] = max(ages.get(name, 0.0), path.stat().mtime)
+    name = path.name.rpartition("-")[0] or path.name
+    ages.setdefault(name, 0.0)
+    with contextlib.suppress(OSError):  # not written to its end, or removed by another process
+      ages[name] = max(ages[name], float((path / _STATE).stat().mtime))
   return sorted(ages, key=lambda name: -ages[name])
 
 

@@ -161,7 +161,7 @@ def test_what_is_left_is_bounded(tmp_path):
   known, place = collecting.Collected().added(pictures(4), ToyExtractor(), ("moments",)), epath.Path(tmp_path)
   for number in range(KEPT + 3):
     Partial(place, {"seed": number}, {"num": 9}).save(known)
-    for age, path in enumerate(sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime)):
+    for age, path in enumerate(sorted(tmp_path.glob("*/state"), key=lambda path: path.stat().st_mtime)):
       os.utime(path, (age, age))
   assert len(unfinished(place)) == KEPT
   left = [Partial(place, {"seed": number}, {"num": 9}).load() is not None for number in range(KEPT + 3)]
