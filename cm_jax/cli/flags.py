@@ -129,10 +129,10 @@ def define_step(values: flags.FlagValues, about: str) -> None:
 def define_model(values: flags.FlagValues) -> None:
   """Declare the flags that choose weights and a sampler."""
   define_weights(values)
-  flags.DEFINE_integer(
+  flags.DEFINE_multi_integer(
     "nfe",
     None,
-    "Multistep sampling with the tuned noise levels of so many network evaluations.",
+    "Multistep sampling with the tuned noise levels of so many network evaluations; evaluate takes several.",
     flag_values=values,
   )
   flags.DEFINE_multi_integer(
@@ -247,12 +247,12 @@ def read_samplers(values: flags.FlagValues, model: "Model", sigmas: Sequence[str
   num_steps = values.num_steps or ()
   if sigmas and num_steps:
     raise UserError("--num_steps", num_steps[0], "either --sigmas or --num_steps")
-  if values.nfe is not None and (sigmas or num_steps):
-    raise UserError("--nfe", values.nfe, "neither --sigmas nor --num_steps beside it")
-  return choose_samplers(
-    model, [parse_sigmas(text) for text in sigmas], num_steps, values.sampler, values.nfe,
-    values.clip, values.renoise,
-  )  # fmt: skip
+  if values.nfe and (sigmas or num_steps):
+    raise UserError("--nfe", values.nfe[0], "neither --sigmas nor --num_steps beside it")
+  levels = [parse_sigmas(text) for text in sigmas]
+  protocol = values.clip, values.renoise
+  choose = lambda nfe: choose_samplers(model, levels, num_steps, values.sampler, nfe, *protocol)
+  return [sampler for nfe in values.nfe or (None,) for sampler in choose(nfe)]
 
 
 def parse_sigmas(text: str) -> tuple[float, ...]:

@@ -62,7 +62,8 @@ def main(values: flags.FlagValues) -> None:
   model = load(values)
   samplers = read_samplers(values, model, () if values.sigmas is None else (values.sigmas,))
   if len(samplers) > 1:
-    raise UserError("--num_steps", ",".join(map(str, values.num_steps)), "one number of steps")
+    field, several = ("--nfe", values.nfe) if values.nfe else ("--num_steps", values.num_steps)
+    raise UserError(field, ",".join(map(str, several)), "one number: sample draws in one way")
   sampler, suffix = samplers[0], epath.Path(values.out).suffix
   if is_latent(model.image_shape) and suffix != ".npz":
     expected = f"a .npz file: the model makes latents {list(model.image_shape)}, not images"

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
 from cm_jax.assembly import build
 from cm_jax.cli import run
+from cm_jax.cli.flags import define_model, read_samplers
 from cm_jax.data.sources import images, labels, open_source
+from cm_jax.errors import UserError
 from cm_jax.evaluation.features import save_features, train_features
 from cm_jax.training import loop
 from tests import tiny
+from tests.sampling.test_choose import model
 
 REPO = Path(__file__).parents[2]
 
@@ -80,6 +84,16 @@ def test_several_of_each_in_one_call_skips_what_is_recorded(folder, tmp_path, ca
   assert evaluate(folder, "--all-checkpoints", "--average=ema,params", *shared) == 0
   assert "2 samplers measured, 2 as before" in capsys.readouterr().out
   assert {r["step"] for r in records(tmp_path) if r["metric"] == "fd_digits"} == {2, 4}
+
+
+def test_several_numbers_of_evaluations_in_one_call():
+  values = flags.FlagValues()
+  define_model(values)
+  values(["evaluate", "--nfe=2", "--nfe=1"])
+  tuned = model(sigmas_by_nfe={2: (80.0, 1.5)})
+  assert [sampler.sigmas for sampler in read_samplers(values, tuned, ())] == [(80.0, 1.5), (80.0,)]
+  with pytest.raises(UserError, match="^--nfe = 2: expected neither --sigmas"):
+    read_samplers(values, tuned, ("80",))
 
 
 @pytest.mark.parametrize(
