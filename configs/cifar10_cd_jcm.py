@@ -21,6 +21,7 @@ Departures: as configs/cifar10_cd.py, but for the network.
 import cifar10_cd
 
 VARIANTS = cifar10_cd.VARIANTS
+TEACHER_NETWORK = {"name": "jcm_ncsnpp"}  # of that checkpoint, for `plan` without --teacher
 
 
 def get_config(variant=""):

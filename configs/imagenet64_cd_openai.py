@@ -20,6 +20,12 @@ Departures: as configs/imagenet64_cd.py.
 import imagenet64_cd
 
 VARIANTS = imagenet64_cd.VARIANTS
+# Of that checkpoint, for `plan` without --teacher: the flags of its sampling script.
+TEACHER_NETWORK = {
+  "name": "openai_unet", "model_channels": 192, "num_res_blocks": 3, "channel_mult": (1, 2, 3, 4),
+  "attention_resolutions": (2, 4, 8), "num_head_channels": 64, "use_scale_shift_norm": True,
+  "resblock_updown": True,
+}  # fmt: skip
 
 
 def get_config(variant=""):

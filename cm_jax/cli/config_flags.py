@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 import sysconfig
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,9 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
   Raises:
     UserError: The file is missing, or fails when it is run.
   """
-  given, _, argument = spec.partition(":")
-  path = find_config(given)
-  sys.path.append(os.path.dirname(os.path.abspath(path)))
-  module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-  if module_spec is None or module_spec.loader is None:
-    raise UserError("--config", spec, "a Python file with get_config()")
-  module = importlib.util.module_from_spec(module_spec)
+  argument = spec.partition(":")[2]
+  module = _module(spec)
   try:
-    module_spec.loader.exec_module(module)
     takes_it = argument and inspect.signature(module.get_config).parameters
     config = ml_collections.ConfigDict(module.get_config(argument) if takes_it else module.get_config())
     if argument and not takes_it:
@@ -51,10 +46,40 @@ def read_file(spec: str) -> ml_collections.ConfigDict:
       raise UserError("--config", spec, error.expected) from error
     raise
   except Exception as error:  # whatever the user's own code raises
-    expected = f"a Python file with get_config() ({type(error).__name__}: {error})"
-    raise UserError("--config", spec, expected) from error
+    raise _fails(spec, error) from error
   outside.allow(config)
   return config
+
+
+def teacher_network(spec: str) -> dict[str, Any] | None:
+  """Return the network of the teacher that a config file is written for, its `TEACHER_NETWORK`: what a plan
+  takes for the network `teacher` where that is not there; None where it names none.
+
+  Raises:
+    UserError: The file is missing, or fails when it is run.
+  """
+  return vars(_module(spec)).get("TEACHER_NETWORK")
+
+
+def _module(spec: str) -> types.ModuleType:
+  path = find_config(spec.partition(":")[0])
+  sys.path.append(os.path.dirname(os.path.abspath(path)))
+  module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+  if module_spec is None or module_spec.loader is None:
+    raise UserError("--config", spec, "a Python file with get_config()")
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+  except UserError:
+    raise
+  except Exception as error:
+    raise _fails(spec, error) from error
+  return module
+
+
+def _fails(spec: str, error: Exception) -> UserError:
+  expected = f"a Python file with get_config() ({type(error).__name__}: {error})"
+  return UserError("--config", spec, expected)
 
 
 def _steps(spec: str, argument: str) -> int:

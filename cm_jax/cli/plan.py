@@ -14,9 +14,11 @@ machine (fake ones on a CPU) and prints XLA's own figures. A count is of devices
 TPU7x is two.
 """
 
+import contextlib
 import dataclasses
+import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
@@ -41,7 +43,22 @@ def define(values: flags.FlagValues) -> None:
     "Also compile the step for --count devices and print XLA's own memory; takes minutes for large ones."
   )
   flags.DEFINE_bool("compile", False, about, flag_values=values)
+  about = "Also without remat what it is with it, and the other way round; by default where it does not fit."
+  flags.DEFINE_bool("remat", None, f"{about} Takes as long again.", flag_values=values)
   flags.DEFINE_bool("json", False, "Print the plan as one JSON object.", flag_values=values)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+  """Look for no garbage: what is traced stays, and looking through it again and again takes a tenth of the
+  time."""
+  was_enabled = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if was_enabled:
+      gc.enable()
 
 
 def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
@@ -50,6 +67,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   from cm_jax.benchmark.plan.accelerators import accelerator
   from cm_jax.benchmark.plan.estimate import plan
   from cm_jax.benchmark.plan.setting import of_config
+  from cm_jax.cli.config_flags import teacher_network
   from cm_jax.cli.train import read
 
   if not values.config and not values.workdir:
@@ -63,8 +81,9 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   start()
   if values.compile:
     compiled.check_devices(values.count)
-  setting = of_config(config)
-  planned = plan(setting, device, values.count, values.mfu)
+  with _uncollected():
+    setting = of_config(config, teacher_network(values.config) if values.config else None)
+    planned = plan(setting, device, values.count, values.mfu, values.remat)
   by_xla = compiled.compile_step(setting) if values.compile else None
   if not is_main():
     return

@@ -13,7 +13,7 @@ from cm_jax import cli
 from cm_jax.benchmark.cases import CASES, Workload, config_of
 from cm_jax.benchmark.objectives import flops as flops_by_xla
 from cm_jax.benchmark.objectives import temp_bytes
-from cm_jax.benchmark.plan import activations, costs, report
+from cm_jax.benchmark.plan import activations, costs, estimate, report
 from cm_jax.benchmark.plan.accelerators import ACCELERATORS, accelerator, of_device
 from cm_jax.benchmark.plan.estimate import plan
 from cm_jax.benchmark.plan.flops import count
@@ -272,6 +272,38 @@ def test_the_command_prints_a_plan_and_its_json(file, capsys):
     "in 200 steps",
   ):
     assert part in said, part
+
+
+def test_the_network_of_a_teacher_is_what_the_configs_file_says(tmp_path, capsys):
+  path = tmp_path / "config.py"
+  text = (
+    "from tests import tiny\n"
+    "TEACHER_NETWORK = {'name': 'toy', 'width': 5}\n"
+    "def get_config():\n  c = tiny.config(tiny.CD)\n  c.network = {'name': 'teacher'}\n  return c\n"
+  )
+  path.write_text(text)
+  assert cli.run(["plan", f"--config={path}", "--device=v5e"]) == 0
+  said = capsys.readouterr().out
+  width = tiny.config(tiny.CD)
+  width.network = {"name": "toy", "width": 5}
+  assert f"parameters: {plan(of_config(width), ACCELERATORS['v5e'], 1).parameters:,}\n" in said
+  assert "assumed: the teacher's network is toy, as the config's file says (no --teacher)" in said
+  path.write_text(text.replace("TEACHER_NETWORK", "OTHER"))
+  assert cli.run(["plan", f"--config={path}"]) == 2
+  assert "config.teacher.path" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_remat_is_planned_where_it_is_asked_for_or_needed(monkeypatch):
+  config = tiny.config()
+  config.network = {"name": "songunet", "model_channels": 16, "channel_mult": (1,), "num_blocks": 1}
+  setting, device = of_config(config), ACCELERATORS["v5e"]
+  roomy = plan(setting, device, 1, remat=None)
+  assert roomy.fits and roomy.activations["on"] < roomy.activations["off"]  # short, so it is done anyway
+  monkeypatch.setattr(estimate, "SHORT", 0)
+  assert plan(setting, device, 1, remat=None).activations["on"] is None
+  tight = plan(setting, dataclasses.replace(device, memory=10**5), 1, remat=None)
+  assert tight.activations == roomy.activations
 
 
 @pytest.mark.slow

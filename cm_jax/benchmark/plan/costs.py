@@ -79,6 +79,10 @@ class Traced:
     found["backward"] = self.flops() - sum(found.values())
     return found
 
+  def operations(self) -> int:
+    """Return how many operations the gradient is."""
+    return len(flatten(self.gradient).operations)
+
   def flops(self) -> int:
     """Return the FLOPs of the gradient."""
     return sum(of_equation(operation.equation) for operation in flatten(self.gradient).operations)
@@ -112,19 +116,6 @@ def _named(network: Any, name: str) -> Preconditioned:
 
   net.__name__ = name
   return dataclasses.replace(network, net=jax.jit(net))
-
-
-def _alone(setting: Setting, student: Preconditioned, size: int) -> int:
-  """Return the FLOPs of one evaluation of the student's network, where the loss has none without a
-  derivative."""
-  x = jax.ShapeDtypeStruct((size, *setting.method.image_shape), "float32")
-  sigma = jax.ShapeDtypeStruct((size,), "float32")
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  evaluate = lambda params, x, sigma, key: student(params, key=key)(x, sigma)
-  traced = open_jaxpr(jax.make_jaxpr(evaluate)(setting.state.params, x, sigma, key))
-  evaluations: list[Evaluation] = []
-  _walk(traced, [False] * len(traced.invars), evaluations)
-  return evaluations[0].flops
 
 
 def _walk(jaxpr: Any, reached: Sequence[bool], evaluations: list[Evaluation]) -> list[bool]:

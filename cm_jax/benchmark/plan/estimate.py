@@ -12,6 +12,7 @@ from cm_jax.errors import UserError, within
 from cm_jax.training import sharding
 from cm_jax.types import parameter_count
 
+SHORT = 5000  # operations of a gradient that is traced in a second or two
 MFU = 0.35  # of published runs 15 to 35 % of the peak are known
 
 
@@ -85,7 +86,7 @@ class Plan:
 
 
 def plan(
-  setting: Setting, accelerator: Accelerator, count: int, mfu: float = MFU, remat: bool = True
+  setting: Setting, accelerator: Accelerator, count: int, mfu: float = MFU, remat: bool | None = True
 ) -> Plan:
   """Plan a run on `count` devices.
 
@@ -94,7 +95,8 @@ def plan(
     accelerator: The devices.
     count: How many.
     mfu: Share of their peak rate that is reached.
-    remat: Also find out what remat on, or off, would change; takes another trace.
+    remat: Also find out what remat on, or off, would change, which takes another trace, the longest; None:
+      where it is asked, since the run does not fit, or the trace is short.
 
   Raises:
     UserError: The mesh or the batch does not divide among so many devices.
@@ -110,12 +112,14 @@ def plan(
   is_on = bool(config.network.get("remat", False))
   found: dict[str, int | None] = {"off": None, "on": None}
   found["on" if is_on else "off"] = activations.peak(traced.gradient, with_results=False)
-  if remat and "remat" in config.network:
-    other = costs.Traced(setting.with_network(remat=not is_on), at_a_time).gradient
-    found["off" if is_on else "on"] = activations.peak(other, with_results=False)
   holds, taken = held(setting), found["on" if is_on else "off"] or 0
   fixed = holds.on_a_device(fsdp)
   usable = int(accelerator.memory * accelerator.usable)
+  if remat is None:
+    remat = sum(fixed.values()) + taken > usable or traced.operations() < SHORT
+  if remat and "remat" in config.network:
+    other = costs.Traced(setting.with_network(remat=not is_on), at_a_time).gradient
+    found["off" if is_on else "on"] = activations.peak(other, with_results=False)
   an_image = max(taken / at_a_time, 1)
   group = method.objective.needs.group
   stored = tree_bytes(setting.state) + (

@@ -104,16 +104,27 @@ def of_experiment(experiment: Experiment) -> Setting:
   return setting.with_network(**_PORTABLE)
 
 
-def of_config(config: ml_collections.ConfigDict) -> Setting:
+def of_config(config: ml_collections.ConfigDict, teacher_network: Mapping[str, Any] | None = None) -> Setting:
   """Return what is planned of a config: no data is opened, no weights are read.
 
-  A teacher's network is taken from its folder if that is there; else the student's is assumed.
+  A teacher's network is taken from its folder if that is there; else it is the one that is given, else the
+  student's is assumed.
+
+  Args:
+    config: Of the run.
+    teacher_network: What the config's author says of the teacher's network, as a section.
 
   Raises:
     UserError: Anything about the config that would not do, or the shape of its images is not known.
   """
-  config = with_network_of_another(config)
+  named = teacher_network if not config.teacher.path else None
+  config = with_network_of_another(config) if named is None else _with_network(config, named)
   shape, classes, assumed = images_of(config)
+  if named is not None:
+    assumed = (
+      *assumed,
+      f"the teacher's network is {named['name']}, as the config's file says (no --teacher)",
+    )
   method = assemble(config, shape, classes)
   needs = method.objective.needs
   teacher, teacher_params = None, None
@@ -122,6 +133,8 @@ def of_config(config: ml_collections.ConfigDict) -> Setting:
     if config.teacher.path:
       with renamed("model", "config.teacher.path"):
         section = network_of(config.teacher.path)
+    elif named is not None:
+      section = dict(named)
     else:
       section = {key: value for key, value in section.items() if key == "name" or key not in MAY_DIFFER}
       section["dtype"] = config.network.get("dtype", "float32")
@@ -134,6 +147,17 @@ def of_config(config: ml_collections.ConfigDict) -> Setting:
   distance = needs.distance
   distance_params = None if distance is None else distance.abstract()
   return Setting(method, teacher, teacher_params, distance_params, assumed).with_network(**_PORTABLE)
+
+
+def _with_network(config: ml_collections.ConfigDict, named: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """Return a config whose network is that of its teacher with the network that is named."""
+  if config.network.get("name") != "teacher":
+    return config
+  given = {key: value for key, value in config.network.items() if key != "name"}
+  resolved = ml_collections.ConfigDict(config)
+  with resolved.ignore_type():
+    resolved.network = complete({"network": {**named, **given}}).network
+  return resolved
 
 
 def images_of(config: ml_collections.ConfigDict) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
