@@ -3,6 +3,7 @@ prints."""
 
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -174,9 +175,25 @@ def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> No
     value = str(error.flagvalue).removeprefix(given).removeprefix("=")  # absl repeats the flag
     raise UserError(given, value, one_of([f"--{flag}" for flag in values], given)) from None
   except absl_flags.Error as error:
-    raise UserError("flags", " ".join(arguments), str(error)) from None
+    raise _wrong_value(str(error), arguments) from None
   if len(left) > 1:
     raise UserError("arguments", " ".join(left[1:]), "flags only, as --flag=value")
+
+
+def _wrong_value(said: str, arguments: Sequence[str]) -> UserError:
+  """Return what absl says of a flag's value as an error about that flag.
+
+  >>> print(_wrong_value("flag --num=0: 0 is not a positive integer", ["--num=0"]))
+  --num = 0: expected a positive integer
+  """
+  found = re.fullmatch(r"flag (--[\w-]+)=(.*?): (.*)", said, re.DOTALL)
+  if found is None:
+    return UserError("flags", " ".join(arguments), said)
+  name, value, reason = found.groups()
+  prefix = f"{value} is not "
+  return UserError(
+    name, value, reason.removeprefix(prefix) if reason.startswith(prefix) else f"another value ({reason})"
+  )
 
 
 def main() -> None:

@@ -188,3 +188,17 @@ def test_a_teacher_may_become_a_weights_folder(tmp_path):
     values(["train", f"--workdir={tmp_path / 'run'}", f"--teacher={teacher}"])
     found = train.read(values, []).teacher
     assert (found.path, found.step) == (teacher, step)
+
+
+@pytest.mark.parametrize(
+  ("flag", "error"),
+  [
+    ("--seed=-3", "--seed = -3: expected an integer in the range [0, 4294967295]"),
+    ("--num=many", "--num = many: expected another value (invalid literal for int()"),
+    ("--guidance=-0.5", "--guidance = -0.5: expected a non-negative number"),
+    ("--state=float16", "--state = float16: expected another value (value should be one of <float32|"),
+    ("--clip=perhaps", "--clip = perhaps: expected another value ("),
+  ],
+)
+def test_a_wrong_value_is_told_of_its_flag_alone(capsys, flag, error):
+  assert f"cm_jax sample: {error}" in said(capsys, "sample", "--workdir=runs/x", flag, "--out=x.npz")
