@@ -19,7 +19,7 @@ from cm_jax.models import Experiment, Method, Model
 from cm_jax.sampling.images import sample
 from cm_jax.training import sharding
 from cm_jax.training.layout import check_rules, read_rules
-from cm_jax.training.step import init_state
+from cm_jax.training.step import state_shapes
 from cm_jax.types import Params
 
 # Fields of a network whose layers start without effect, so that weights without them will do.
@@ -59,7 +59,7 @@ def build(config: ml_collections.ConfigDict, resumes: bool = False) -> Experimen
     with within("config.objective.distance"):
       distance_params = distance.load()
   if rules:
-    state = jax.eval_shape(lambda: init_state(method.init, method.optimizer, 0))
+    state = state_shapes(method.init, method.optimizer)
     frozen = {"teacher": None if teacher is None else teacher.params, "distance": distance_params}
     with within("config.mesh"):
       check_rules(rules, {"state": state, **frozen})

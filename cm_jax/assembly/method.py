@@ -27,7 +27,7 @@ from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling import SAMPLERS
 from cm_jax.training.averages.decays import DECAYS
 from cm_jax.training.optim import OPTIMIZERS, Optimizer
-from cm_jax.training.step import init_state
+from cm_jax.training.step import state_shapes
 from cm_jax.types import Array, Decay, Needs, NoiseRange, Objective, Params, Sampler
 
 
@@ -72,7 +72,7 @@ def assemble(
   averages = parts.averages | ({} if needs.target_decay is None else {"target": needs.target_decay})
   init = _with_weighting(init_net, parts.objective)
   optimizer = parts.recipe(averages, _projection(config, needs), frozen)
-  jax.eval_shape(lambda: init_state(init, optimizer, 0))
+  state_shapes(init, optimizer)
   return Method(
     config=ml_collections.FrozenConfigDict(whole), noise=parts.noise, image_shape=shape,
     num_classes=whole.data.num_classes, num_steps=check_length(config), init=init, student=student,

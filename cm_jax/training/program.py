@@ -9,7 +9,7 @@ from cm_jax.models import Experiment, Method
 from cm_jax.training import sharding
 from cm_jax.training.averages.track import read_average
 from cm_jax.training.layout import read_rules
-from cm_jax.training.step import StepFunction, init_state, make_train_step
+from cm_jax.training.step import StepFunction, init_state, make_train_step, state_shapes
 from cm_jax.types import Params, Preconditioned, TrainState
 
 FROZEN = ("teacher", "distance")  # what the step is given beside the state, in its order
@@ -61,7 +61,7 @@ class Program:
 
   def __init__(self, experiment: Experiment):
     self._experiment, method = experiment, experiment.method
-    self.shapes: TrainState = jax.eval_shape(lambda: init_state(method.init, method.optimizer, 0))
+    self.shapes: TrainState = state_shapes(method.init, method.optimizer)
     teacher = experiment.teacher
     frozen = (None if teacher is None else teacher.params), experiment.distance_params
     self.step: StepFunction

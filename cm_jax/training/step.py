@@ -1,6 +1,7 @@
 """The train step: a pure function (state, batch, key, teacher_params, distance_params)
 -> (state, metrics)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,14 @@ def init_state(
   """Return the state before the first step."""
   params = init(jax.random.fold_in(jax.random.key(seed), INIT_KEY))
   return TrainState(step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(params))
+
+
+@functools.lru_cache(maxsize=4)
+def state_shapes(
+  init: Callable[[Array], Params], optimizer: optax.GradientTransformationExtraArgs
+) -> TrainState:
+  """Return the shapes of the state; of a method they are asked for several times, and traced once."""
+  return jax.eval_shape(lambda: init_state(init, optimizer, 0))
 
 
 def split_microbatches(tree: Any, parts: int, group: int = 1) -> list[Any]:

@@ -15,7 +15,7 @@ from cm_jax.assembly.mismatches import MAY_DIFFER
 from cm_jax.assembly.models import network_of
 from cm_jax.errors import UserError, renamed
 from cm_jax.models import Experiment, Method
-from cm_jax.training.step import init_state
+from cm_jax.training.step import state_shapes
 from cm_jax.types import Params, Preconditioned, TrainState
 
 # Data sets whose images are known without them: shape and classes.
@@ -53,7 +53,7 @@ class Setting:
   @functools.cached_property
   def state(self) -> TrainState:
     """Return the shapes of the TrainState."""
-    return jax.eval_shape(lambda: init_state(self.method.init, self.method.optimizer, 0))
+    return state_shapes(self.method.init, self.method.optimizer)
 
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of a batch as a step is given it."""
