@@ -97,7 +97,14 @@ keep() {
 }
 
 if [ "${given[keep]}" = yes ]; then
-  for method in edm "${students[@]}"; do keep "$method"; done
+  there=()
+  for method in edm "${students[@]}"; do
+    keep "$method"
+    [ ! -e "$kept/$method/metrics.jsonl" ] || there+=("$kept/$method")
+  done
+  [ ${#there[@]} -gt 0 ] || refuse "$runs: expected a run with a checkpoint to keep"
+  run "$PYTHON" -c 'import os, sys; from cm_jax.evaluation.report import plot_losses, read_metrics
+plot_losses({os.path.basename(path): read_metrics(path) for path in sys.argv[1:-1]}, sys.argv[-1])' "${there[@]}" "$kept/loss_curves.png"
   exit 0
 fi
 

@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_is_kept_and_goes_on_elsewhere(place):
   (kept / "ect" / "checkpoints" / "7").mkdir(parents=True)
   assert script(place, "--keep=yes").returncode == 0
   assert [path.name for path in (kept / "ect" / "checkpoints").iterdir()] == ["40"]
-  assert (kept / "ect.png").exists() and not (kept / "sct").exists()
+  assert (kept / "ect.png").exists() and (kept / "loss_curves.png").exists() and not (kept / "sct").exists()
   assert sorted(path.name for path in (kept / "weights").iterdir()) == ["cd", "edm"]
   calls(place, "")
   shutil.rmtree(runs)
@@ -113,6 +113,7 @@ def test_a_run_that_was_stopped_is_kept_and_goes_on_elsewhere(place):
   ("arguments", "said"),
   [
     ((), "cifar16.sh: missing: --archive, a tar of train/CLASS/*.jpg and test/CLASS/*.jpg"),
+    (("--keep=yes",), "cifar16.sh: runs/cifar16: expected a run with a checkpoint to keep"),
     (("--keep=maybe",), "cifar16.sh: --keep = maybe: expected yes or no"),
     (("--archive=x", "--kepe=yes"), "cifar16.sh: --kepe = yes: expected one of: --archive --keep"),
     (("--archive=x", "--", "y"), "cifar16.sh: y: expected nothing behind a --"),
