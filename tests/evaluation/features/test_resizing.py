@@ -51,6 +51,13 @@ def test_bilinear_ones_are_their_formulas(shape):
   )
 
 
+@pytest.mark.parametrize("name", RESIZES)
+def test_every_one_keeps_what_is_even_and_makes_grey_three_channels(name):
+  found = RESIZES[name](np.full((2, 5, 9, 1), 77, np.uint8), 7)
+  assert found.shape == (2, 7, 7, 3) and found.dtype in (np.uint8, np.float32)
+  np.testing.assert_allclose(found, 77, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_features_follow_the_resize():
   usual = dinov2.of_arrays(arrays(seed=1), "dinov2-t", TINY, batch_size=8)
