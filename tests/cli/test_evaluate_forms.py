@@ -1,12 +1,15 @@
 """evaluate from the command line: images and models against references of any form, several of each in one
 call, on several devices and processes, stopped and going on."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -131,13 +134,13 @@ def test_bad_flags_are_one_line(folder, capsys, arguments, said):
   assert sorted(path.name for path in (folder / "run").iterdir()) == before
 
 
-def start(folder, out, *arguments: str, **variables: str) -> subprocess.Popen:
+def start(folder, out, *arguments: str, to=subprocess.PIPE, **variables: str) -> subprocess.Popen:
   environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
   command = [
     *(sys.executable, "-m", "cm_jax", "evaluate", f"--model={folder / 'run'}", f"--out={out}"),
     *(f"--features={folder / 'features'}", "--num=600", "--batch_size=64", "--sigmas=80", *arguments),
   ]
-  pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+  pipe = {"stdout": to, "stderr": subprocess.STDOUT, "text": True}
   return subprocess.Popen(command, cwd=REPO, env=environment, **pipe)
 
 
@@ -164,14 +167,20 @@ def test_devices_and_processes_measure_the_same(folder, tmp_path):
 @pytest.mark.slow
 def test_a_terminated_evaluation_goes_on(folder, tmp_path):
   long = ("--metrics=fd", "--num=40000")
-  process = start(folder, tmp_path / "run", *long)
+  terminal, its_end = pty.openpty()  # where the bar shows every step
+  termios.tcsetwinsize(its_end, (24, 120))
+  process = start(folder, tmp_path / "run", *long, to=its_end)
+  os.close(its_end)
   place = tmp_path / "run" / ".evaluating"
   said = ""
   while not re.search(r"\b[1-9]\d*/40000\b", said):  # it draws by then
-    said += process.stdout.read(1)
-    assert process.poll() is None, said
+    said += os.read(terminal, 1 << 12).decode(errors="replace")
   process.send_signal(signal.SIGTERM)
-  said += process.communicate(timeout=60)[0]
+  with contextlib.suppress(OSError):  # the end of a terminal
+    while more := os.read(terminal, 1 << 12):
+      said += more.decode(errors="replace")
+  os.close(terminal)
+  process.wait(60)
   assert process.returncode == 75 and "the same command goes on" in said
   assert [path.name for path in place.rglob("state")] == ["state"], said
   assert not (tmp_path / "run" / "evaluations.jsonl").exists()
