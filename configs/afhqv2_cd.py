@@ -9,8 +9,8 @@ images. ":lpips" (the default), ":l2", ":l1" are the distance. No paper has this
   python -m cm_jax train --config=configs/afhqv2_cd.py:l1 --teacher=weights/edm-afhqv2 \
     --workdir=runs/afhqv2/cd_l1
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/afhqv2_cd.py --teacher=gs://BUCKET/edm-afhqv2 \
-    --workdir=gs://BUCKET/afhqv2/cd
+  python -m cm_jax train --config=configs/afhqv2_cd.py --teacher=/data/edm-afhqv2 \
+    --workdir=/data/afhqv2/cd
 
 FID: none published. Ours: not yet run.
 Compute: 800k steps of 512 images, chosen as for CIFAR-10.

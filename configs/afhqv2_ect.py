@@ -4,8 +4,8 @@ images. No paper has this row.
   python -m cm_jax convert --input=edm-afhqv2-64x64-uncond-vp.pkl --out=weights/edm-afhqv2
   python -m cm_jax train --config=configs/afhqv2_ect.py --init=weights/edm-afhqv2 --workdir=runs/afhqv2/ect
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/afhqv2_ect.py --init=gs://BUCKET/edm-afhqv2 \
-    --workdir=gs://BUCKET/afhqv2/ect
+  python -m cm_jax train --config=configs/afhqv2_ect.py --init=/data/edm-afhqv2 \
+    --workdir=/data/afhqv2/ect
 
 FID: none published. Ours: not yet run.
 Compute: 200k steps of 128 images, chosen as for CIFAR-10.

@@ -5,7 +5,7 @@ configs/ffhq64_edm.py, with more dropout. ":vp" is the default, ":ve" the other.
   python -m cm_jax train --config=configs/afhqv2_edm.py --workdir=runs/afhqv2/edm
   python -m cm_jax train --config=configs/afhqv2_edm.py:ve --workdir=runs/afhqv2/edm_ve
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/afhqv2_edm.py --workdir=gs://BUCKET/afhqv2/edm
+  python -m cm_jax train --config=configs/afhqv2_edm.py --workdir=/data/afhqv2/edm
 
 FID of vp 1.96 with 79 NFE (40 steps of Heun; EDM's example.py). That of ve: UNCONFIRMED. Ours: not yet run.
 Compute: 200 M images in batches of 256, about four days on 8 V100 (EDM's README).

@@ -8,8 +8,8 @@ target EMA 0.95, batch 2048. ":lpips" (the default) and ":l2" are the distance.
   python -m cm_jax train --config=configs/bedroom256_cd.py:l2 --teacher=weights/edm-bedroom \
     --workdir=runs/bedroom256/cd_l2
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/bedroom256_cd.py --teacher=gs://BUCKET/edm-bedroom \
-    --workdir=gs://BUCKET/bedroom256/cd
+  python -m cm_jax train --config=configs/bedroom256_cd.py --teacher=/data/edm-bedroom \
+    --workdir=/data/bedroom256/cd
 A teacher of configs/bedroom256_edm.py does as well (--teacher=runs/bedroom256/edm).
 
 Paper: lpips FID 7.80 with 1 NFE, 5.22 with 2; precision, recall 0.66, 0.34 and 0.68, 0.39 (CM table 2). l2 is

@@ -6,7 +6,7 @@
   python -m cm_jax train --config=configs/bedroom256_edm.py --workdir=runs/bedroom256/edm \
     --config.accumulation=256
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/bedroom256_edm.py --workdir=gs://BUCKET/bedroom256/edm
+  python -m cm_jax train --config=configs/bedroom256_edm.py --workdir=/data/bedroom256/edm
 
 Paper: FID 3.57, precision 0.66, recall 0.45 with 79 NFE (40 steps of Heun; CM table 2). Ours: not yet run.
 Compute: 600k steps of 2,048 images (CM appendix C; launch.sh has batches of 256).

@@ -6,8 +6,8 @@ table 3.
   python -m cm_jax train --config=configs/bedroom256_pd.py --teacher=weights/edm-bedroom \
     --workdir=runs/bedroom256/pd
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/bedroom256_pd.py --teacher=gs://BUCKET/edm-bedroom \
-    --workdir=gs://BUCKET/bedroom256/pd
+  python -m cm_jax train --config=configs/bedroom256_pd.py --teacher=/data/edm-bedroom \
+    --workdir=/data/bedroom256/pd
 
 Paper: FID 16.92 with 1 NFE, 8.47 with 2; precision, recall 0.47, 0.27 and 0.56, 0.39 (CM table 2). Ours: not
 yet run.

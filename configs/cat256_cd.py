@@ -7,8 +7,8 @@ images. ":lpips" (the default) and ":l2" are the distance.
   python -m cm_jax train --config=configs/cat256_cd.py:l2 --teacher=weights/edm-cat \
     --workdir=runs/cat256/cd_l2
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cat256_cd.py --teacher=gs://BUCKET/edm-cat \
-    --workdir=gs://BUCKET/cat256/cd
+  python -m cm_jax train --config=configs/cat256_cd.py --teacher=/data/edm-cat \
+    --workdir=/data/cat256/cd
 
 Paper: lpips FID 11.0 with 1 NFE, 8.84 with 2; precision, recall 0.65, 0.36 and 0.66, 0.40 (CM table 2). l2 is
 not in the table. Ours: not yet run.

@@ -4,7 +4,7 @@ images and half as long. OpenAI's own weights are `edm_cat256_ema.pt`.
   python -m cm_jax data prepare --source=lmdb:cat --crop=adm --resolution=256 --out=cat256.zip
   python -m cm_jax train --config=configs/cat256_edm.py --workdir=runs/cat256/edm --config.accumulation=256
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cat256_edm.py --workdir=gs://BUCKET/cat256/edm
+  python -m cm_jax train --config=configs/cat256_edm.py --workdir=/data/cat256/edm
 
 Paper: FID 6.69, precision 0.70, recall 0.43 with 79 NFE (CM table 2). Ours: not yet run.
 Compute: 300k steps of 2,048 images (CM appendix C).

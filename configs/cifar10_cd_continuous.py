@@ -13,7 +13,7 @@ the default, and ":l1" have no stop-gradient (theorems 3 and 4), ":l2-stopgrad" 
     --teacher=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/cd_continuous_lpips_sg
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_cd_continuous.py \
-    --teacher=gs://BUCKET/cifar10/edm_ncsnpp --workdir=gs://BUCKET/cifar10/cd_continuous
+    --teacher=/data/cifar10/edm_ncsnpp --workdir=/data/cifar10/cd_continuous
 
 Paper: FID in figure 7 only, no table. Ours: not yet run.
 Compute: 400k steps of 512 images (jcm's published checkpoints); the paper does not say how long.

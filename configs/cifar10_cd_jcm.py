@@ -10,8 +10,8 @@ the teacher's own, jcm's NCSN++. All else is configs/cifar10_cd.py (CM tables 1 
   python -m cm_jax train --config=configs/cifar10_cd_jcm.py:l1 --teacher=weights/edm-cifar10-jcm \
     --workdir=runs/cifar10/cd_jcm_l1
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_cd_jcm.py --teacher=gs://BUCKET/edm-cifar10-jcm \
-    --workdir=gs://BUCKET/cifar10/cd_jcm
+  python -m cm_jax train --config=configs/cifar10_cd_jcm.py --teacher=/data/edm-cifar10-jcm \
+    --workdir=/data/cifar10/cd_jcm
 
 Paper: lpips FID 3.55 with 1 NFE, 2.93 with 2 (CM table 1). l2 and l1 are in no table. Ours: not yet run.
 Compute: 800k steps of 512 images on 8 GPUs (CM table 3).

@@ -6,7 +6,7 @@ mu = 0.99 throughout (jcm `cifar10_ve_ct_ema`).
   python -m cm_jax train --config=configs/cifar10_ct.py --workdir=runs/cifar10/ct
   python -m cm_jax train --config=configs/cifar10_ct.py:fixed --workdir=runs/cifar10/ct_fixed
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_ct.py --workdir=gs://BUCKET/cifar10/ct
+  python -m cm_jax train --config=configs/cifar10_ct.py --workdir=/data/cifar10/ct
 
 Paper: FID 8.70, IS 8.49 with 1 NFE, 5.83, 8.85 with 2 (CM table 1), after 740k of the steps (jcm's README).
 fixed is in no table. Ours: not yet run.

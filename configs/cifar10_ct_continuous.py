@@ -8,8 +8,8 @@ other.
   python -m cm_jax train --config=configs/cifar10_ct_continuous.py:lpips-stopgrad \
     --init=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/ct_continuous_lpips
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_ct_continuous.py --init=gs://BUCKET/cifar10/edm_ncsnpp \
-    --workdir=gs://BUCKET/cifar10/ct_continuous
+  python -m cm_jax train --config=configs/cifar10_ct_continuous.py --init=/data/cifar10/edm_ncsnpp \
+    --workdir=/data/cifar10/ct_continuous
 
 Paper: FID in figure 7 only, no table. Ours: not yet run.
 Compute: l2 800k steps of 512 images, lpips 400k (jcm's published checkpoints).

@@ -12,8 +12,8 @@
   python -m cm_jax train --config=configs/cifar10_ect.py:400k --init=weights/edm-cifar10 \
     --workdir=runs/cifar10/ect_400k
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_ect.py --init=gs://BUCKET/edm-cifar10 \
-    --workdir=gs://BUCKET/cifar10/ect
+  python -m cm_jax train --config=configs/cifar10_ect.py --init=/data/edm-cifar10 \
+    --workdir=/data/cifar10/ect
 A teacher of configs/cifar10_edm.py, too, can be the start (--init=runs/cifar10/edm).
 
 Their README: FID with 1 and 2 NFE after 100k steps 4.54, 2.15 (2.20 where others quote it), 200k 3.86, 2.15,

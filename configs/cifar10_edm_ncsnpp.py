@@ -3,7 +3,7 @@
 
   python -m cm_jax train --config=configs/cifar10_edm_ncsnpp.py --workdir=runs/cifar10/edm_ncsnpp
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_edm_ncsnpp.py --workdir=gs://BUCKET/cifar10/edm_ncsnpp
+  python -m cm_jax train --config=configs/cifar10_edm_ncsnpp.py --workdir=/data/cifar10/edm_ncsnpp
 
 Paper: FID 2.04, IS 9.84 with 35 NFE (CM table 1). Ours: not yet run.
 Compute: 400k steps of 512 images; the paper does not say how long.

@@ -4,8 +4,8 @@
   python -m cm_jax train --config=configs/cifar10_pd.py --teacher=runs/cifar10/edm_ncsnpp \
     --workdir=runs/cifar10/pd
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_pd.py --teacher=gs://BUCKET/cifar10/edm_ncsnpp \
-    --workdir=gs://BUCKET/cifar10/pd
+  python -m cm_jax train --config=configs/cifar10_pd.py --teacher=/data/cifar10/edm_ncsnpp \
+    --workdir=/data/cifar10/pd
 
 Paper: FID 8.34, IS 8.69 with 1 NFE, 5.58, 9.05 with 2 (CM table 1). Ours: not yet run.
 Compute: 750k steps of 512 images: 11 stages of 50k and two of 100k.

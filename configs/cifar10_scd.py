@@ -7,8 +7,8 @@ double normalisation.
   python -m cm_jax train --config=configs/cifar10_scd.py:trigflow --teacher=runs/cifar10/trigflow \
     --workdir=runs/cifar10/scd_trigflow
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_scd.py:trigflow --teacher=gs://BUCKET/cifar10/trigflow \
-    --workdir=gs://BUCKET/cifar10/scd_trigflow
+  python -m cm_jax train --config=configs/cifar10_scd.py:trigflow --teacher=/data/cifar10/trigflow \
+    --workdir=/data/cifar10/scd_trigflow
 
 Paper: trigflow FID 3.66 with 1 NFE, 2.52 with 2 (sCM table 1). edm is in no paper; FastGen reports 3.22 from
 such a checkpoint (batch 512, 500k steps). Ours: not yet run.

@@ -11,8 +11,8 @@ with ECT.
   python -m cm_jax train --config=configs/cifar10_sct.py:batch128 --init=weights/edm-cifar10 \
     --workdir=runs/cifar10/sct_batch128
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_sct.py:trigflow --init=gs://BUCKET/cifar10/trigflow \
-    --workdir=gs://BUCKET/cifar10/sct_trigflow
+  python -m cm_jax train --config=configs/cifar10_sct.py:trigflow --init=/data/cifar10/trigflow \
+    --workdir=/data/cifar10/sct_trigflow
 
 Paper: trigflow FID 2.85 with 1 NFE, 2.06 with 2 (sCM table 1). batch128: 3.97, 3.51, 3.09 with 1 after 100k,
 200k, 400k steps (sCM table 3). edm is in no paper; from such a checkpoint FastGen reports 3.23 (batch 512,

@@ -4,7 +4,7 @@ cifar10_scd.py:trigflow.
 
   python -m cm_jax train --config=configs/cifar10_trigflow.py --workdir=runs/cifar10/trigflow
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/cifar10_trigflow.py --workdir=gs://BUCKET/cifar10/trigflow
+  python -m cm_jax train --config=configs/cifar10_trigflow.py --workdir=/data/cifar10/trigflow
 
 Paper: FID 2.15 with 35 NFE (18 steps; sCM appendix G). Ours: not yet run.
 Compute: 400k steps of 512 images; the paper does not say how long.

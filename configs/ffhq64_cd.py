@@ -10,8 +10,8 @@ has this row.
   python -m cm_jax train --config=configs/ffhq64_cd.py:l1 --teacher=weights/edm-ffhq \
     --workdir=runs/ffhq64/cd_l1
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/ffhq64_cd.py --teacher=gs://BUCKET/edm-ffhq \
-    --workdir=gs://BUCKET/ffhq64/cd
+  python -m cm_jax train --config=configs/ffhq64_cd.py --teacher=/data/edm-ffhq \
+    --workdir=/data/ffhq64/cd
 
 FID: none published. Ours: not yet run.
 Compute: 800k steps of 512 images, chosen as for CIFAR-10.

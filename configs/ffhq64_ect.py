@@ -4,8 +4,8 @@ EDM's network for these images. No paper has this row.
   python -m cm_jax convert --input=edm-ffhq-64x64-uncond-vp.pkl --out=weights/edm-ffhq
   python -m cm_jax train --config=configs/ffhq64_ect.py --init=weights/edm-ffhq --workdir=runs/ffhq64/ect
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/ffhq64_ect.py --init=gs://BUCKET/edm-ffhq \
-    --workdir=gs://BUCKET/ffhq64/ect
+  python -m cm_jax train --config=configs/ffhq64_ect.py --init=/data/edm-ffhq \
+    --workdir=/data/ffhq64/ect
 
 FID: none published. Ours: not yet run.
 Compute: 200k steps of 128 images, chosen as for CIFAR-10.

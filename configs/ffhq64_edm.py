@@ -5,7 +5,7 @@
   python -m cm_jax train --config=configs/ffhq64_edm.py --workdir=runs/ffhq64/edm
   python -m cm_jax train --config=configs/ffhq64_edm.py:ve --workdir=runs/ffhq64/edm_ve
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/ffhq64_edm.py --workdir=gs://BUCKET/ffhq64/edm
+  python -m cm_jax train --config=configs/ffhq64_edm.py --workdir=/data/ffhq64/edm
 
 FID of vp 2.39 with 79 NFE (40 steps of Heun; EDM's example.py). That of ve: UNCONFIRMED. Ours: not yet run.
 Compute: 200 M images in batches of 256, about four days on 8 V100 (EDM's README).

@@ -8,7 +8,7 @@
   python -m cm_jax train --config=configs/imagenet512_edm2.py:xxl --workdir=runs/imagenet512/edm2_xxl
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet512_edm2.py:xxl \
-    --workdir=gs://BUCKET/imagenet512/edm2_xxl --config.mesh.fsdp=8
+    --workdir=/data/imagenet512/edm2_xxl --config.mesh.fsdp=8
 
 EDM2's code: FID of s 2.56, m 2.25, l 2.06, xl 1.96, xxl 1.91 with 63 NFE (32 steps of Heun) without guidance,
 averages of the relative widths 0.130, 0.100, 0.085, 0.085, 0.070. Ours: not yet run. Their FID is of decoded

@@ -14,7 +14,7 @@ that is drawn uniformly from 1 to 2 and that the student is told. ":s" is the de
     --workdir=runs/imagenet512/scd_xxl
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet512_scd.py:xxl \
-    --teacher=gs://BUCKET/imagenet512/trigflow_xxl --workdir=gs://BUCKET/imagenet512/scd_xxl \
+    --teacher=/data/imagenet512/trigflow_xxl --workdir=/data/imagenet512/scd_xxl \
     --config.mesh.fsdp=8
 The scale is given when sampling:
   python -m cm_jax sample --workdir=runs/imagenet512/scd_s --nfe=2 --guidance=1.4 --num=64 --out=latents.npz

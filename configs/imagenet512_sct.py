@@ -13,7 +13,7 @@ the default, ":m", ":l", ":xl", ":xxl" the others.
     --workdir=runs/imagenet512/sct_xxl
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet512_sct.py:xxl \
-    --init=gs://BUCKET/imagenet512/trigflow_xxl --workdir=gs://BUCKET/imagenet512/sct_xxl \
+    --init=/data/imagenet512/trigflow_xxl --workdir=/data/imagenet512/sct_xxl \
     --config.mesh.fsdp=8
 
 Paper: FID with 1 and 2 NFE of s 10.13, 9.86, m 5.84, 5.53, l 5.15, 4.65, xl 4.33, 3.73, xxl 4.29, 3.76 (sCM

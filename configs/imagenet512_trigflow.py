@@ -10,7 +10,7 @@ cases, for guidance. ":s" is the default, ":m", ":l", ":xl", ":xxl" the others. 
     --workdir=runs/imagenet512/trigflow_xxl
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet512_trigflow.py:xxl \
-    --workdir=gs://BUCKET/imagenet512/trigflow_xxl --config.mesh.fsdp=8
+    --workdir=/data/imagenet512/trigflow_xxl --config.mesh.fsdp=8
 
 Paper: FID in sCM table 5, UNCONFIRMED here; it is of decoded images, and the decoder is not yet built. Ours:
 not yet run.

@@ -10,8 +10,8 @@ and mu(k) = exp(s0 ln mu0 / (N(k) - 1)).
   python -m cm_jax train --config=configs/imagenet64_ct.py:code --teacher=runs/imagenet64/edm \
     --workdir=runs/imagenet64/ct_code
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/imagenet64_ct.py:code --teacher=gs://BUCKET/imagenet64/edm \
-    --workdir=gs://BUCKET/imagenet64/ct_code
+  python -m cm_jax train --config=configs/imagenet64_ct.py:code --teacher=/data/imagenet64/edm \
+    --workdir=/data/imagenet64/ct_code
 
 Paper: FID 13.0 with 1 NFE, 11.1 with 2; precision, recall 0.71, 0.47 and 0.69, 0.56 (CM table 2). Ours: not
 yet run.

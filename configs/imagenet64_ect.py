@@ -17,8 +17,8 @@ published checkpoint's batch of 1,024.
   python -m cm_jax train --config=configs/imagenet64_ect.py:xl-1024 --init=weights/edm2-img64-xl \
     --workdir=runs/imagenet64/ect_xl_1024 --config.accumulation=8
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/imagenet64_ect.py:xl-1024 --init=gs://BUCKET/edm2-img64-xl \
-    --workdir=gs://BUCKET/imagenet64/ect_xl --config.mesh.fsdp=8
+  python -m cm_jax train --config=configs/imagenet64_ect.py:xl-1024 --init=/data/edm2-img64-xl \
+    --workdir=/data/imagenet64/ect_xl --config.mesh.fsdp=8
 
 Paper: FID of s 4.05 with 1 NFE (as FastGen quotes it); xl-1024 2.49 with 1, 1.67 with 2 (sCM table 1). Those
 of m, l and of xl with batch 128: UNCONFIRMED. Ours: not yet run.

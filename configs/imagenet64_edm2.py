@@ -10,7 +10,7 @@
   python -m cm_jax train --config=configs/imagenet64_edm2.py:xl --workdir=runs/imagenet64/edm2_xl \
     --config.accumulation=128
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/imagenet64_edm2.py:xl --workdir=gs://BUCKET/imagenet64/edm2_xl \
+  python -m cm_jax train --config=configs/imagenet64_edm2.py:xl --workdir=/data/imagenet64/edm2_xl \
     --config.mesh.fsdp=8
 The averages they measured, made afterwards:
   python -m cm_jax ema --workdir=runs/imagenet64/edm2_s --sigma-rel=0.075 --out=weights/edm2-img64-s

@@ -5,8 +5,8 @@ table 3.
   python -m cm_jax train --config=configs/imagenet64_pd.py --teacher=runs/imagenet64/edm \
     --workdir=runs/imagenet64/pd
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/imagenet64_pd.py --teacher=gs://BUCKET/imagenet64/edm \
-    --workdir=gs://BUCKET/imagenet64/pd
+  python -m cm_jax train --config=configs/imagenet64_pd.py --teacher=/data/imagenet64/edm \
+    --workdir=/data/imagenet64/pd
 
 Paper: FID 15.39 with 1 NFE, 8.95 with 2; precision, recall 0.59, 0.62 and 0.63, 0.65 (CM table 2). Ours: not
 yet run.

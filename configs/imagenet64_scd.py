@@ -11,7 +11,7 @@ default, ":m", ":l", ":xl" the others.
     --workdir=runs/imagenet64/scd_xl
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_scd.py:xl \
-    --teacher=gs://BUCKET/imagenet64/trigflow_xl --workdir=gs://BUCKET/imagenet64/scd_xl \
+    --teacher=/data/imagenet64/trigflow_xl --workdir=/data/imagenet64/scd_xl \
     --config.mesh.fsdp=8
 
 Paper: FID with 1 and 2 NFE of s 2.97, 2.07, m 2.79, 1.89, l 2.43, 1.70, xl 2.44, 1.66 (sCM table 4). Ours:

@@ -10,8 +10,8 @@
   python -m cm_jax train --config=configs/imagenet64_sct.py:xl --init=runs/imagenet64/trigflow_xl \
     --workdir=runs/imagenet64/sct_xl
 A pod, the same on every host:
-  python -m cm_jax train --config=configs/imagenet64_sct.py:xl --init=gs://BUCKET/imagenet64/trigflow_xl \
-    --workdir=gs://BUCKET/imagenet64/sct_xl --config.mesh.fsdp=8
+  python -m cm_jax train --config=configs/imagenet64_sct.py:xl --init=/data/imagenet64/trigflow_xl \
+    --workdir=/data/imagenet64/sct_xl --config.mesh.fsdp=8
 
 Paper: FID with 1 and 2 NFE of s 3.23, 2.93, m 2.25, 1.81, l 2.08, 1.57, xl 2.04, 1.48 (sCM table 4). Ours:
 not yet run.

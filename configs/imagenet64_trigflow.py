@@ -8,7 +8,7 @@ sCT and sCD.
   python -m cm_jax train --config=configs/imagenet64_trigflow.py:xl --workdir=runs/imagenet64/trigflow_xl
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_trigflow.py:xl \
-    --workdir=gs://BUCKET/imagenet64/trigflow_xl --config.mesh.fsdp=8
+    --workdir=/data/imagenet64/trigflow_xl --config.mesh.fsdp=8
 
 Paper: FID of s 1.70, m 1.55, l 1.44, xl 1.38 (sCM table 4; the number of steps is UNCONFIRMED, EDM2's 63 NFE
 are taken). Ours: not yet run.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Start launch/skypilot.yaml as a managed job.
-#   bash launch/sky.sh --name=ect --gpus=H100:8 --extra=cuda -- train --config=configs/cifar10_ect.py --workdir=s3://BUCKET/ect
+#   bash launch/sky.sh --name=ect --gpus=H100:8 --extra=cuda -- train --config=configs/cifar10_ect.py --workdir=/data/ect
 #   bash launch/sky.sh --name=ect --gpus=tpu-v6e-8 --extra=tpu --infra=gcp -- train ...
+# /data stands for a file system that every node sees and that outlives them.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/common.sh"
