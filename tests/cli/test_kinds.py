@@ -48,7 +48,7 @@ def test_the_usual_sampler_is_that_of_the_kind_whatever_the_preconditioning(
     ("evaluate", "consistency", ("--features=x",), "--features = x: expected one of: digits, dinov2-b"),
     ("search-steps", "consistency", ("--features=x",), "--reference = : expected the data to compare with"),
     ("sample", "diffusion", ("--num_steps=0",), "--num_steps = 0: expected an integer >= 1"),
-    ("sample", "diffusion", ("--seed=4294967296",), "--seed=4294967296"),
+    ("sample", "diffusion", ("--seed=4294967296",), "--seed = 4294967296: expected"),
   ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
