@@ -175,25 +175,33 @@ def _parse(values: absl_flags.FlagValues, name: str, arguments: list[str]) -> No
     value = str(error.flagvalue).removeprefix(given).removeprefix("=")  # absl repeats the flag
     raise UserError(given, value, one_of([f"--{flag}" for flag in values], given)) from None
   except absl_flags.Error as error:
-    raise _wrong_value(str(error), arguments) from None
+    raise _wrong_value(str(error), arguments, values) from None
   if len(left) > 1:
     raise UserError("arguments", " ".join(left[1:]), "flags only, as --flag=value")
 
 
-def _wrong_value(said: str, arguments: Sequence[str]) -> UserError:
+def _wrong_value(said: str, arguments: Sequence[str], values: absl_flags.FlagValues) -> UserError:
   """Return what absl says of a flag's value as an error about that flag.
 
-  >>> print(_wrong_value("flag --num=0: 0 is not a positive integer", ["--num=0"]))
+  >>> values = absl_flags.FlagValues()
+  >>> holder = absl_flags.DEFINE_integer("num", 1, "How many.", flag_values=values)
+  >>> print(_wrong_value("flag --num=0: 0 is not a positive integer", ["--num=0"], values))
   --num = 0: expected a positive integer
+  >>> print(_wrong_value("flag --num=x: invalid literal for int()", ["--num=x"], values))
+  --num = x: expected an integer
   """
-  found = re.fullmatch(r"flag (--[\w-]+)=(.*?): (.*)", said, re.DOTALL)
+  found = re.fullmatch(r"flag (--([\w-]+))=(.*?): (.*)", said, re.DOTALL)
   if found is None:
     return UserError("flags", " ".join(arguments), said)
-  name, value, reason = found.groups()
+  given, name, value, reason = found.groups()
   prefix = f"{value} is not "
-  return UserError(
-    name, value, reason.removeprefix(prefix) if reason.startswith(prefix) else f"another value ({reason})"
-  )
+  if reason.startswith(prefix):
+    return UserError(given, value, reason.removeprefix(prefix))
+  parser = values[name].parser
+  if isinstance(parser, absl_flags.EnumParser):
+    return UserError(given, value, one_of(parser.enum_values, value))
+  form = "true or false" if values[name].boolean else parser.syntactic_help
+  return UserError(given, value, form or reason)
 
 
 def main() -> None:

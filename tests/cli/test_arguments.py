@@ -194,10 +194,10 @@ def test_a_teacher_may_become_a_weights_folder(tmp_path):
   ("flag", "error"),
   [
     ("--seed=-3", "--seed = -3: expected an integer in the range [0, 4294967295]"),
-    ("--num=many", "--num = many: expected another value (invalid literal for int()"),
+    ("--num=many", "--num = many: expected a positive integer"),
     ("--guidance=-0.5", "--guidance = -0.5: expected a non-negative number"),
-    ("--state=float16", "--state = float16: expected another value (value should be one of <float32|"),
-    ("--clip=perhaps", "--clip = perhaps: expected another value ("),
+    ("--state=float16", "--state = float16: expected 'float64' (did you mean it?)"),
+    ("--clip=perhaps", "--clip = perhaps: expected true or false"),
   ],
 )
 def test_a_wrong_value_is_told_of_its_flag_alone(capsys, flag, error):

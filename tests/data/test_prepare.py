@@ -276,7 +276,10 @@ BAD = [
     "--resolution = 0: expected 1 to 4096",
   ),
   (["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=5000"], "--resolution = 5000"),
-  (["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=big"], "--resolution=big"),
+  (
+    ["prepare", "--source=folder:IN", "--out=OUT.zip", "--resolution=big"],
+    "--resolution = big: expected an integer",
+  ),
   (
     ["prepare", "--source=folder:IN", "--out=OUT.zip", "--crop=adn", "--resolution=8"],
     "--crop = adn: expected 'adm' (did you mean it?)",
