@@ -25,10 +25,13 @@ def told_by(end: Callable[[], None]) -> Iterator[None]:
   """
   from jax._src import distributed  # the callback has no public name
 
-  library = getattr(distributed, "_jax", None)
-  make = getattr(library, "get_distributed_runtime_client", None)
-  takes_one = _CALLBACK in (getattr(make, "__doc__", None) or "")
-  if library is None or make is None or not takes_one:  # another JAX, which ends its own way
+  try:
+    library = distributed._jax
+    make = library.get_distributed_runtime_client
+    takes_one = _CALLBACK in (make.__doc__ or "")
+  except AttributeError:  # another JAX
+    takes_one = False
+  if not takes_one:  # it ends its own way
     yield
     return
   _instead_of_terminate(end)
