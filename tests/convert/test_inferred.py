@@ -105,6 +105,7 @@ def test_openai(fields, classes, size, container, tmp_path):
   assert done.checkpoint.kind == "diffusion" and not done.checkpoint.sigmas_by_nfe
 
 
+@pytest.mark.slow
 def test_openai_teacher_and_overrides(tmp_path):
   fields, classes, size = UNETS["one level"]
   content, storages = writers.state_dict(as_openai(random_params("openai_unet", fields, size, classes)))

@@ -152,6 +152,7 @@ def test_a_new_metric_is_a_line_of_the_registry(features, tmp_path, monkeypatch)
   assert measure(features, SAMPLERS[:1], out=tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_reference_goes_through_the_features_once(features, monkeypatch):
   calls = []
   plain = ClassifierFeatures.__call__

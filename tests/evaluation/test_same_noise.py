@@ -69,6 +69,7 @@ def test_correlation_is_pearsons():
   np.testing.assert_allclose(correlation(a, b), [*expected, 0.0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_picture_and_the_numbers(rows, tmp_path):
   table = save(rows, tmp_path / "deep" / "x.png", seed=7)
   assert [line[:24] for line in table.splitlines()[2:5]] == [

@@ -21,7 +21,13 @@ SLOW = (
   *("F_inception", "A_edm_units", "C_openai_unet_imagenet64like_cond", "B_edm2_uncond"),
   *("H_ckpt_openai_pt", "H_ckpt_edm_pkl", "G_jcm_checkpoint_state", "D_openai_editing", "E_ect_loss"),
   *("D_openai_samplers", "D_edm_ablation_sampler", "E_edm_losses", "H_ckpt_ect_snapshot", "B_edm2_units"),
-  *("A_edm_adm_cond", "A_edm_fullsize_names", "B_edm2_fullsize_names", "C_openai_fullsize_names"),
+  *(
+    "A_edm_ddpmpp_uncond",
+    "A_edm_adm_cond",
+    "A_edm_fullsize_names",
+    "B_edm2_fullsize_names",
+    "C_openai_fullsize_names",
+  ),
 )
 
 

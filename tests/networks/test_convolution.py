@@ -48,10 +48,8 @@ def assert_same(ours, theirs, rtol=1e-9):
     np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
 
 
-@pytest.mark.parametrize(
-  ("shape", "window", "features", "padding"),
-  [SHAPES[0], *(pytest.param(*shape, marks=pytest.mark.slow) for shape in SHAPES[1:])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "window", "features", "padding"), SHAPES)
 def test_convolution_is_the_plain_one(shape, window, features, padding, x64):
   x, weight = operands(shape, window, features)
   assert_same(

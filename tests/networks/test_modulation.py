@@ -28,6 +28,7 @@ def drawn(module, *given, scale=0.4):
   return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * scale), shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modulation", MODULATIONS)
 def test_a_block_is_its_equation(modulation, x64):
   rng = np.random.default_rng(3)

@@ -261,6 +261,7 @@ def test_a_teacher_of_any_preconditioning_gives_the_velocity(x64):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_guidance_extrapolates_the_teacher_and_reaches_the_student(x64):
   x, z, label, scale = images(0), images(1), np.zeros(6, np.int32), np.linspace(1, 2, 6)
 

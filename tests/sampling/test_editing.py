@@ -154,6 +154,7 @@ def test_a_model_edits_uint8_images_as_the_core_does(name):
     np.testing.assert_array_equal(edited.results[kept], edited.inputs[kept])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_tasks_that_measure_nothing(task):
   run = lambda seed: edit(

@@ -65,6 +65,7 @@ def test_samples_have_the_datas_mean_and_variance(x64, name):
   assert abs(x.std() - DATA.std) < 5 * DATA.std / np.sqrt(2 * COUNT), x.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("make", "order"),
   [

@@ -86,6 +86,7 @@ def test_a_sample_is_bit_equal_at_the_same_batch_size(generator, params, referen
   assert (others[1:3] == reference[[3, 12]]).all()
 
 
+@pytest.mark.slow
 def test_the_noise_is_bit_equal_on_any_number_of_devices():
   draw = jax.jit(
     lambda indices: per_sample_noise(jax.random.key(SEED), indices)(2, (indices.shape[0], *SHAPE))

@@ -48,6 +48,7 @@ def weights_of(folder: Path, **which) -> list[np.ndarray]:
   return [np.asarray(leaf) for leaf in jax.tree.leaves(load_model(folder, **which).params)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_flipped_bit_of_every_file_of_an_item_is_noticed(folder, seed):
   chance, step = np.random.default_rng(seed), folder / "checkpoints" / "4"

@@ -45,6 +45,7 @@ def test_scaled_to_the_data(digits, quick):
   assert 0.3 < quick.accuracy <= 1
 
 
+@pytest.mark.slow
 def test_any_number_of_images(digits, quick):
   whole = quick(digits[0][:300])
   for count in (1, 255, 256, 257):
