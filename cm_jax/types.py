@@ -388,6 +388,7 @@ class TrainState:
 def parameter_count(params: Params) -> int:
   """Return how many numbers a tree of arrays, or of their shapes, holds.
 
+  >>> import jax.numpy as jnp
   >>> parameter_count({"net": {"w": jnp.zeros((3, 4)), "b": jax.ShapeDtypeStruct((4,), float)}})
   16
   """
