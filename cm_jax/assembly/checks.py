@@ -17,6 +17,12 @@ from cm_jax.evaluation.metrics import METRICS
 from cm_jax.models import Model
 from cm_jax.types import Needs, Preconditioned
 
+# Of config.run: what is one of a few words
+RUN_CHOICES = {
+  "on_other_data": ("error", "allow"),
+  "on_mismatch": ("error", "allow"),
+  "on_skips": ("stop", "rollback"),
+}
 # Of config.run: 0 switches off, or is no bound
 MAY_BE_ZERO = ("num_steps", "keep_every", "num_samples", "snapshot_every", "diagnose_every", "data_workers")
 
@@ -53,13 +59,12 @@ def check_run(run: ml_collections.ConfigDict) -> None:
   """Check `config.run`.
 
   Raises:
-    UserError: A count that is not a positive integer.
+    UserError: A count that is not a positive integer, a word that is none of its choices.
   """
   for key, value in run.items():
-    if key in ("on_other_data", "on_mismatch", "on_skips"):
-      known = ("stop", "rollback") if key == "on_skips" else ("error", "allow")
-      if value not in known:
-        raise UserError(f"config.run.{key}", value, " or ".join(known))
+    if key in RUN_CHOICES:
+      if value not in RUN_CHOICES[key]:
+        raise UserError(f"config.run.{key}", value, " or ".join(RUN_CHOICES[key]))
     elif key == "ram_gb":
       if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise UserError("config.run.ram_gb", value, "gigabytes, 0 or more")
