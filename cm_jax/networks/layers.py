@@ -107,7 +107,7 @@ class Embedding(nn.Module):
 
 def conv(x: Array, weight: Array, padding: int, stride: int = 1) -> Array:
   """Convolve x [B,H,W,I] with weight [k,k,I,O], zero padding; a 1x1 kernel is a matrix product."""
-  if stride == 1 and min(weight.shape[2:]) >= convolution.THIN and kernels.for_cpu():
+  if stride == 1 and min(weight.shape[2:]) >= convolution.THIN and kernels.pays(x):
     return convolution.convolve(x, weight, padding)
   return convolution.plain(x, weight, padding, stride)
 

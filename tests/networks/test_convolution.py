@@ -121,6 +121,13 @@ def test_where_it_is_chosen():
     assert "convolve" not in program(*wide)
 
 
+def test_auto_takes_it_for_large_arrays(monkeypatch):
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  window = (3, 3, 32, 32)
+  assert "convolve" not in program((63, 8, 16, 32), window)  # 1,032,192 bytes
+  assert "convolve" in program((64, 8, 16, 32), window)
+
+
 def test_option_of_a_network():
   size = {"img_resolution": 4, "in_channels": 16, "out_channels": 16}
   for name, chosen in (("plain", False), ("cpu", True)):
