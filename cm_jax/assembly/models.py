@@ -27,7 +27,7 @@ from cm_jax.networks.base import sizes_of
 from cm_jax.notices import notice
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling.images import sample
-from cm_jax.storage import run, weights
+from cm_jax.storage import published, run, weights
 from cm_jax.training.checkpoint import CheckpointStore, Damaged
 from cm_jax.types import KINDS, Array, NoiseRange, Params
 
@@ -73,7 +73,9 @@ def load_model(
   """Load weights to sample, evaluate or teach with: from a run folder or a weights folder.
 
   Args:
-    path: A workdir of `train`, or a folder with weights.safetensors and model.json.
+    path: A workdir of `train`, or a folder with weights.safetensors and model.json; or as
+      `storage/published.py` finds them: the name of weights that come with cm_jax ("digits-cd"), an https
+      address of a zip with its sha256, `hf:owner/name`.
     step: Of a run: -1 for the newest checkpoint, "best" for the best by what was measured while it trained.
     average: Of a run: the name of an average, or "params" for the raw parameters.
     kind: What the model is, where an old weights folder does not say it.
@@ -84,8 +86,10 @@ def load_model(
   """
   if kind is not None and kind not in KINDS:
     raise UserError("kind", kind, one_of(KINDS, kind))
+  name = published.pinned(path)
+  path = published.folder_of(name)
   if weights.is_weights_folder(path):
-    return _load_weights_folder(path, step, kind)
+    return _load_weights_folder(path, str(name), step, kind)
   stored = run.read_config(path)
   if stored is None:
     expected = (
@@ -209,6 +213,7 @@ def network_of(path: epath.PathLike) -> dict[str, Any]:
   Raises:
     UserError: Neither kind of folder.
   """
+  path = published.folder_of(path)
   if weights.is_weights_folder(path):
     section = weights.load_info(path)["network"]
   else:
@@ -224,7 +229,7 @@ def init_of(model: Model) -> Callable[[Array], Params]:
   return build_network(model.network, model.precond, model.noise, model.image_shape, model.num_classes)[1]
 
 
-def _load_weights_folder(path: epath.PathLike, step: int | str, kind: str | None) -> Model:
+def _load_weights_folder(path: epath.PathLike, name: str, step: int | str, kind: str | None) -> Model:
   if step != -1:
     raise UserError("step", step, "no step: a weights folder holds one set of weights")
   params, info = weights.load_weights(path)
@@ -242,7 +247,7 @@ def _load_weights_folder(path: epath.PathLike, step: int | str, kind: str | None
     network, jax.device_put(params), info["kind"] or kind, noise, info["image_shape"],
     info["num_classes"], info["network"], info["precond"],
     sigmas_by_nfe={nfe: tuple(levels) for nfe, levels in info["sigmas_by_nfe"].items()},
-    provenance={"path": str(path), **dict.fromkeys(unknown)}, class_names=tuple(info.get("class_names", ())),
+    provenance={"path": name, **dict.fromkeys(unknown)}, class_names=tuple(info.get("class_names", ())),
     guidable=info.get("guidable"), matmul_precision=precision, draw=sample,
     clip=info.get("clip"), renoise=info.get("renoise"),
   )  # fmt: skip

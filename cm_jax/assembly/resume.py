@@ -14,7 +14,7 @@ from cm_jax.assembly.identity import CLOCK, differing_keys, flat
 from cm_jax.assembly.method import length_of, make_recipe
 from cm_jax.errors import UserError, damage_told
 from cm_jax.objectives import OBJECTIVES
-from cm_jax.storage import weights
+from cm_jax.storage import published
 from cm_jax.training.schedules import SCHEDULES
 from cm_jax.types import NoiseRange, Objective
 
@@ -59,7 +59,7 @@ def _fill_in(resolved: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> 
     if section == "data" and not is_its_data:
       continue  # moved data says the same itself, and `check_same_run` says of other data that it is other
     value = stored.get(section, {}).get(key)
-    is_folder = key == "step" and weights.is_weights_folder(resolved[section].path or ".")  # has no steps
+    is_folder = key == "step" and published.is_weights(resolved[section].path)  # has no steps
     if value is not None and resolved[section][key] == open_value and not is_folder:
       resolved[section][key] = tuple(value) if isinstance(value, list) else value
   for key, meant in config_lib.BEFORE.items():

@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from cm_jax.assembly.complete import complete, current, keys_at
 from cm_jax.assembly.identity import flat
 from cm_jax.data.sources import is_code
 from cm_jax.errors import UserError, one_of
-from cm_jax.storage import run
+from cm_jax.storage import published, run
 
 
 def read_file(spec: str) -> ml_collections.ConfigDict:
@@ -90,7 +89,7 @@ def _steps(spec: str, argument: str) -> int:
 
 
 def find_config(given: str) -> str:
-  """Return the path of a config file: as given, or of those that come with cm_jax, `configs/NAME.py`.
+  """Return the path of a config file: as given, or of those that come with cm_jax, `configs/NAME.py` or NAME.
 
   Raises:
     UserError: Neither is there.
@@ -98,7 +97,8 @@ def find_config(given: str) -> str:
   if Path(given).is_file():
     return given
   ours = our_configs()
-  name = given.removeprefix("configs/").removeprefix("./configs/")
+  name = given.removeprefix("./").removeprefix("configs/")
+  name += "" if name.endswith(".py") else ".py"
   if name in ours:
     return ours[name]
   named = one_of([f"configs/{known}" for known in ours], given) if ours else "none are installed"
@@ -107,14 +107,7 @@ def find_config(given: str) -> str:
 
 def our_configs() -> dict[str, str]:
   """Return the paths of the configs that come with cm_jax, by name: of the checkout, or installed."""
-  package = Path(__file__).parents[1]
-  share = Path("share", "cm_jax", "configs")
-  # beside the package in a checkout; below the environment; below the folder of `pip install --target`
-  for folder in (
-    package.parent / "configs",
-    Path(sysconfig.get_path("data")) / share,
-    package.parent / share,
-  ):
+  for folder in published.config_folders():
     if (folder / "digits_edm.py").is_file():
       return {path.name: str(path) for path in sorted(folder.glob("*.py"))}
   return {}

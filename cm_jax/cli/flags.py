@@ -84,7 +84,8 @@ def define_weights(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "workdir", None, "Run folder; also the model, unless --model is given.", flag_values=values
   )
-  flags.DEFINE_string("model", None, "Run or weights folder to take the model from.", flag_values=values)
+  about = "Run or weights folder to take the model from; or digits-cd, https://...#sha256=, hf:owner/name."
+  flags.DEFINE_string("model", None, about, flag_values=values)
   define_step(values, "Checkpoint of the run")
   flags.DEFINE_string(
     "average", "ema", "Average of the parameters, or params for the raw ones.", flag_values=values
@@ -224,10 +225,14 @@ def load(values: flags.FlagValues, step: int | str | None = None, average: str |
     UserError: Neither --model nor --workdir, or nothing to load there.
   """
   from cm_jax.assembly import load_model
+  from cm_jax.storage.published import is_own
 
   path = values.model or values.workdir
   if not path:
     raise UserError("--model", "", "a run or weights folder (or --workdir)")
+  if not values.model and not is_own(path):
+    expected = "a run folder (config.json, checkpoints/); weights by name or from elsewhere are a --model"
+    raise UserError("--workdir", path, expected)
   number = values.step if step is None else step
   return load_model(path, number, average or values.average, kind=values.kind)
 

@@ -20,6 +20,7 @@ from cm_jax.cli.flags import (
   start,
 )
 from cm_jax.errors import UserError
+from cm_jax.storage.published import is_own
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.whole import check_writable
 
@@ -45,6 +46,8 @@ def main(values: flags.FlagValues) -> None:
   path = values.model or values.workdir
   if not path:
     raise UserError("--model", "", "a run or weights folder (or --workdir)")
+  if not is_own(path):
+    raise UserError("--model", path, "a folder of your own: what is found is written into it")
   try:
     counts = [int(text) for text in values.nfe]
   except ValueError:

@@ -21,7 +21,7 @@ from absl import flags
 from cm_jax.cli import signals
 from cm_jax.cli.flags import is_main, start
 from cm_jax.cli.header import described, ended, keys
-from cm_jax.errors import UserError, damage_told
+from cm_jax.errors import UserError, damage_told, renamed
 from cm_jax.notices import notice
 from cm_jax.training import peers
 from cm_jax.training.goodput import Goodput
@@ -125,7 +125,7 @@ def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.
     UserError: Neither is there, or a key is not; data that only the run's own config says is code.
   """
   from cm_jax.cli.config_flags import check_code_is_given, override, read_file, read_stored
-  from cm_jax.storage.weights import is_weights_folder
+  from cm_jax.storage import published
 
   config = override(read_file(values.config) if values.config else read_stored(values.workdir), overrides)
   if not values.config:
@@ -134,8 +134,9 @@ def read(values: flags.FlagValues, overrides: Sequence[str]) -> "ml_collections.
     if path is not None:
       if section not in config:
         raise UserError(f"config.{section}", "", "set: start from cm_jax.config.default()")
-      config[section].path = path
-      if not values.config and is_weights_folder(path):
+      with renamed("model", f"--{section}"):
+        config[section].path = str(published.pinned(path))
+      if not values.config and published.is_weights(path):
         config[section].step = -1  # the run's own step of it is that of a run
   return config
 

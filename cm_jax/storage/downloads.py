@@ -71,10 +71,9 @@ def download(
   for url in mirrors:
     if urllib.parse.urlsplit(url).scheme != "https":
       raise UserError("url", url, "an https address")
-  name = re.sub(r"[^\w.-]", "_", urllib.parse.urlsplit(mirrors[0]).path.rsplit("/", 1)[-1]) or "file"
-  path = cache_folder() / f"{sha256[:16]}-{name}"
+  path = _place(mirrors[0], sha256)
   reasons = []
-  with _locked(path):
+  with locked(path):
     if path.exists() and file_sha256(path) == sha256:
       return path
     part = path.with_name(path.name + ".part")
@@ -98,6 +97,31 @@ def download(
   )
 
 
+def sha256_of(url: str, *, opener: Callable[..., Any] | None = None, max_bytes: int = 16 << 30) -> str:
+  """Return the sha256 of what an https address has now; it is fetched into the cache, where `download` finds
+  it.
+
+  Raises:
+    UserError: It cannot be fetched.
+  """
+  part = cache_folder() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-asked"
+  with locked(part):
+    part.unlink(missing_ok=True)  # not the beginning of what may be another file by now
+    try:
+      _fetch(url, part, opener or _https_only().open, _show, max_bytes)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+      raise UserError("download", f"{url}: {error}", "a file that can be fetched over https") from None
+    found = file_sha256(part)
+    part.replace(_place(url, found))
+  return found
+
+
+def _place(url: str, sha256: str) -> Path:
+  """Return where the cache has what an address gave."""
+  name = re.sub(r"[^\w.-]", "_", urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]) or "file"
+  return cache_folder() / f"{sha256[:16]}-{name}"
+
+
 def file_sha256(path: str | os.PathLike) -> str:
   """Return the hex sha256 of a file's content."""
   with open(path, "rb") as file:
@@ -105,7 +129,8 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+  """Let one process at a time fill a place in the cache."""
   with open(path.with_name(path.name + ".lock"), "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield
