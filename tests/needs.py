@@ -12,7 +12,8 @@ TORCH = "needs torch, for comparisons: pip install -e '.[torch]'"
 TRANSFORMERS = "needs torch and transformers, for parity: pip install -e '.[parity]'"
 NUMBERS = "needs the reference numbers of the peers' own code: set GOLDEN_DIR to their folder"
 SLURM = "needs Slurm, and root to start it: apt-get install --no-install-recommends slurm-wlm munge"
-REASONS = (TORCH, TRANSFORMERS, NUMBERS, SLURM)
+BUCKETS = "needs moto's server, for object stores: pip install -e '.[parity]'"
+REASONS = (TORCH, TRANSFORMERS, NUMBERS, SLURM, BUCKETS)
 GOLDEN = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[2] / "shared" / "golden")
 
 slurm = pytest.mark.skipif(
@@ -30,3 +31,9 @@ def transformers() -> ModuleType:
   """Return the module transformers, with torch beside it, or skip."""
   pytest.importorskip("torch", reason=TRANSFORMERS)
   return pytest.importorskip("transformers", reason=TRANSFORMERS)
+
+
+def buckets() -> None:
+  """Skip unless there is what serves a bucket here and what reaches it."""
+  for name in ("moto", "flask", "flask_cors", "s3fs"):
+    pytest.importorskip(name, reason=BUCKETS)

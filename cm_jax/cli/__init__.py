@@ -6,14 +6,14 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
 from cm_jax.cli import flags, memory, signals
-from cm_jax.cli.arguments import at_home, is_override, joined, spelled
+from cm_jax.cli.arguments import at_home, check_buckets, is_override, joined, spelled
 from cm_jax.errors import UserError, one_of
+from cm_jax.storage import bucket
 from cm_jax.training import peers
 from cm_jax.version import __version__
 
@@ -99,6 +99,7 @@ def _run(name: str, rest: list[str]) -> int:
       raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
     _parse(values, name, [argument for argument in rest if argument not in overrides])
     flags.say_processes(values)
+    check_buckets(rest)
     with memory.told(values), outside.named_in_the_block():
       outside.allow(values.code if "code" in values else [])
       command.main(values, overrides) if "config" in values else command.main(values)
@@ -118,16 +119,16 @@ def _run(name: str, rest: list[str]) -> int:
     from cm_jax.storage.whole import ROOM
 
     return _failed(name, str(UserError(str(error.filename or "a file"), error.strerror, ROOM)), 1)
-  except ImportError as error:
-    if "fsspec" not in traceback.extract_tb(error.__traceback__)[-1].filename:
-      raise
-    return _failed(name, f"a path of an object store: {error}", UserError.status)
   except (RuntimeError, ValueError) as error:  # as which a collective operation fails, too
     if not peers.watched():
       raise
     peers.wait(error)  # where another process died that is what to say
     peers.leave(f"{type(error).__name__}: {error}"[:500], 1)
     raise
+  except Exception as error:
+    if not bucket.is_theirs(error):
+      raise
+    return _failed(name, f"an object store does not answer any more: {bucket.said(error)}", 1)
   peers.leave()
   return 0
 

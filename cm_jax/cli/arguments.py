@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from cm_jax.errors import UserError
+from cm_jax.storage import bucket
 
 
 def is_override(argument: str) -> bool:
@@ -68,3 +69,22 @@ def at_home(argument: str) -> str:
   '--out=a~b'
   """
   return re.sub(r"(?:(?<=[=:])|^)~[A-Za-z0-9_.-]*(?=/|$)", lambda home: os.path.expanduser(home[0]), argument)
+
+
+def check_buckets(arguments: Sequence[str]) -> None:
+  """Check that every object store that flags name can be reached, before any work.
+
+  Raises:
+    UserError: Names the first flag whose store cannot.
+  """
+  before = ""
+  for argument in arguments:
+    name, sign, value = argument.partition("=")
+    if not sign:
+      name, value = before, argument
+    if (path := bucket.named_in(value)) is not None:
+      try:
+        bucket.check(name, path)
+      except UserError as error:
+        raise UserError(name, value, error.expected) from None
+    before = argument

@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from cm_jax.errors import UserError
-from cm_jax.storage import whole
+from cm_jax.storage import bucket, whole
 
 MAX_DEPTH = 32  # levels; a config has 6
 MAX_DIGITS = 20  # of an integer
@@ -30,7 +30,7 @@ def content(path: epath.PathLike, limit: int) -> bytes:
     OSError: It is larger, is none (a pipe or a device would be read for ever), or cannot be read.
   """
   whole.check_regular(path)
-  with whole.place(path).open("rb") as file:
+  with bucket.told(path), whole.place(path).open("rb") as file:
     data = file.read(limit + 1)
   if len(data) > limit:
     raise OSError(f"more than {limit} bytes")

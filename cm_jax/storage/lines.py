@@ -27,7 +27,7 @@ def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
   added = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
   place = whole.place(path)
   if not whole.is_local(place):
-    before = place.read_bytes() if place.exists() else b""
+    before = whole.read(place) if place.exists() else b""
     whole.write(place, before[: before.rfind(b"\n") + 1] + added)
     return
   if os.path.dirname(target := os.path.realpath(place)) != os.path.realpath(place.parent):
@@ -104,8 +104,7 @@ def drop_after(path: epath.PathLike, step: int) -> int:
 def _whole_lines(path: epath.Path) -> Iterator[bytes]:
   """Yield the lines of a file with their ends; not the one that a kill cut in half."""
   try:
-    whole.check_regular(path)
-    with path.open("rb") as file:
+    with whole.reading(path) as local, open(local, "rb") as file:
       while (line := file.readline(bounded.SMALL)).endswith(b"\n"):
         yield line
       if len(line) == bounded.SMALL:

@@ -2,8 +2,8 @@
 
 A lock is left behind by what is killed. It is void at once where its process can be seen to be gone (the
 same machine, another start time), or where it is of an earlier start of the job that asks; else a minute
-after it was last refreshed. Elsewhere than on a local file system, where nothing is exclusive, who wrote last
-holds it.
+after it was last refreshed. In a bucket the object is made only if there is none (`If-None-Match: *`), and a
+void one is deleted first: whose is there a second later holds it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any
 from etils import epath
 
 from cm_jax.errors import UserError
-from cm_jax.storage import whole
+from cm_jax.storage import bucket, whole
 from cm_jax.storage.holder import Holder, started
 
 REFRESH, STALE = 10.0, 60.0  # seconds between signs of life, and after the last of them
@@ -97,7 +97,13 @@ class Lock:
       holder = self._holder()
       if holder is not None and not self._is_void(holder):
         return False
-      whole.write(self._path, content)
+      if not bucket.is_bucket(self._path):  # another store: who wrote last holds it
+        whole.write(self._path, content)
+      else:
+        if holder is not None:
+          self._path.unlink(missing_ok=True)
+        if not bucket.create(self._path, content):
+          return False
       time.sleep(SETTLED)
       return self._is_mine()
     try:

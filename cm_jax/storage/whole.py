@@ -6,6 +6,7 @@ and copied, since an object store shows a file only once it is complete.
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from etils import epath
 
 from cm_jax.errors import UserError
+from cm_jax.storage import bucket
 
 ROOM = "a place that can be written, with room enough"
 ABANDONED = 86400.0  # seconds after which what a killed process left beside a file is cleared
@@ -30,8 +32,10 @@ def place(path: epath.PathLike) -> epath.Path:
   'runs'
 
   Raises:
-    UserError: Its scheme is unknown.
+    UserError: Its scheme is unknown, or what reaches it is not installed.
   """
+  if bucket.is_bucket(path):
+    bucket.filesystem(path)
   try:
     return epath.Path(os.path.expanduser(path))
   except KeyError:
@@ -125,8 +129,7 @@ def reading(path: epath.PathLike) -> Iterator[Path]:
     return
   with tempfile.TemporaryDirectory(prefix="cm_jax-") as scratch:
     copied = Path(scratch) / source.name
-    with source.open("rb") as content, open(copied, "wb") as local:
-      shutil.copyfileobj(content, local, 1 << 20)
+    bucket.patiently(source, lambda: _copy(source, copied))
     yield copied
 
 
@@ -137,7 +140,7 @@ def read(path: epath.PathLike) -> bytes:
     OSError: It cannot be read, or is no regular file.
   """
   check_regular(path)
-  return place(path).read_bytes()
+  return bucket.patiently(path, place(path).read_bytes)
 
 
 def check_regular(path: epath.PathLike) -> None:
@@ -166,7 +169,8 @@ def publish(temporary: Path, path: epath.PathLike, last: str = "") -> None:
   files = sorted(found, key=lambda file: (file.name == last, file))
   if not is_local(target):
     for file in files:
-      _copy(file, target / file.relative_to(temporary).as_posix() if is_folder else target)
+      there = target / file.relative_to(temporary).as_posix() if is_folder else target
+      bucket.patiently(there, functools.partial(_copy, file, there))
     return
   mode = _usual_mode(Path(target).parent)
   for file in files:
@@ -223,11 +227,13 @@ def folder(path: epath.PathLike, last: str = "") -> Iterator[Path]:
 
 
 def check_writable(field: str, path: epath.PathLike) -> None:
-  """Check that something can be made at a path; what is not local is tried when it is written.
+  """Check that something can be made at a path, by making it.
 
   Raises:
-    UserError: The nearest folder above it that exists cannot be written.
+    UserError: The nearest folder above it that exists cannot be written, or the bucket it is in.
   """
+  if bucket.is_bucket(path):
+    bucket.check_writable(field, path)
   if not is_local(path):
     return
   parent = next(parent for parent in Path(absolute(path)).parents if parent.exists())
@@ -279,7 +285,8 @@ def _flush(path: Path) -> None:
     os.close(descriptor)
 
 
-def _copy(source: Path, target: epath.Path) -> None:
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with open(source, "rb") as content, target.open("wb") as copied:
+def _copy(source: Path | epath.Path, target: Path | epath.Path) -> None:
+  if not bucket.is_bucket(target):  # which has no folders: to make one there makes a bucket
+    target.parent.mkdir(parents=True, exist_ok=True)
+  with source.open("rb") as content, target.open("wb") as copied:
     shutil.copyfileobj(content, copied, 1 << 20)
