@@ -26,7 +26,8 @@ FOREIGN = ("cm_jax.data.sources.python", "cm_jax.data.sources.decoding", "cm_jax
 # What may be missing: all but jax, flax, optax, orbax, chex and ml-collections, and what these bring along.
 OPTIONAL = (
   "grain", "tensorflow", "tensorflow_datasets", "sklearn", "scipy.optimize", "PIL", "tqdm", "tensorboardX",
-  "matplotlib", "safetensors", "torch", "diffrax", "clu", "wandb", "huggingface_hub", "s3fs", "gcsfs", "fsspec",
+  "matplotlib", "safetensors", "torch", "diffrax", "clu", "wandb", "huggingface_hub",
+  "s3fs", "gcsfs", "fsspec",
 )  # fmt: skip
 
 
