@@ -143,14 +143,6 @@ def test_an_entry_of_the_wrong_kind_is_named(tmp_path, name, is_folder):
     check_entries(tmp_path)
 
 
-def test_a_run_in_an_object_store_is_refused_before_anything_is_read(capsys):
-  for place in ("gs://bucket/runs/x", "s3://b/x"):
-    assert cli.run(["train", "--config=configs/digits_edm.py", f"--workdir={place}"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"cm_jax train: --workdir = {place}: expected a folder of this machine")
-    assert said.count("\n") == 1
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status"), [("SIGTERM", 75), ("SIGHUP", 75), ("SIGINT", 130)])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, sent, status):
