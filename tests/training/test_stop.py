@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cm_jax import cli
 from cm_jax.assembly import build
 from cm_jax.errors import UserError
 from cm_jax.storage import lock
