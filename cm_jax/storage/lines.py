@@ -5,13 +5,16 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from cm_jax.errors import UserError
-from cm_jax.storage import bounded, whole
+from cm_jax.storage import bounded, bucket, whole
+
+UPLOADED_EVERY = 30.0  # seconds
 
 
 def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
@@ -24,7 +27,7 @@ def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
     UserError: The place cannot be written, or the disk is full, and the file is as it was; it is a link that
       leads out of its folder, which somebody else's run may have: nothing is written there.
   """
-  added = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+  added = _encoded(records)
   place = whole.place(path)
   if not whole.is_local(place):
     before = whole.read(place) if place.exists() else b""
@@ -54,6 +57,50 @@ def append(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
           if is_new:
             place.unlink()
         raise
+
+
+class Journal:
+  """A file that this process alone appends to. In an object store, where nothing can be appended, its lines
+  are kept here too, and it is written anew each `UPLOADED_EVERY` seconds at most, and when it is flushed.
+
+  Args:
+    path: The file; read where it is there.
+  """
+
+  def __init__(self, path: epath.PathLike):
+    self._path, self._uploaded = whole.place(path), time.monotonic()
+    self._content: bytes | None = None
+    self._is_behind = False
+
+  def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add records; see `append`.
+
+    Raises:
+      ValueError, UserError: As `append`.
+    """
+    if not bucket.is_bucket(self._path):
+      append(self._path, records)
+      return
+    if self._content is None:
+      self._content = b"".join(_whole_lines(self._path)) if self._path.exists() else b""
+    self._content += _encoded(records)
+    self._is_behind = True
+    if time.monotonic() - self._uploaded > UPLOADED_EVERY:
+      self.flush()
+
+  def flush(self) -> None:
+    """Write what is not there yet.
+
+    Raises:
+      UserError: The place cannot be written.
+    """
+    if self._is_behind and self._content is not None:
+      whole.write(self._path, self._content)
+      self._uploaded, self._is_behind = time.monotonic(), False
+
+
+def _encoded(records: Iterable[Mapping[str, Any]]) -> bytes:
+  return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
 
 
 def read(path: epath.PathLike) -> list[dict[str, Any]]:

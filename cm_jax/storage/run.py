@@ -10,7 +10,7 @@ from etils import epath
 
 from cm_jax import config as config_lib
 from cm_jax.errors import UserError
-from cm_jax.storage import bounded, weights, whole
+from cm_jax.storage import bounded, bucket, weights, whole
 from cm_jax.storage.model_json import levels_by_nfe
 
 FORMAT = 2  # of config.json; 1 had no format, no num_images and not every default
@@ -84,9 +84,9 @@ def check_entries(workdir: epath.PathLike) -> None:
     UserError: Names the first entry that is something else.
   """
   run = RunFolder.at(workdir)
-  if not whole.is_local(run.path):
-    expected = "a folder of this machine, or of a file system that is mounted (an object store: not yet)"
-    raise UserError("workdir", str(workdir), expected)
+  if bucket.is_bucket(run.path):  # which holds objects of any name, no pipes, no links
+    bucket.check_writable("workdir", run.config)
+    return
   if run.path.exists() and not run.path.is_dir():
     raise UserError("workdir", str(workdir), "a folder, or a path that does not exist yet")
   folders = (run.checkpoints, run.tensorboard, run.samples, run.snapshots)

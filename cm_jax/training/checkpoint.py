@@ -10,7 +10,6 @@ they take is compared with the sha256 it was written with (`step_folder`).
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,18 +17,19 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from cm_jax.errors import UserError, one_of
+from cm_jax.storage import bucket
 from cm_jax.storage.run import RunFolder, note_saved
 from cm_jax.storage.whole import ROOM
 from cm_jax.training import failed_save, step_folder
 from cm_jax.training.averages.track import join_averages, split_averages
+from cm_jax.training.copies import Copies
 from cm_jax.training.kept import Exactly, NewestUntil, kept
+from cm_jax.training.on_disk import ASIDE, UNDONE, OnDisk
 from cm_jax.training.targets import abstract, restore_args
 from cm_jax.types import Params, TrainState
 
-_ASIDE, _UNDONE = ".damaged", ".undone"
 Read = TypeVar("Read")
 
 
@@ -51,12 +51,15 @@ class CheckpointStore:
   def __init__(
     self, workdir: epath.PathLike, keep: int = 2, keep_every: int = 0, keep_steps: Sequence[int] = ()
   ):
-    self.folder = Path(RunFolder.at(workdir).checkpoints)
+    self.folder = RunFolder.at(workdir).checkpoints
+    in_bucket = bucket.is_bucket(self.folder)
+    self._place = Copies(self.folder) if in_bucket else OnDisk(Path(self.folder))
     self.workdir, self._writing_step = workdir, -1
     self._good, self._best = NewestUntil(), Exactly()
+    self._kept = kept(keep, keep_every, keep_steps, self._good, self._best)
     self._options = ocp.CheckpointManagerOptions(
       enable_async_checkpointing=True,
-      preservation_policy=kept(keep, keep_every, keep_steps, self._good, self._best),
+      preservation_policy=self._place.kept_here(self._kept),
       # A folder that cannot be made is an error at once; in the background it is a wait of five minutes.
       async_options=ocp.AsyncOptions(
         create_directories_asynchronously=False, post_finalization_callback=self._seal
@@ -72,17 +75,16 @@ class CheckpointStore:
       trees = {name: ocp.PyTreeCheckpointHandler() for name in ("state", "averages", "teacher")}
       handlers = {**trees, "extra": ocp.JsonCheckpointHandler()}
       self._loud = failed_save.silence()
-      self._manager = ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+      self._manager = ocp.CheckpointManager(self._place.here, options=self._options, item_handlers=handlers)
     return self._manager
 
   def steps(self) -> list[int]:
     """Return the steps with a complete checkpoint, ascending."""
-    found = self.folder.iterdir() if self.folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
+    return self._place.steps()
 
   def is_cut_off(self) -> bool:
     """Whether a process was killed in the middle of a save; opening the checkpoints removes what it left."""
-    return any(self.folder.glob("*orbax-checkpoint-tmp*"))
+    return self._place.is_cut_off()
 
   def latest(self) -> int | None:
     """Return the newest complete step, or None."""
@@ -106,16 +108,18 @@ class CheckpointStore:
     if teacher is not None:
       items["teacher"] = ocp.args.PyTreeSave(teacher)
     self.wait()
-    step_folder.check_regular(self.folder, self.steps())
+    step_folder.check_regular(self._place.here, self.steps())
     self._writing_step = int(state.step)
     with self._writing():
       self._open().save(self._writing_step, args=ocp.args.Composite(**items), force=force)
 
   def _seal(self) -> None:
     """Seal what is on disk but its name; called by the thread that saves, on the process that names it."""
-    step = str(self._writing_step)  # its folder is called 40.orbax-checkpoint-tmp, or 40 in an object store
-    made = (path for path in self.folder.glob(f"{step}*") if path.name.partition(".")[0] == step)
-    step_folder.seal(next(path for path in made if path.suffix not in (_ASIDE, _UNDONE)))
+    step = str(self._writing_step)  # its folder is called 40.orbax-checkpoint-tmp
+    made = (path for path in self._place.here.glob(f"{step}*") if path.name.partition(".")[0] == step)
+    folder = next(path for path in made if path.suffix not in (ASIDE, UNDONE))
+    step_folder.seal(folder)
+    self._place.put(self._writing_step, folder, self._kept)
     note_saved(self.workdir, self._writing_step)
 
   def newest_until(self, step: int) -> int | None:
@@ -132,21 +136,13 @@ class CheckpointStore:
 
   def set_aside(self, step: int) -> None:
     """Rename the folder of a damaged step, so that it can be written again: "40" becomes "40.damaged"."""
-    self._move(step, _ASIDE)
+    self.close()  # Orbax remembers which steps there are
+    self._place.set_aside(step)
 
   def remove(self, step: int) -> None:
     """Remove a step that training undoes; a kill in between leaves no half of it."""
-    shutil.rmtree(self._move(step, _UNDONE), ignore_errors=True)
-
-  def _move(self, step: int, suffix: str) -> Path:
-    moved = self.folder / f"{step}{suffix}"
-    if jax.process_index() == 0:
-      shutil.rmtree(moved, ignore_errors=True)
-      (self.folder / str(step)).rename(moved)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"{step}{suffix}")
-    self.close()  # Orbax remembers which steps there are
-    return moved
+    self.close()
+    self._place.remove(step)
 
   def check(self) -> None:
     """Look, without waiting, whether what was begun went wrong.
@@ -188,7 +184,7 @@ class CheckpointStore:
     except Exception as error:  # Orbax and tensorstore raise many types, from many threads
       place, reason = str(self.folder / str(self._writing_step)), failed_save.reason(error)
       manager, self._manager = self._manager, None
-      failed_save.abandon(manager, self.folder)
+      failed_save.abandon(manager, self._place.here)
       raise UserError("checkpoint", place, f"{ROOM} ({reason})") from None
 
   def choose(self, step: int = -1) -> int:
@@ -213,12 +209,14 @@ class CheckpointStore:
 
   def _check(self, step: int, *items: str) -> None:
     """Check that items are what was written."""
-    if reason := step_folder.damage(self.folder / str(step), items):
+    if self._place.fetch(step, items):
+      self.close()  # Orbax looks anew
+    if reason := step_folder.damage(self._place.here / str(step), items):
       raise self._damaged(step, reason)
 
   def _restore(self, step: int, **items: Any) -> Any:
     self._check(step, *items)
-    step_folder.check_regular(self.folder, self.steps())
+    step_folder.check_regular(self._place.here, self.steps())
     try:
       return self._open().restore(step, args=ocp.args.Composite(**items))
     except Exception as error:
@@ -291,7 +289,7 @@ class CheckpointStore:
 
   def _read(self, step: int, read: Callable[[Path], Read]) -> Read:
     try:
-      return read(self.folder / str(step))
+      return read(self._place.here / str(step))
     except step_folder.NewerFormat:
       raise
     except UserError as error:

@@ -26,6 +26,7 @@ from cm_jax.storage import run as run_lib
 from cm_jax.training import sharding
 from cm_jax.training.best import Best, Criterion, best_of
 from cm_jax.training.checkpoint import CheckpointStore
+from cm_jax.training.copies import check_alone
 from cm_jax.training.goodput import Goodput, wall_seconds
 from cm_jax.training.metrics import MetricsLog
 from cm_jax.training.program import Program
@@ -73,6 +74,7 @@ def train(
     TrainingStopped: `config.run.max_nonfinite` steps in a row were not finite, and `on_skips` is "stop", or
       it has gone back as often as it may.
   """
+  check_alone(workdir)
   run_lib.check_entries(workdir)
   with contextlib.ExitStack() as held:
     hold = lambda: held.enter_context(lock.held(run_lib.RunFolder.at(workdir).lock, "workdir", str(workdir)))
@@ -200,6 +202,7 @@ def _train(
           in_a_row = int(jnp.asarray(metrics["nonfinite_in_a_row"]))
           store.keep_good(min(log.health.good or step, step - in_a_row))
           store.keep_best(-1 if best is None else best.step)
+          log.flush()
           save(state, teacher_params, position)
         if last:
           with goodput.spent("checkpoint"):

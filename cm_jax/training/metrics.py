@@ -80,6 +80,7 @@ class MetricsLog:
     self._states = tuple(states)
     self._clock: float | None = None
     self._main = jax.process_index() == 0
+    self._journal = lines.Journal(self._run.metrics)
     self._board = Board(self._run.tensorboard) if self._main else None
     self._bar = tqdm(
       total=num_steps,
@@ -140,7 +141,7 @@ class MetricsLog:
     if self._prints:
       print(self._line(step, scalars), file=sys.stderr, flush=True)
     clean = lines.finite(scalars)
-    lines.append(self._run.metrics, [{"step": step, "seconds": seconds, **clean}])
+    self._journal.append([{"step": step, "seconds": seconds, **clean}])
     with self._tolerant():
       if self._board is not None:
         self._board.write(step, clean)
@@ -156,9 +157,18 @@ class MetricsLog:
       parts += [f"{rate:,.4g} images/s", f"{datetime.timedelta(seconds=left)} left"]
     return f"{self._run.path.name}: {', '.join(parts)}"
 
+  def flush(self) -> None:
+    """Write every line so far: a checkpoint is to come after those of its steps.
+
+    Raises:
+      UserError: The place cannot be written.
+    """
+    self._journal.flush()
+
   def close(self) -> None:
     """Flush and end the bar."""
     self._bar.close()
+    self.flush()
     with self._tolerant():
       if self._board is not None:
         self._board.close()
