@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-import flax.linen as nn
-
 from cm_jax.errors import UserError
+from cm_jax.networks.module import Module
 from cm_jax.types import Params
 
 
-class Network(nn.Module, kw_only=True):
+class Network(Module, kw_only=True):
   """A raw network F(x [B,H,W,C], c_noise [B], condition) -> [B,H,W,out_channels], in at least float32.
 
   Args:

@@ -17,6 +17,7 @@ from cm_jax.networks.layers import (
   resample,
   wide,
 )
+from cm_jax.networks.module import Module
 from cm_jax.types import Array
 
 # How a block is told the noise level, with s and b one linear map of the conditioning vector: norm(h + b)
@@ -29,7 +30,7 @@ MODULATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-class QKV(nn.Module):
+class QKV(Module):
   """Map x [B, positions, C] to q, k and v, each [B, positions, heads, C / heads], by a 1x1 convolution.
 
   Its output channels are ordered (head, channel, q/k/v). The weight is regrouped, not the activations: on CPU
@@ -54,7 +55,7 @@ class QKV(nn.Module):
     return q, k, v
 
 
-class UNetBlock(nn.Module):
+class UNetBlock(Module):
   """Residual block with noise-level conditioning, 2x resampling and self-attention (EDM appendix F.2).
 
   `heads = 0` means no attention. `adaptive_scale` conditions by scale and shift after the second norm,

@@ -3,12 +3,13 @@
 import flax.linen as nn
 
 from cm_jax.networks.layers import Conv, Init, Linear, downsample
+from cm_jax.networks.module import Module
 from cm_jax.types import Array
 
 INIT = Init("kaiming_normal", 2**0.5)
 
 
-class SmallClassifier(nn.Module):
+class SmallClassifier(Module):
   """Four 3x3 convolutions with one 2x reduction, a ReLU layer over all positions, a linear head.
 
   Args:

@@ -16,6 +16,7 @@ from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Embedding, Init, Linear, Scope, attend
+from cm_jax.networks.module import Module
 from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
@@ -51,7 +52,7 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
   return x * (1 + scale[:, None, :]) + shift[:, None, :]
 
 
-class Modulation(nn.Module):
+class Modulation(Module):
   """Map the conditioning vector to shifts, scales and gates, in at least float32; they come as `dtype`."""
 
   features: int
@@ -63,7 +64,7 @@ class Modulation(nn.Module):
     return linear(nn.silu(emb)).astype(self.dtype)
 
 
-class DiTBlock(nn.Module):
+class DiTBlock(Module):
   """Transformer block, its norms and branches modulated by the conditioning vector; the identity at first."""
 
   heads: int
@@ -94,7 +95,7 @@ class DiTBlock(nn.Module):
     return x + gate2[:, None, :] * drop(Scope(name="mlp")(mlp, modulate(layer_norm(x), shift2, scale2)))
 
 
-class Patches(nn.Module):
+class Patches(Module):
   """Map each patch of x [B,H,W,C], row by row, to a token [B, positions, features].
 
   The weight is [patch, patch, C, features].

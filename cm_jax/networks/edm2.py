@@ -17,11 +17,12 @@ from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Scope, attend, check_divides, pixel_norm, positional_embedding, resample
 from cm_jax.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize, normalize_weights
+from cm_jax.networks.module import Module
 from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition, Params
 
 
-class EDM2Block(nn.Module):
+class EDM2Block(Module):
   """Residual block of EDM2's encoder (`flavor = "enc"`: widen and normalise first) or decoder ("dec")."""
 
   features: int

@@ -11,6 +11,7 @@ import numpy as np
 
 from cm_jax.networks import layers
 from cm_jax.networks.layers import Init, attend, check_divides, downsample, upsample
+from cm_jax.networks.module import Module
 from cm_jax.types import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -26,7 +27,7 @@ def _init(scale: float = 1.0) -> Init:
   return Init("xavier_uniform", math.sqrt(scale or 1e-10))
 
 
-class Weights(nn.Module):
+class Weights(Module):
   """A convolution [k, k, in, out] or, for `window = None`, a linear map [in, out], with bias."""
 
   features: int
@@ -48,7 +49,7 @@ class Weights(nn.Module):
     return y + jnp.broadcast_to(bias, y.shape)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Module):
   """Group norm with parameters named "scale" and "bias", in groups of at least 4 channels."""
 
   @nn.compact
@@ -60,7 +61,7 @@ class GroupNorm(nn.Module):
     return layers.group_norm(x, scale, self.param("bias", nn.initializers.zeros, (c,)), groups, 1e-6)
 
 
-class GaussianFourierProjection(nn.Module):
+class GaussianFourierProjection(Module):
   """Embed x [B] as [sin(2 pi W x), cos(2 pi W x)], with fixed random W kept beside the weights."""
 
   channels: int
@@ -73,7 +74,7 @@ class GaussianFourierProjection(nn.Module):
     return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 
-class Resize(nn.Module):
+class Resize(Module):
   """jcm's Upsample and Downsample: 2x resampling, joined with a 3x3 convolution where `with_conv`."""
 
   features: int
@@ -100,7 +101,7 @@ class Resize(nn.Module):
     return conv(x, lambda x, weight: downsample(layers.conv(x, weight, 1 + edge), taps[::-1], 0))
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Module):
   """jcm's residual blocks: "biggan" (may resample, 1x1 convolution on the skip path) and "ddpm"."""
 
   features: int
@@ -135,7 +136,7 @@ class ResnetBlock(nn.Module):
     return (skip + h) * (math.sqrt(0.5) if self.skip_rescale else 1.0)
 
 
-class AttnBlock(nn.Module):
+class AttnBlock(Module):
   """Residual self-attention with one head."""
 
   skip_rescale: bool

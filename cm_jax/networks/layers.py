@@ -17,6 +17,7 @@ import numpy as np
 from cm_jax.errors import UserError
 from cm_jax.networks import convolution, kernels
 from cm_jax.networks.convolution import LAYOUT
+from cm_jax.networks.module import Module
 from cm_jax.types import Array
 
 
@@ -65,7 +66,7 @@ class Init:
     return unit.reshape(shape) * math.sqrt(variance)
 
 
-class Scope(nn.Module):
+class Scope(Module):
   """Call `body(*args)` with its submodules one level down: "enc.NAME" by `Scope(name="enc")(body)`."""
 
   @nn.compact
@@ -73,7 +74,7 @@ class Scope(nn.Module):
     return body(*args)
 
 
-class Linear(nn.Module):
+class Linear(Module):
   """x [..., in] -> [..., features]; weight [in, features]."""
 
   features: int
@@ -93,7 +94,7 @@ class Linear(nn.Module):
     return y
 
 
-class Embedding(nn.Module):
+class Embedding(Module):
   """Rows of a table [entries, features]; zeros where the one-hot row [B, entries] is zero."""
 
   features: int
@@ -155,7 +156,7 @@ def resample(
   return upsample(x, resample_filter) if up else downsample(x, resample_filter) if down else x
 
 
-class Conv(nn.Module):
+class Conv(Module):
   """Convolution with optional 2x resampling before it (EDM's Conv2d); weight [kernel, kernel, in, features].
 
   `fused` joins resampling and convolution into one padded window: not the same function at the image border.
@@ -214,7 +215,7 @@ def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) ->
   return (y * scale.reshape(middle) + shift.reshape(middle)).astype(x.dtype)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Module):
   """Group normalisation with min(`groups`, C // `min_channels`) groups (EDM: 32, of at least 4 channels).
 
   `silu` applies that too.
@@ -266,7 +267,7 @@ def positional_embedding(
   return jnp.pad(jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=1), ((0, 0), (0, channels % 2)))
 
 
-class FourierEmbedding(nn.Module):
+class FourierEmbedding(Module):
   """Embed x [B] as [cos(2 pi f x), sin(2 pi f x)] with fixed random f ~ N(0, scale^2), which are stored."""
 
   channels: int

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cm_jax.networks.layers import conv
+from cm_jax.networks.module import Module
 from cm_jax.types import Array, Params
 
 _EPS = 1e-4
@@ -66,7 +67,7 @@ def mp_cat(a: Array, b: Array, t: float = 0.5) -> Array:
   return jnp.concatenate([a * share_a, b * share_b], axis=-1)
 
 
-class MPFourier(nn.Module):
+class MPFourier(Module):
   """Embed x [B] as sqrt(2) cos(f x + p) (EDM2 eq. 75).
 
   Frequencies (times 2 pi) and phases are random and fixed, kept beside the weights.
@@ -83,7 +84,7 @@ class MPFourier(nn.Module):
     return jnp.cos(x[:, None] * freqs[None] + phases[None]) * math.sqrt(2)
 
 
-class MPConv(nn.Module):
+class MPConv(Module):
   """Convolution with a normalised weight and no bias (EDM2 eq. 47, 66); for `kernel = 0` a linear map.
 
   The weight, [k, k, in, out] or [in, out], is normalised in every pass, training or not, and the gradient

@@ -16,6 +16,7 @@ from cm_jax.errors import UserError
 from cm_jax.networks import conditioning, fields, layers
 from cm_jax.networks.base import Network
 from cm_jax.networks.layers import Embedding, Init, Linear, Scope, attend, check_divides, resample
+from cm_jax.networks.module import Module
 from cm_jax.networks.remat import block_of
 from cm_jax.types import Array, Condition
 
@@ -27,7 +28,7 @@ GroupNorm = functools.partial(layers.GroupNorm, min_channels=1)
 Step = Callable[[str, Array], Array]  # (name, x) -> x: creates the submodule under this name
 
 
-class ResBlock(nn.Module):
+class ResBlock(Module):
   """Residual block with noise-level conditioning and optional 2x resampling."""
 
   features: int
@@ -68,7 +69,7 @@ class ResBlock(nn.Module):
     return h + x
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(Module):
   """Residual self-attention; q, k and v are outermost in the channels, heads inside them."""
 
   heads: int

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cm_jax.networks.layers import Conv, GroupNorm, Init, Linear
+from cm_jax.networks.module import Module
 from cm_jax.types import Array
 
 INIT = Init("kaiming_normal", 2**0.5)
@@ -18,7 +19,7 @@ def widths_for(height: int, width: int) -> tuple[int, ...]:
   return (32, 64, 128) if min(height, width) < 64 else (32, 64, 128, 128)
 
 
-class ResNet(nn.Module):
+class ResNet(Module):
   """A residual network of one block a stage (He et al. 2016, before-activation), with group norms.
 
   Every stage but the first halves the image, odd sizes are rounded up. With `widths_for` it has 0.3 million
@@ -42,7 +43,7 @@ class ResNet(nn.Module):
     return features, Linear(self.num_classes, name="logits")(features)
 
 
-class Block(nn.Module):
+class Block(Module):
   """Two 3x3 convolutions behind a norm and a ReLU each, beside a 1x1 one where the shape changes."""
 
   features: int

@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax
 
 from cm_jax.networks.magnitude import MPConv, MPFourier
+from cm_jax.networks.module import Module
 from cm_jax.types import Array
 
 
-class LogVariance(nn.Module):
+class LogVariance(Module):
   """u(c_noise) [B] -> [B]: one linear map of Fourier features; a loss uses it as L / e^u + u.
 
   Named as in EDM2's checkpoints ("logvar_fourier.freqs", "logvar_linear.weight").
@@ -24,7 +25,7 @@ class LogVariance(nn.Module):
     return MPConv(1, 0, dtype=features.dtype.name, name="logvar_linear")(features)[:, 0]
 
 
-class AdaptiveWeight(nn.Module):
+class AdaptiveWeight(Module):
   """w(c_noise) [B] -> [B]: one linear map of Fourier features; a loss uses it as e^w L - w (sCM section 4.1).
 
   Unlike `LogVariance` its weight is not normalised, so that it can start at 0: every noise level equally
