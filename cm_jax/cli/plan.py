@@ -43,8 +43,8 @@ def define(values: flags.FlagValues) -> None:
     "Also compile the step for --count devices and print XLA's own memory; takes minutes for large ones."
   )
   flags.DEFINE_bool("compile", False, about, flag_values=values)
-  about = "Also without remat what it is with it, and the other way round; by default where it does not fit."
-  flags.DEFINE_bool("remat", None, f"{about} Takes as long again.", flag_values=values)
+  about = "Of a run with remat also what it would hold without, which takes as long again."
+  flags.DEFINE_bool("remat", False, about, flag_values=values)
   flags.DEFINE_bool("json", False, "Print the plan as one JSON object.", flag_values=values)
 
 

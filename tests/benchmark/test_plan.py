@@ -13,7 +13,7 @@ from cm_jax import cli
 from cm_jax.benchmark.cases import CASES, Workload, config_of
 from cm_jax.benchmark.objectives import flops as flops_by_xla
 from cm_jax.benchmark.objectives import temp_bytes
-from cm_jax.benchmark.plan import activations, costs, estimate, report
+from cm_jax.benchmark.plan import activations, costs, report
 from cm_jax.benchmark.plan.accelerators import ACCELERATORS, accelerator, of_device
 from cm_jax.benchmark.plan.estimate import plan
 from cm_jax.benchmark.plan.flops import count
@@ -293,17 +293,34 @@ def test_the_network_of_a_teacher_is_what_the_configs_file_says(tmp_path, capsys
   assert "config.teacher.path" in capsys.readouterr().err
 
 
+REMAT = {
+  "songunet": ({"channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,)}, (8, 8, 3), tiny.CT),
+  "openai_unet": ({"channel_mult": (1, 2), "num_res_blocks": 1}, (8, 8, 3), tiny.CD),
+  "edm2": ({"channel_mult": (1, 2), "num_blocks": 1}, (8, 8, 3), tiny.SCT),  # with a derivative in the loss
+  "dit": ({"hidden_size": 48, "depth": 3, "num_heads": 2}, (8, 8, 4), None),
+}
+
+
 @pytest.mark.slow
-def test_remat_is_planned_where_it_is_asked_for_or_needed(monkeypatch):
-  config = tiny.config()
-  config.network = {"name": "songunet", "model_channels": 16, "channel_mult": (1,), "num_blocks": 1}
+@pytest.mark.parametrize(
+  ("network", "policy"),
+  [("songunet", "blocks"), ("openai_unet", "products"), ("edm2", "blocks"), ("dit", "products")],
+)
+def test_what_remat_changes_is_what_a_run_with_it_holds(network, policy):
+  section, shape, objective = REMAT[network]
+  config = tiny.config(objective)
+  config.network = {"name": network, **section, "remat_policy": policy}
+  if network != "dit":
+    config.network.model_channels = 32
+  config.data.image_shape = shape
   setting, device = of_config(config), ACCELERATORS["v5e"]
-  roomy = plan(setting, device, 1, remat=None)
-  assert roomy.fits and roomy.activations["on"] < roomy.activations["off"]  # short, so it is done anyway
-  monkeypatch.setattr(estimate, "SHORT", 0)
-  assert plan(setting, device, 1, remat=None).activations["on"] is None
-  tight = plan(setting, dataclasses.replace(device, memory=10**5), 1, remat=None)
-  assert tight.activations == roomy.activations
+  without = plan(setting, device, 1)
+  config.network.remat = True
+  with_it = plan(of_config(config), device, 1)
+  assert with_it.activations["off"] == without.activations["off"]
+  assert without.activations["on"] == pytest.approx(with_it.activations["on"], rel=0.1)
+  assert without.activations["on"] < 0.95 * without.activations["off"]
+  assert plan(of_config(config), device, 1, remat=False).activations["off"] is None
 
 
 @pytest.mark.slow

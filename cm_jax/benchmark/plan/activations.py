@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Iterable
 
-from cm_jax.benchmark.plan.flat import Body, Operation, bodies_of, flatten
+from cm_jax.benchmark.plan.flat import Body, Flat, Operation, bodies_of, flatten
 
 # What XLA never computes on the fly inside of what uses it: its result lies in memory.
 _STORED = frozenset(
@@ -54,7 +54,11 @@ def peak(program: Body, with_results: bool = True) -> int:
   >>> peak(program), peak(program, with_results=False)
   (512, 256)
   """
-  flat = flatten(program)
+  return peak_of(flatten(program), with_results)
+
+
+def peak_of(flat: Flat, with_results: bool = True) -> int:
+  """Return the same of a program that is flat already; see `peak`."""
   uses = collections.Counter(value for operation in flat.operations for value in set(operation.inputs))
   uses.update(flat.results)
   roots: dict[int, frozenset[int]] = {}  # of a value, what lies in memory and has to, to make it

@@ -1,17 +1,20 @@
 """What a train step computes, by part: the network's evaluations, the backward pass, the rest."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from cm_jax.benchmark.plan.flat import Body, bodies_of, flatten, is_call, open_jaxpr
+from cm_jax.benchmark.plan.flat import Body, Flat, bodies_of, flatten, is_call, open_jaxpr
 from cm_jax.benchmark.plan.flops import count, of_equation
 from cm_jax.benchmark.plan.setting import Setting
 from cm_jax.diffusion.precision import computing_in
 from cm_jax.networks import kernels
+from cm_jax.networks.remat import alike_once
 from cm_jax.types import Context, Preconditioned
 
 PARTS = ("forward", "jvp", "target", "teacher", "loss", "backward")
@@ -50,8 +53,14 @@ class Traced:
     self._teacher = None if setting.teacher is None else _named(setting.teacher, _TEACHER)
     state, batch, key, *frozen = setting.step_arguments(size)
     self._arguments = (state.params, state.params, batch, key, state.step, *frozen)
-    with kernels.using("plain"):  # of a learned distance, which no network's own choice reaches
-      self.gradient: Body = jax.make_jaxpr(jax.grad(self._loss))(*self._arguments)
+    # the kernels are those of a learned distance, which no network's own choice reaches
+    with kernels.using("plain"), alike_once():
+      self.gradient: Body = jax.make_jaxpr(self._gradient)(*self._arguments)
+
+  @functools.cached_property
+  def flat(self) -> Flat:
+    """Return the gradient as one list of operations."""
+    return flatten(self.gradient)
 
   def by_part(self) -> dict[str, int]:
     """Return the FLOPs of the gradient by part.
@@ -61,7 +70,7 @@ class Traced:
     preconditioning and distance, LPIPS too. backward: what the gradient takes beyond all these, what remat
     computes again among it. The optimiser is left out: it waits for memory, not for arithmetic.
     """
-    with kernels.using("plain"):
+    with kernels.using("plain"), alike_once():
       loss = jax.make_jaxpr(self._loss)(*self._arguments)
     trained = len(jax.tree.leaves(self._arguments[0]))
     evaluations: list[Evaluation] = []
@@ -79,13 +88,13 @@ class Traced:
     found["backward"] = self.flops() - sum(found.values())
     return found
 
-  def operations(self) -> int:
-    """Return how many operations the gradient is."""
-    return len(flatten(self.gradient).operations)
-
   def flops(self) -> int:
     """Return the FLOPs of the gradient."""
-    return sum(of_equation(operation.equation) for operation in flatten(self.gradient).operations)
+    return sum(of_equation(operation.equation) for operation in self.flat.operations)
+
+  def _gradient(self, params, *rest):
+    loss, pull = jax.vjp(lambda params: self._loss(params, *rest), params)
+    return pull(the_backward_pass(loss))[0]
 
   def _loss(self, params, average, batch, key, step, teacher_params, distance_params):
     method = self._setting.method
@@ -108,8 +117,15 @@ class Traced:
     return evaluations[0].flops
 
 
+@jax.jit
+def the_backward_pass(loss):
+  """Return what it begins with; the name is `flat.BACKWARD`."""
+  return jnp.ones_like(loss)
+
+
+@functools.lru_cache(maxsize=4)
 def _named(network: Any, name: str) -> Preconditioned:
-  """Return a network whose evaluations are one call each in a trace."""
+  """Return a network whose evaluations are one call each in a trace, and a teacher's the same in several."""
 
   def net(params, x, c_noise, condition, *, key=None):
     return network.net(params, x, c_noise, condition, key=key)

@@ -7,12 +7,13 @@ from typing import Any
 from cm_jax.benchmark.plan import activations, costs
 from cm_jax.benchmark.plan.accelerators import Accelerator
 from cm_jax.benchmark.plan.memory import Held, held, tree_bytes
+from cm_jax.benchmark.plan.remat import with_remat
 from cm_jax.benchmark.plan.setting import Setting
 from cm_jax.errors import UserError, within
+from cm_jax.networks.remat import REMAT_POLICIES
 from cm_jax.training import sharding
 from cm_jax.types import parameter_count
 
-SHORT = 5000  # operations of a gradient that is traced in a second or two
 MFU = 0.35  # of published runs 15 to 35 % of the peak are known
 
 
@@ -86,7 +87,7 @@ class Plan:
 
 
 def plan(
-  setting: Setting, accelerator: Accelerator, count: int, mfu: float = MFU, remat: bool | None = True
+  setting: Setting, accelerator: Accelerator, count: int, mfu: float = MFU, remat: bool = True
 ) -> Plan:
   """Plan a run on `count` devices.
 
@@ -95,8 +96,8 @@ def plan(
     accelerator: The devices.
     count: How many.
     mfu: Share of their peak rate that is reached.
-    remat: Also find out what remat on, or off, would change, which takes another trace, the longest; None:
-      where it is asked, since the run does not fit, or the trace is short.
+    remat: Of a run with remat also find out what it would hold without, which takes as long again. Without it
+      what remat would change is always told.
 
   Raises:
     UserError: The mesh or the batch does not divide among so many devices.
@@ -110,16 +111,16 @@ def plan(
   at_a_time = max(config.batch_size // count // config.accumulation, method.objective.needs.group)
   traced = costs.Traced(setting, at_a_time)
   is_on = bool(config.network.get("remat", False))
-  found: dict[str, int | None] = {"off": None, "on": None}
-  found["on" if is_on else "off"] = activations.peak(traced.gradient, with_results=False)
-  holds, taken = held(setting), found["on" if is_on else "off"] or 0
+  holds, taken = held(setting), activations.peak_of(traced.flat, with_results=False)
   fixed = holds.on_a_device(fsdp)
   usable = int(accelerator.memory * accelerator.usable)
-  if remat is None:
-    remat = sum(fixed.values()) + taken > usable or traced.operations() < SHORT
-  if remat and "remat" in config.network:
-    other = costs.Traced(setting.with_network(remat=not is_on), at_a_time).gradient
-    found["off" if is_on else "on"] = activations.peak(other, with_results=False)
+  found: dict[str, int | None] = {"off": None, "on": None, "on" if is_on else "off": taken}
+  if is_on and remat:
+    without = costs.Traced(setting.with_network(remat=False), at_a_time).flat
+    found["off"] = activations.peak_of(without, with_results=False)
+  elif not is_on and any(operation.block for operation in traced.flat.operations):
+    policy = REMAT_POLICIES[config.network.get("remat_policy", "blocks")]
+    found["on"] = activations.peak_of(with_remat(traced.flat, policy), with_results=False)
   an_image = max(taken / at_a_time, 1)
   group = method.objective.needs.group
   stored = tree_bytes(setting.state) + (

@@ -15,6 +15,7 @@ from cm_jax.assembly.mismatches import MAY_DIFFER
 from cm_jax.assembly.models import network_of
 from cm_jax.errors import UserError, renamed
 from cm_jax.models import Experiment, Method
+from cm_jax.networks.remat import alike_once
 from cm_jax.training.step import state_shapes
 from cm_jax.types import Params, Preconditioned, TrainState
 
@@ -104,6 +105,7 @@ def of_experiment(experiment: Experiment) -> Setting:
   return setting.with_network(**_PORTABLE)
 
 
+@alike_once()
 def of_config(config: ml_collections.ConfigDict, teacher_network: Mapping[str, Any] | None = None) -> Setting:
   """Return what is planned of a config: no data is opened, no weights are read.
 
