@@ -30,8 +30,10 @@ _ALIKE: contextvars.ContextVar[dict[Any, Any] | None] = contextvars.ContextVar("
 
 @contextlib.contextmanager
 def alike_once() -> Iterator[None]:
-  """Trace blocks that are alike once for all of them, each a call of `BLOCK`, in what is traced inside: for its
-  shapes and its operations, as its random numbers are others."""
+  """Trace blocks that are alike once for all of them, each a call of `BLOCK`, in what is traced inside.
+
+  That is for its shapes and its operations: its random numbers are others.
+  """
   token = _ALIKE.set({})
   try:
     yield

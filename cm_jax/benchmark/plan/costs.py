@@ -123,9 +123,8 @@ def the_backward_pass(loss):
   return jnp.ones_like(loss)
 
 
-@functools.lru_cache(maxsize=4)
 def _named(network: Any, name: str) -> Preconditioned:
-  """Return a network whose evaluations are one call each in a trace, and a teacher's the same in several."""
+  """Return a network whose evaluations are one call each in a trace."""
 
   def net(params, x, c_noise, condition, *, key=None):
     return network.net(params, x, c_noise, condition, key=key)

@@ -38,7 +38,8 @@ def with_remat(flat: Flat, keep: Keep | None = None) -> Flat:
   for operation in flat.operations:
     block = operation.block
     if block in calls and block not in again:
-      again[block] = new = {}
+      new: dict[int, int] = {}
+      again[block] = new
       for one in (one for call in sorted(calls[block]) for one in forward[call]):
         if keep is None or not keep(one.equation.primitive):
           new.update((value, next(numbers)) for value in one.outputs)
