@@ -28,6 +28,7 @@ from absl import flags
 
 from cm_jax.cli.flags import check_new, define_overwrite, define_step, is_main, start
 from cm_jax.errors import UserError, one_of, renamed
+from cm_jax.storage import fetched, whole
 
 FEATURES = ("inception", "dinov2-b", "dinov2-l")  # what measures images
 
@@ -75,19 +76,24 @@ def main(values: flags.FlagValues) -> None:
   check_new(values.out, values.overwrite)
   weights.check_target(values.out)
   start()
-  if Path(values.input).is_dir():  # on every process: a checkpoint of several is read by all of them
+  if whole.place(values.input).is_dir():  # on every process: a checkpoint of several is read by all of them
     ours = load(values.input, values.step, values.average)
     choices = dataclasses.replace(choices, load=lambda path: ours)
   if not is_main():
     return
   nonfinite = bool(values["allow-nonfinite"].value)
-  done = convert(values.input, values.out, values["from"].value, choices, nonfinite)
+  done = convert(_here(values.input), values.out, values["from"].value, choices, nonfinite)
   for assumption in done.checkpoint.assumed:
     print(f"assumed: {assumption}")
   print(f"licence: {done.checkpoint.licence}")
   print(f"kind: {done.checkpoint.kind}")
   name = done.checkpoint.network["name"]
   print(f"{done.folder}: {done.num_params:,} parameters of {name}, read as {done.format}")
+
+
+def _here(given: str) -> str:
+  """Return a folder as it is named, and a file of an object store as a copy of this machine."""
+  return given if whole.place(given).is_dir() else str(fetched.local(given, "input"))
 
 
 def make_lpips(vgg16: str | None, heads: str | None, out: str) -> None:

@@ -13,7 +13,7 @@ from cm_jax.convert.foreign import AS_IT_IS, Choices, Foreign, build_model
 from cm_jax.convert.readers.pickles import Refused
 from cm_jax.convert.readers.torch_files import is_legacy
 from cm_jax.errors import UserError, one_of
-from cm_jax.storage import downloads, weights, whole
+from cm_jax.storage import digests, weights, whole
 
 FORMATS: Mapping[str, Callable[[Path, Choices], Foreign]] = {
   "edm": edm.read,
@@ -41,9 +41,9 @@ def detect(path: str | os.PathLike) -> str:
   Raises:
     UserError: None of them, empty, or not there.
   """
-  path = Path(path)
-  if path.is_dir():
+  if whole.place(path).is_dir():
     return "cm_jax"
+  path = Path(path)
   try:
     whole.check_regular(path)
     with open(path, "rb") as file:
@@ -85,7 +85,7 @@ def read(
     raise UserError("from", name, f"{found}, which is what {path} looks like")
   reader = FORMATS[name]
   with reading(path, f"{name} checkpoint"):
-    return name, choices.apply(reader(Path(path), choices))
+    return name, choices.apply(reader(Path(path) if whole.is_local(path) else whole.place(path), choices))
 
 
 def convert(
@@ -112,10 +112,12 @@ def convert(
     model = build_model(foreign, allow_nonfinite)
   except Refused as refused:
     raise UserError("input", str(path), str(refused)) from None
-  source = Path(path) / weights.WEIGHTS if Path(path).is_dir() else Path(path)
+  source = whole.place(path)
+  if source.is_dir():
+    source = source / weights.WEIGHTS
   origin = {
-    "source": Path(path).name,
-    "source_sha256": downloads.file_sha256(source) if source.is_file() else "",
+    "source": whole.place(path).name,
+    "source_sha256": digests.of_file(source) if source.is_file() else "",
     "peer": foreign.peer,
     "licence": foreign.licence,
   }

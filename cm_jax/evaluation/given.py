@@ -15,6 +15,7 @@ from cm_jax.data.sources.entries import ArrayFile, check_total
 from cm_jax.data.sources.threads import in_order
 from cm_jax.diffusion.pixels import QUANTISERS
 from cm_jax.errors import UserError, renamed
+from cm_jax.storage import bucket, fetched
 from cm_jax.types import Source
 
 # What peers call their images in an .npz, the first that is there: ADM and most; jcm; others.
@@ -68,6 +69,8 @@ def open_images(path: str, field: str, quantiser: str = "edm", framing: Framing 
   Raises:
     UserError: Not there, no images, or of another form.
   """
+  if bucket.is_bucket(path):
+    path = str(fetched.local(path, field))
   scheme, _, argument = path.partition(":")
   spec = path
   if scheme not in SOURCES:
@@ -79,7 +82,7 @@ def open_images(path: str, field: str, quantiser: str = "edm", framing: Framing 
     spec, scheme, argument = f"{kind}:{path}", kind, path
   frames = framing is not None and (framing.crops or framing.resolution)
   if scheme == "npz" and not frames:
-    return ArrayImages.open(argument, spec, field, quantiser)
+    return ArrayImages.open(str(fetched.local(argument, field)), spec, field, quantiser)
   with renamed("source", field):
     source = open_source(spec, framing=framing or Framing())
   return SourceImages(source, spec, field)

@@ -183,13 +183,15 @@ class SampleStore:
       if self._assemble:
         self._append()
       return
-    for name in {name.split("/")[0] for name in self._names(start, len(pngs))}:
+    for name in {name.split("/")[0] for name in self._names(start, len(pngs)) if not self._scratch}:
       (self._pictures / name).mkdir(parents=True, exist_ok=True)
     for name, png in zip(self._names(start, len(pngs)), pngs, strict=True):
       picture = self._pictures / name
       if whole.is_local(picture):  # a link that is there leads elsewhere, and a pipe waits
         picture.unlink(missing_ok=True)
-      picture.write_bytes(png)
+        picture.write_bytes(png)
+      else:
+        whole.write(picture, png)
     whole.write(self._path(start), sealed(digest(pngs)))  # without this they are written again
 
   def _append(self) -> None:

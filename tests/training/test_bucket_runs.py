@@ -10,16 +10,18 @@ import jax
 import numpy as np
 import pytest
 
+from cm_jax import cli
 from cm_jax.assembly import build, load_model
 from cm_jax.errors import UserError
 from cm_jax.storage import bucket, lines, whole
+from cm_jax.storage.pictures import encode_png
 from cm_jax.storage.run import RunFolder, last_saved
 from cm_jax.training import copies, loop
 from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.training.program import Program
 from tests import needs, tiny
 from tests.storage.moto_server import serving
-from tests.training.test_train import REPO, equal
+from tests.training.test_train import REPO, equal, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bucket")]
 
@@ -177,3 +179,52 @@ def test_several_processes_are_refused_in_one_line(monkeypatch):
   with pytest.raises(UserError, match=r"^workdir = s3://b/x: expected a folder that all 2 processes see"):
     copies.check_alone("s3://b/x")
   copies.check_alone("runs/x")
+
+
+def succeed(capsys, *arguments: str) -> str:
+  status, said = cli.run(list(arguments)), capsys.readouterr()
+  assert status == 0, said
+  return said.out
+
+
+def test_every_command_reads_and_writes_there_as_on_a_disk(served, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path / "cache"))
+  there, here = "s3://runs/cli", str(tmp_path)
+  config = write_config(tmp_path / "config.py", num_steps=4, num_samples=4)
+  sample = ["sample", "--num=8", "--sigmas=80,2", "--batch_size=8"]
+  for place in (there, here):
+    succeed(capsys, "train", config, f"--workdir={place}/run", "--noprogress")
+    succeed(capsys, "convert", f"--input={place}/run", f"--out={place}/weights")
+    for name in ("x.npz", "x.zip", "x.png", "folder"):
+      succeed(
+        capsys, *sample, f"--model={place}/{'weights' if name == 'x.zip' else 'run'}", f"--out={place}/{name}"
+      )
+    measure = ["--features=digits", "--reference=digits:test", "--num=8", "--few"]
+    succeed(capsys, "evaluate", f"--images={place}/x.npz", *measure, f"--out={place}/measured")
+  for name in ("x.npz", "x.zip", "x.png", "folder/00000/img00000005.png", "weights/weights.safetensors"):
+    assert whole.read(f"{there}/{name}") == whole.read(f"{here}/{name}"), name
+  fids = [lines.read(f"{place}/measured/evaluations.jsonl")[0]["value"] for place in (there, here)]
+  assert fids[0] == fids[1]
+  left = [name for name in files(there) if ".part/" in name or name.endswith(".lock")]
+  assert left == []
+
+  edit = [
+    "edit",
+    "--task=inpaint",
+    "--num=1",
+    f"--input={there}/folder/00000/img00000002.png",
+    "--sigmas=80,2",
+  ]
+  whole.write(f"{there}/mask.png", encode_png(np.full((8, 8, 1), 255, np.uint8)))
+  succeed(capsys, *edit, f"--model={there}/weights", f"--mask={there}/mask.png", f"--out={there}/edited")
+  assert "edited/grid.png" in files(there)
+
+  data = f"--config.data.source=zip:{there}/x.zip"
+  begins = ["--config.data.conditional=False", f"--init={there}/run", "--noprogress", "--config.batch_size=8"]
+  succeed(capsys, "train", config, data, *begins, f"--workdir={there}/again")
+  assert len(list((tmp_path / "cache" / "objects").iterdir())) == 2  # the npz and the zip
+  assert (
+    cli.run(["train", config, f"--config.data.source=folder:{there}/folder", f"--workdir={here}/no"]) == 2
+  )
+  said = capsys.readouterr().err
+  assert said.startswith(f"cm_jax train: config.data.source = folder:{there}/folder: expected zip: or npz:")

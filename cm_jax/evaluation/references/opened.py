@@ -10,6 +10,7 @@ from cm_jax.evaluation.given import Images, open_images
 from cm_jax.evaluation.references.files import ENDINGS, file_hash, holds_images, read_statistics
 from cm_jax.evaluation.references.published import PUBLISHED
 from cm_jax.evaluation.references.statistics import Statistics
+from cm_jax.storage import bucket, fetched, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def check_reference(reference: str, field: str = "reference") -> None:
   if scheme in SOURCES:
     with renamed("source", field):
       validate_source(reference)
-  elif not Path(reference).exists():
+  elif not whole.place(reference).exists():
     expected = f"{one_of((*SOURCES, *PUBLISHED), scheme)}; or a file that is there ({', '.join(ENDINGS)})"
     raise UserError(field, reference, expected)
 
@@ -87,10 +88,12 @@ def open_reference(reference: str, features: str, framing: Framing, field: str =
     UserError: It is not there, or not what it should be.
   """
   check_reference(reference, field)
-  scheme, _, path = reference.partition(":")
-  file = path if scheme == "npz" else reference
+  named, (scheme, _, path) = reference, reference.partition(":")
+  if bucket.is_bucket(reference):
+    reference = str(fetched.local(reference, field))
+  file = str(fetched.local(path, field)) if scheme == "npz" else reference
   with renamed("reference", field):
     statistics = read_statistics(file, features) if Path(file).suffix in ENDINGS else None
   has_images = statistics is None or (Path(file).suffix == ".npz" and holds_images(file))
   images = open_images(reference, field, framing=framing) if has_images else None
-  return Reference(reference, statistics, images)
+  return Reference(named, statistics, images)
