@@ -17,6 +17,10 @@ from cm_jax.storage import bounded, pictures, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.tables import markdown_table
 
+SIDE = 4  # of the square of samples that a method is shown by
+TILE = 66  # pixels, at least, that one of them takes
+DPI = 110
+ACROSS = 5  # methods in a row of the picture
 _ABOUT = """{what}, mean and standard deviation over the training seeds (one number: one seed). {about}
 Every student has the same network, batch size and number of training images; seconds are of training, with
 {jobs} trainings at a time on this machine."""
@@ -165,19 +169,24 @@ def _plot(
   methods: dict[str, Mapping[str, Any]] = {}
   for row in (row for rows in tables.values() for row in rows):
     methods.setdefault(row["method"], row)
-  figure = pictures.new_figure(1.7 * len(methods) + 1, 3.2 * len(tables) + 4)
-  grid = figure.add_gridspec(len(tables) + 2, len(methods), height_ratios=(*(1.6 for _ in tables), 1, 1))
+  across = min(len(methods), ACROSS)
+  lines = -(-len(methods) // across)  # of samples of the fewest evaluations, and as many of the most
+  panel_inches = SIDE * TILE / DPI + 0.15
+  figure = pictures.new_figure(panel_inches * across, 3.2 * len(tables) + 2 * lines * (panel_inches + 0.2))
+  heights = (*(3.2 for _ in tables), *(panel_inches for _ in range(2 * lines)))
+  grid = figure.add_gridspec(len(tables) + 2 * lines, across, height_ratios=heights)
   for line, (data, rows) in enumerate(tables.items()):
     _bars(figure.add_subplot(grid[line, :]), rows, keys[data], floors[data], what[data])
-  for column, (method, row) in enumerate(methods.items()):
+  for number, (method, row) in enumerate(methods.items()):
     seed = evaluated(place / method)[0]
     levels = row[keys[row["data"]]]
-    for line, nfe in enumerate((min(levels), max(levels)), len(tables)):
-      panel = figure.add_subplot(grid[line, column])
+    for below, nfe in enumerate(sorted({min(levels), max(levels)})):
+      line, column = divmod(number, across)
+      panel = figure.add_subplot(grid[len(tables) + below * lines + line, column])
       panel.axis("off")
       _samples(panel, RunFolder.at(place / method / seed).grid_of_nfe(nfe))
-      panel.set_title(f"{method}, {nfe} NFE", fontsize=8)
-  pictures.save_figure(figure, place / "comparison.png", dpi=110)
+      panel.set_title(f"{method}, {nfe} NFE", fontsize=10)
+  pictures.save_figure(figure, place / "comparison.png", dpi=DPI)
 
 
 def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], key: str, floor: float | None, title: str) -> None:
@@ -200,4 +209,4 @@ def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], key: str, floor: float 
 
 def _samples(panel: Any, picture: epath.Path) -> None:
   if picture.exists():
-    panel.imshow(pictures.corner_of_grid(picture, 3), cmap="gray", interpolation="nearest")
+    panel.imshow(pictures.corner_of_grid(picture, SIDE), cmap="gray", interpolation="nearest")
