@@ -224,13 +224,9 @@ def fill_in(
   [0.25, -0.5]
   """
   known = operator.forward(reference)
-  level = lambda sigma: jnp.full(reference.shape[:1], sigma, reference.dtype)
   x = known + sigmas[0] * noise(0, reference.shape) if start is None else start
-  for k, sigma in enumerate(sigmas):
-    if k:
-      x = x + math.sqrt(sigma**2 - sigma_min**2) * noise(k, reference.shape)
-    x = operator.merge(jnp.clip(f(x, level(sigma)), -1, 1), known)
-  return x
+  merge = lambda image: operator.merge(image, known)
+  return _along(f, noise, x, sigmas, [0.0, *_added(sigmas[1:], sigma_min)], merge)
 
 
 def resample(f: Denoiser, noise: Noise, reference: Array, sigmas: Sequence[float], sigma_min: float) -> Array:
@@ -253,12 +249,30 @@ def resample(f: Denoiser, noise: Noise, reference: Array, sigmas: Sequence[float
   >>> resample(lambda x, sigma: x - sigma[0], noise, image, (2.0,), 0.002).item()
   0.5
   """
-  level = lambda sigma: jnp.full(reference.shape[:1], sigma, reference.dtype)
-  x = reference
-  for k, sigma in enumerate(sigmas):
-    added = sigma if k == 0 else math.sqrt(sigma**2 - sigma_min**2)
-    x = jnp.clip(f(x + added * noise(k, reference.shape), level(sigma)), -1, 1)
-  return x
+  return _along(f, noise, reference, sigmas, [sigmas[0], *_added(sigmas[1:], sigma_min)], lambda image: image)
+
+
+def _added(sigmas: Sequence[float], sigma_min: float) -> list[float]:
+  return [math.sqrt(sigma**2 - sigma_min**2) for sigma in sigmas]
+
+
+def _along(
+  f: Denoiser,
+  noise: Noise,
+  x: Array,
+  sigmas: Sequence[float],
+  added: Sequence[float],
+  use: Callable[[Array], Array],
+) -> Array:
+  """Return the end of x -> use(clip f(x + added_k z_k, sigma_k)), one `lax.scan`: f is compiled once."""
+
+  def step(x: Array, level: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    k, sigma, scale = level
+    noisy = x + scale * noise(k, x.shape)
+    return use(jnp.clip(f(noisy, jnp.full(x.shape[:1], sigma)), -1, 1)).astype(x.dtype), None
+
+  levels = (jnp.arange(len(sigmas)), jnp.asarray(sigmas, x.dtype), jnp.asarray(added, x.dtype))
+  return jax.lax.scan(step, x, levels)[0]
 
 
 def denoise(f: Denoiser, noisy: Array, sigma: Array) -> Array:

@@ -46,7 +46,8 @@ def run_openai(case: Case) -> Iterator[Result]:
     draws = real(case.input(f"{task}_noise")).transpose(0, 1, 3, 4, 2)
     reference, start = images(case.input(f"{task}_images")), images(case.input(f"{task}_x"))
     draw = lambda k, shape: draws[k - 1]
-    final = fill_in(watched, draw, reference, operator, sigmas, noise.sigma_min, start)
+    with jax.disable_jit():  # level by level, so that they can be watched
+      final = fill_in(watched, draw, reference, operator, sigmas, noise.sigma_min, start)
     final = final + left_noise(end, noise.sigma_min) * draws[len(sigmas) - 1]
     calls = np.stack([x for x, _ in seen]).transpose(0, 1, 4, 2, 3)
     found = {
