@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submit a run with Google's Cluster Toolkit to a GKE cluster, as a JobSet behind Kueue.
 #   bash launch/gcluster.sh --name=ect --project=P --cluster=C --location=us-central1-a --compute-type=ct5lp-hightpu-8t --topology=2x4 \
-#     --image=REGION-docker.pkg.dev/P/REPO/cm_jax:tpu -- train --config=configs/cifar10_ect.py --workdir=/data/ect
+#     --image=REGION-docker.pkg.dev/P/REPO/cm_jax:tpu -- train --config=configs/cifar10_ect.py --workdir=gs://BUCKET/runs/ect
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 

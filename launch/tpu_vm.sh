@@ -2,7 +2,7 @@
 # LEGACY: TPU VMs by the Cloud TPU API, which is in maintenance and does not know TPU7x: for v5e, v5p, v6e where gke.sh, gcluster.sh and
 # tpu_mig.sh cannot be used. Asks for a slice in the queue, waits, runs the image on all its hosts, and gives the slice back.
 #   bash launch/tpu_vm.sh --name=ect --project=P --zone=us-central1-a --type=v5litepod-8 --image=... \
-#     -- train --config=configs/cifar10_ect.py --workdir=/data/ect
+#     -- train --config=configs/cifar10_ect.py --workdir=gs://BUCKET/runs/ect
 # --keep=yes leaves the slice. The exit status is cm_jax's.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

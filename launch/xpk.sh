@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submit a run with XPK, to a cluster that XPK made (others: gcluster.sh or gke.sh). It restarts whatever the status: set --max-restarts.
 #   bash launch/xpk.sh --name=ect --project=P --zone=us-central1-a --cluster=C --tpu-type=v5litepod-8 \
-#     --image=REGION-docker.pkg.dev/P/REPO/cm_jax:tpu -- train --config=configs/cifar10_ect.py --workdir=/data/ect
+#     --image=REGION-docker.pkg.dev/P/REPO/cm_jax:tpu -- train --config=configs/cifar10_ect.py --workdir=gs://BUCKET/runs/ect
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 

@@ -99,7 +99,7 @@ def _run(name: str, rest: list[str]) -> int:
       raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
     _parse(values, name, [argument for argument in rest if argument not in overrides])
     flags.say_processes(values)
-    check_buckets(rest)
+    check_buckets(name, rest)
     with memory.told(values), outside.named_in_the_block():
       outside.allow(values.code if "code" in values else [])
       command.main(values, overrides) if "config" in values else command.main(values)

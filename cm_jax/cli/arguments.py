@@ -71,17 +71,24 @@ def at_home(argument: str) -> str:
   return re.sub(r"(?:(?<=[=:])|^)~[A-Za-z0-9_.-]*(?=/|$)", lambda home: os.path.expanduser(home[0]), argument)
 
 
-def check_buckets(arguments: Sequence[str]) -> None:
+# What writes, or reads whole folders, here alone; data of one file, zip:gs://..., they all read.
+ON_THIS_MACHINE = ("benchmark", "compare", "data", "report", "train-features")
+
+
+def check_buckets(command: str, arguments: Sequence[str]) -> None:
   """Check that every object store that flags name can be reached, before any work.
 
   Raises:
-    UserError: Names the first flag whose store cannot.
+    UserError: Names the first flag whose store cannot, or whose command knows none.
   """
   before = ""
   for argument in arguments:
     name, sign, value = argument.partition("=")
     if not sign:
       name, value = before, argument
+    if command in ON_THIS_MACHINE and bucket.is_bucket(value):
+      expected = f"a path of this machine, or of what is mounted: {command} knows no object store there"
+      raise UserError(name, value, expected)
     if (path := bucket.named_in(value)) is not None:
       try:
         bucket.check(name, path)

@@ -5,6 +5,9 @@ import sys
 import warnings
 
 from cm_jax.errors import UserError
+from cm_jax.storage import bucket
+
+JAX_CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 # Settings of JAX that change the random numbers or the types of a run, which nothing but its config may do.
 OURS = {
@@ -33,13 +36,16 @@ def keep_programs() -> None:
   Without a place, as in a home folder of a compute node that cannot be written, all is compiled anew.
 
   Raises:
-    UserError: Others may write to the folder: what lies there would be run.
+    UserError: Others may write to the folder: what lies there would be run. What JAX's own setting names is
+      in an object store that cannot be reached.
   """
   import jax
 
   from cm_jax.storage.downloads import NoCache, cache_folder
 
-  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+  if given := os.environ.get(JAX_CACHE):
+    if bucket.is_bucket(given):  # which JAX takes, by etils
+      bucket.check(JAX_CACHE, given)
     return
   try:
     folder = cache_folder() / "xla"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cm_jax.errors import UserError
+from cm_jax.storage import bucket
 
 _CHUNK = 1 << 20
 
@@ -28,9 +29,13 @@ def cache_folder() -> Path:
 
   Raises:
     NoCache: It cannot be made or written.
-    UserError: Others may write to it, so that nothing in it can be trusted.
+    UserError: It is in an object store, or others may write to it: nothing in it could be trusted.
   """
-  folder = Path(os.environ.get("CM_JAX_CACHE") or "~/.cache/cm_jax").expanduser()
+  given = os.environ.get("CM_JAX_CACHE") or "~/.cache/cm_jax"
+  if bucket.is_bucket(given):  # where nobody can be seen to be the only one who writes
+    expected = "a folder of this machine (JAX_COMPILATION_CACHE_DIR takes a bucket, for compiled programs)"
+    raise UserError("CM_JAX_CACHE", given, expected)
+  folder = Path(given).expanduser()
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):

@@ -249,7 +249,7 @@ def test_tpu7x_is_refused_by_the_legacy_interface(tools):
 
 def test_an_image_is_built_for_each_kind_and_pushed_when_asked(tools):
   for kind, base, extra in (
-    ("tpu", "jax-ai-image/tpu", "tpu"),
+    ("tpu", "jax-ai-image/tpu", "tpu,gcs"),
     ("gpu", "python:", "cuda,gcs"),
     ("cpu", "python:", ""),
   ):

@@ -14,7 +14,7 @@ from etils import epath
 
 from cm_jax import cli
 from cm_jax.errors import UserError
-from cm_jax.storage import bounded, bucket, lines, lock, weights, whole
+from cm_jax.storage import bounded, bucket, downloads, lines, lock, weights, whole
 from tests import needs
 from tests.storage.moto_server import serving
 
@@ -39,6 +39,22 @@ def test_a_missing_extra_is_said_before_anything_else(flag, without_s3fs, capsys
   name, _, value = flag.partition("=")
   assert said.startswith(f"cm_jax train: {name} = {value}: expected s3fs, which reaches s3://")
   assert 'pip install "cm_jax[s3]"' in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("benchmark",), ("data", "prepare"), ("report",)])
+def test_commands_that_know_no_object_store_say_so(command, capsys):
+  assert cli.run([*command, "--out=gs://bucket/x"]) == 2
+  said = capsys.readouterr().err
+  assert said.startswith(f"cm_jax {command[0]}: --out = gs://bucket/x: expected a path of this machine")
+  assert said.count("\n") == 1
+
+
+def test_the_cache_is_of_this_machine(monkeypatch):
+  monkeypatch.setenv("CM_JAX_CACHE", "gs://bucket/cache")
+  with pytest.raises(
+    UserError, match=r"^CM_JAX_CACHE = gs://bucket/cache: expected a folder of this machine"
+  ):
+    downloads.cache_folder()
 
 
 @pytest.fixture(scope="module")
