@@ -84,7 +84,11 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("seed", 0, "Of weights, images and noise.", lower_bound=0, flag_values=values)
   text("out", None, "File with every number and where it was measured: .json, or .jsonl with a line a row.")
   text("png", None, "Picture of sampling and train: images a second over the batch.")
-  text("trace", None, "Folder for jax.profiler, of all that is timed.")
+  text(
+    "trace",
+    None,
+    "Folder for jax.profiler. XLA_FLAGS=--xla_cpu_enable_xprof_traceme=true names operations on a CPU.",
+  )
 
 
 def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
@@ -115,7 +119,9 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   if values.trace:
     import jax
 
-    traced = jax.profiler.trace(values.trace)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # its events fill the trace before the first program has run
+    traced = jax.profiler.trace(values.trace, profiler_options=options)
   with traced:
     measured = [(name, *MEASUREMENTS[name](values, subject)) for name in values.what]
   if is_main():
