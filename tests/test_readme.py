@@ -69,3 +69,30 @@ def test_the_first_block_does_what_it_says(tmp_path, monkeypatch, capsys):
     assert cli.run(words) == 0, (words, capsys.readouterr().err)
   assert "| cd " in capsys.readouterr().out
   assert {path.name for path in tmp_path.iterdir()} == {"runs", "x.png"}
+
+
+@pytest.mark.slow
+def test_the_objective_that_is_shown_trains(tmp_path, monkeypatch, capsys):
+  """As a person does it: the block becomes mine.py, the line below it is typed."""
+  section = (REPO / "README.md").read_text().partition("## Add an objective")[2]
+  (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1])
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  words = shlex.split(INLINE.search(section)[1].removeprefix("cm_jax "))
+  small = ["--config.network=toy", "--config.run.num_steps=3", "--config.run.num_samples=0", "--noprogress"]
+  assert cli.run(words + small) == 0, capsys.readouterr().err
+  assert cli.run([*words[:2], words[2].replace("1.5", "2.5"), *words[3:], "--dry_run"]) == 0
+  assert "--config.objective.power=2.5" in capsys.readouterr().out
+
+
+def test_the_front_page_is_one_page_that_names_what_is_there():
+  text = (REPO / "README.md").read_text()
+  assert len(text.splitlines()) < 250
+  links = re.findall(r"\]\(((?!https?:|#)[^)]+)\)", text)
+  assert len(links) > 10 and all((REPO / link).exists() for link in links)
+  anchors = {
+    re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+    for line in text.splitlines()
+    if line.startswith("#")
+  }
+  assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

@@ -15,7 +15,7 @@ IMAGES = {
   "digits": ((8, 8, 1), 10), "folder": ((32, 32, 3), 0), "cifar10": ((32, 32, 3), 10),
   "cifar16": ((16, 16, 3), 10), "imagenet64": ((64, 64, 3), 1000), "imagenet512": ((64, 64, 4), 1000),
   "bedroom256": ((256, 256, 3), 0), "cat256": ((256, 256, 3), 0), "ffhq64": ((64, 64, 3), 0),
-  "afhqv2": ((64, 64, 3), 0),
+  "afhqv2": ((64, 64, 3), 0), "swiss": ((1, 1, 2), 0),
 }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def variants_of(name: str) -> tuple[str, ...]:
 
 # "NAME" for a file's default, "NAME:VARIANT" for its others
 ROWS = [f"{name}:{variant}" if i else name for name in NAMES for i, variant in enumerate(variants_of(name))]
-PAPERS = [row for row in ROWS if not row.startswith(("digits", "cifar16", "folder"))]
+PAPERS = [row for row in ROWS if not row.startswith(("digits", "cifar16", "folder", "swiss"))]
 
 
 def file_of(row: str) -> str:

@@ -1,0 +1,50 @@
+"""The weights that come with cm_jax: small, ours, listed for the wheel, told in their README, and what they
+draw."""
+
+import configparser
+import re
+
+import numpy as np
+import pytest
+
+from cm_jax import load_model
+from cm_jax.storage import weights
+from cm_jax.storage.published import shipped
+from tests.configs.rows import CONFIGS
+
+FOLDER = CONFIGS / "results" / "weights"
+NAMES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+
+
+def test_all_are_found_by_name_and_go_into_the_wheel():
+  setup = configparser.ConfigParser()
+  setup.read(CONFIGS.parent / "setup.cfg")
+  listed = dict(setup["options.data_files"])
+  places = {
+    f"share/cm_jax/configs/results/weights/{name}": f"configs/results/weights/{name}/*" for name in NAMES
+  }
+  assert places.items() <= listed.items()
+  assert list(shipped()) == NAMES and {"digits-cd", "digits-edm", "digits-ict", "digits-ect"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_small_and_told(name):
+  files = list((FOLDER / name).iterdir())
+  assert sum(path.stat().st_size for path in files) < 5e6
+  info = weights.load_info(FOLDER / name)
+  assert info["licence"] == "Apache-2.0" and len(info["weights_sha256"]) == 64
+  row = re.search(rf"^\| `{name}` \|.*$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+  assert row and re.search(r"\d\.\d{3}", row[0]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "digits-edm"])
+def test_each_draws_digits(name):
+  """Near real ones: one of noise or of grey is four times as far from its nearest digit."""
+  from cm_jax.data.sources import open_source
+
+  model, source = load_model(name), open_source("digits")
+  real = np.stack([source[i]["image"] for i in range(len(source))]).reshape(len(source), -1) / 255
+  images = model.sample(32, sigmas=(80.0,), seed=3).reshape(32, -1) / 255
+  nearest = np.sqrt(np.square(images[:, None] - real[None]).sum(-1)).min(1)
+  assert np.median(nearest) < 2.2 and images.std() > 0.3
