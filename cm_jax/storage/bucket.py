@@ -85,6 +85,8 @@ def filesystem(path: object) -> Any:
 
 @functools.cache
 def _prepare(scheme: str) -> None:
+  # gcsfs would ask another service what kind of bucket it is, minutes long where that does not answer.
+  os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
   importlib.import_module(_PACKAGES[scheme][0])
   import fsspec
 

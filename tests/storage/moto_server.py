@@ -1,6 +1,8 @@
 """An S3 of this machine (moto's server, a process of its own): which may be away for a while."""
 
+import atexit
 import contextlib
+import functools
 import os
 import select
 import socket
@@ -10,7 +12,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 
 CREDENTIALS = {
   "AWS_ACCESS_KEY_ID": "key",
@@ -78,18 +79,12 @@ def _free_port() -> int:
     return free.getsockname()[1]
 
 
-@contextlib.contextmanager
-def serving(bucket: str) -> Iterator[Server]:
-  """Serve a bucket, as the environment of this process and of those it starts says, for a block."""
-  server = Server()
-  said = {**CREDENTIALS, "AWS_ENDPOINT_URL": server.address}
-  before = {name: os.environ.get(name) for name in said}
-  os.environ.update(said)
-  try:
-    server.ready()
-    server.make(bucket)
-    yield server
-  finally:
-    server.stop()
-    for name, value in before.items():
-      os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+@functools.cache
+def server() -> Server:
+  """Return the one server of this process, which its environment names from now on: s3fs keeps to the address
+  that it saw first."""
+  started = Server()
+  atexit.register(started.stop)
+  os.environ.update(CREDENTIALS, AWS_ENDPOINT_URL=started.address)
+  started.ready()
+  return started

@@ -16,7 +16,7 @@ from cm_jax import cli
 from cm_jax.errors import UserError
 from cm_jax.storage import bounded, bucket, downloads, lines, lock, weights, whole
 from tests import needs
-from tests.storage.moto_server import serving
+from tests.storage.moto_server import server
 
 REPO = Path(__file__).parents[2]
 
@@ -60,8 +60,8 @@ def test_the_cache_is_of_this_machine(monkeypatch):
 @pytest.fixture(scope="module")
 def served():
   needs.buckets()
-  with serving("cm-jax") as server:
-    yield server
+  server().make("cm-jax")
+  return server()
 
 
 @pytest.fixture
