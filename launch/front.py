@@ -89,7 +89,7 @@ def draw(teacher: Model, student: Model, images: np.ndarray, what: str, out: str
   start = noise[:PATHS]
   walked = paths(teacher, start)
   made = evaluate(student, noise, sigma)
-  figure = new_figure(15, 4.6)
+  figure = new_figure(15, 4.3)
   figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12, wspace=0.02)
   figure.set_facecolor(PAPER)
   panels = figure.subplots(1, 4)
