@@ -46,21 +46,23 @@ class Watch(threading.Thread):
     super().__init__(name="peers", daemon=True)
     self._client, self._process, self._processes, self.limit = client, process, processes, limit
     self._ended, self.status = threading.Event(), 0
+    self._answered, self._refused = time.monotonic(), ""
 
   def run(self) -> None:
     """Look every `PERIOD` until `leave`."""
+    self._answered = time.monotonic()
+    threading.Thread(target=self._see_answers, name="peers-answers", daemon=True).start()
     seen = {number: ("", time.monotonic()) for number in range(self._processes)}
-    answered, beats = time.monotonic(), 0
+    beats = 0
     while not self._ended.wait(PERIOD):
       beats += 1
       try:
         self._client.key_value_set(f"{_PREFIX}/alive/{self._process}", str(beats), allow_overwrite=True)
         alive = _read(self._client, "alive")
         left = _read(self._client, "left")
-        answered = time.monotonic()
+        self._answered = time.monotonic()
       except Exception as error:  # whatever the service raises, it has no type of its own
-        if time.monotonic() - answered > self.limit:
-          self.end(f"{_first}, which the others meet at, does not answer ({_short(error)})")
+        self._refused = f" ({_short(error)})"
         continue
       for number in set(range(self._processes)) - {self._process}:
         if left.get(number):
@@ -70,6 +72,13 @@ class Watch(threading.Thread):
           seen[number] = (alive[number], time.monotonic())
         elif number not in left and time.monotonic() - seen[number][1] > self.limit:
           self.end(f"{name_of(self._client, number)} gave no sign of life for {self.limit:.0f} s")
+
+  def _see_answers(self) -> None:
+    """End where the store has not answered for so long: of a host that stands still a call to it never
+    returns."""
+    while not self._ended.wait(PERIOD):
+      if time.monotonic() - self._answered > self.limit:
+        self.end(f"{_first}, which the others meet at, does not answer{self._refused}")
 
   def has_left(self) -> bool:
     """Whether `leave` was called."""
@@ -91,6 +100,8 @@ class Watch(threading.Thread):
   def end(self, why: str, status: int = STATUS) -> None:
     """End this process with a line, if it has not left."""
     if not self._ended.is_set():
+      self.status = status
+      self._ended.set()
       _end(why, status)
 
 
