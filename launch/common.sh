@@ -46,6 +46,24 @@ needs_arguments() {
   [ ${#arguments[@]} -gt 0 ] || refuse "missing: what to run, behind a --, such as: -- train --config=configs/cifar10_ect.py --workdir=/data/ect"
 }
 
+# What a run writes must outlive the machines: a bucket, or a folder under $1, which is mounted there ("" if nothing is); $2 says how to
+# mount something. --ephemeral=yes lets it go with them.
+outlives() {
+  local mounted=$1 how=$2 word name=
+  [ "${given[ephemeral]}" = no ] || return 0
+  for word in "${arguments[@]}"; do
+    case $word in
+      --workdir | --out) name=${word#--}; continue ;;
+      --workdir=* | --out=*) name=${word%%=*} name=${name#--} word=${word#*=} ;;
+    esac
+    [ -n "$name" ] || continue
+    if [[ $word != gs://* && $word != s3://* ]] && { [ -z "$mounted" ] || [[ $word/ != "$mounted"/* ]]; }; then
+      refuse "--$name = $word: expected gs:// or s3:// (training on one host), or a folder that outlives the machine: $how; --ephemeral=yes lets it go with it"
+    fi
+    name=
+  done
+}
+
 # a command line as a shell reads it
 quoted() {
   local line

@@ -2,16 +2,17 @@
 # A TPU slice as a managed instance group of Compute Engine (v5p, v6e, TPU7x), which runs the image as it starts.
 #   bash launch/tpu_mig.sh --name=ect --project=P --zone=us-east5-a --machine-type=ct6e-standard-4t --topology=4x4 --hosts=4 \
 #     --image=REGION-docker.pkg.dev/P/REPO/cm_jax:tpu --os-family=FAMILY --os-project=ubuntu-os-accelerator-images \
-#     -- train --config=configs/cifar10_ect.py --workdir=/data/ect
+#     --nfs=10.0.0.2:/share -- train --config=configs/cifar10_ect.py --workdir=/data/ect
 #   bash launch/tpu_mig.sh --delete=yes ...the same options...
 # What was made is removed again if a later step fails, and by --delete=yes. The OS image's family is told by
 # gcloud compute images list --project=ubuntu-os-accelerator-images
+# --nfs (a Filestore's ADDRESS:/SHARE) is mounted at /data of every host; what is written elsewhere on it is lost with it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/common.sh"
 
 options name project zone machine-type topology hosts image os-family os-project=ubuntu-os-accelerator-images \
-  service-account= disk=200GB model=STANDARD delete=no -- "$@"
+  service-account= disk=200GB model=STANDARD nfs= ephemeral=no delete=no -- "$@"
 tool gcloud "https://docs.cloud.google.com/sdk/docs/install"
 name=${given[name]} zone=${given[zone]} region=${given[zone]%-*}
 account=()
@@ -29,6 +30,7 @@ if [ "${given[delete]}" = yes ]; then
   exit "$status"
 fi
 needs_arguments
+outlives "${given[nfs]:+/data}" "/data with --nfs=ADDRESS:/SHARE"
 
 startup=$(mktemp)
 made=()
@@ -50,6 +52,7 @@ trap clean EXIT
 {
   echo '#!/usr/bin/env bash'
   echo "IMAGE=$(quoted "${given[image]}")"
+  echo "NFS=$(quoted "${given[nfs]}")"
   echo "ARGUMENTS=($(quoted "${arguments[@]}"))"
   tail -n +2 "$here/on_host.sh"
 } >"$startup"

@@ -142,6 +142,44 @@ def test_skypilots_job_reads_its_arguments_back(tools, tmp_path):
   assert (first, words) == ("10.0.0.7:12321 2 1", ["-m", "cm_jax", *RUN]), done.stderr
 
 
+CLOUD = [case for case in SCRIPTS if case[0] in ("gcluster.sh", "xpk.sh", "tpu_mig.sh", "tpu_vm.sh")]
+
+
+@pytest.mark.parametrize(("script", "options", "begins"), CLOUD)
+def test_what_would_be_lost_with_the_machine_is_refused(script, options, begins, tools):
+  lost = ["train", "--config=c.py", "--workdir=/data/a b"]
+  for words in (lost, ["sample", "--model=m", "--out", "runs/x.npz"], ["train", "--workdir=/datas/x"]):
+    done = tools.run(script, *options, "--", *words)
+    assert (done.returncode, tools.calls(), done.stderr.count("\n")) == (2, [], 1)
+    assert words[-1].rpartition("=")[2] in done.stderr and "--ephemeral=yes" in done.stderr
+  assert tools.run(script, *options, "--ephemeral=yes", "--dry-run", "--", *lost).returncode == 0
+  mount = ["--nfs=10.0.0.2:/share"] if script.startswith("tpu") else ["--mounted=/data"]
+  assert tools.run(script, *options, *mount, "--dry-run", "--", *lost).returncode == 0
+  elsewhere = tools.run(script, *options, *mount, "--dry-run", "--", "train", "--workdir=/datas/x")
+  assert elsewhere.returncode == 2
+
+
+def test_gcluster_is_handed_the_mount_as_it_is(tools):
+  options, volume = SCRIPTS[0][1], "--mount=my claim"
+  done = tools.run("gcluster.sh", *options, volume, "--mounted=/w", "--", "train", "--workdir=/w/x")
+  assert done.returncode == 0 and volume in tools.calls()[0]
+
+
+@pytest.mark.parametrize(("mounted", "mounts"), [(True, True), (False, True), (False, False)])
+def test_a_share_is_mounted_once_and_given_to_the_image(mounted, mounts, tools, tmp_path):
+  run = ["train", "--workdir=/data/x"]
+  assert tools.run("tpu_mig.sh", *MIG, "--nfs=10.1.2.3:/a share", "--", *run).returncode == 0
+  (startup,) = tools.files()
+  called = tmp_path / "called"
+  fakes = {"sudo": f"printf '%s\\n' \"$*\" >>{called}; [ $1 != mount ] || exit {0 if mounts else 32}"}
+  fakes["mount.nfs"] = ""
+  fakes["mountpoint"] = f"exit {0 if mounted else 1}"
+  found = image_runs(startup, [0], fakes)
+  assert found == ((0, [run]) if mounts else (1, []))
+  wanted = ["mkdir -p /data"] + ([] if mounted else ["mount -t nfs -o hard 10.1.2.3:/a share /data"])
+  assert called.read_text().splitlines() == wanted
+
+
 def test_a_managed_instance_group_is_made_in_order_and_starts_the_image(tools):
   assert tools.run("tpu_mig.sh", *MIG, "--service-account=me@x", "--", *RUN).returncode == 0
   calls = [" ".join(call) for call in tools.calls()]
@@ -156,9 +194,11 @@ def test_a_managed_instance_group_is_made_in_order_and_starts_the_image(tools):
   assert image_runs(startup, [2]) == (2, [RUN])
 
 
-def image_runs(script: str, statuses: list[int]) -> tuple[int, list[list[str]]]:
-  """Run a start-up script with a docker that ends with one status after another; return the script's status
-  and what each container was given."""
+def image_runs(
+  script: str, statuses: list[int], fakes: dict[str, str] | None = None
+) -> tuple[int, list[list[str]]]:
+  """Run a start-up script with a docker that ends with one status after another, and other tools as given;
+  return the script's status and what each container was given."""
   with tempfile.TemporaryDirectory() as folder:
     tools, state = Path(folder) / "bin", Path(folder) / "state"
     tools.mkdir()
@@ -169,14 +209,15 @@ def image_runs(script: str, statuses: list[int]) -> tuple[int, list[list[str]]]:
       "print(json.dumps(sys.argv[1:]))\nsys.exit(int(lines[0]))\n"
     )
     (tools / "docker").write_text(fake)
-    (tools / "docker-credential-gcr").write_text("#!/bin/sh\n")
+    for name, body in {"docker-credential-gcr": "", **(fakes or {})}.items():
+      (tools / name).write_text(f"#!/bin/bash\n{body}\n")
     for tool in tools.iterdir():
       tool.chmod(0o755)
     done = subprocess.run(
       ["bash", "-c", script], env={"PATH": f"{tools}:{os.environ['PATH']}"}, capture_output=True, text=True
     )
     calls = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    images = [next(i for i, word in enumerate(call) if "/" in word) for call in calls]
+    images = [next(i for i, word in enumerate(call) if "/" in word and word[0] != "-") for call in calls]
     return done.returncode, [call[i + 1 :] for call, i in zip(calls, images, strict=True)]
 
 
