@@ -54,7 +54,8 @@ class Copies:
     files: dict[str, set[str]] = {}
     for path in found:
       name, _, file = path.removeprefix(self._there.partition("://")[2] + "/").partition("/")
-      files.setdefault(name, set()).add(file)
+      if ".." not in file.split("/"):  # such a key would be written outside of the folder here
+        files.setdefault(name, set()).add(file)
     return files
 
   def steps(self) -> list[int]:
