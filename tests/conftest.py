@@ -5,6 +5,7 @@ import collections
 import gc
 import os
 import pathlib
+import signal
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,6 +17,8 @@ import pytest
 
 from tests import needs
 
+# What a shell starts in the background begins with Ctrl-C ignored, and what the tests start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(
