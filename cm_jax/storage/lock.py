@@ -8,6 +8,7 @@ void one is deleted first: whose is there a second later holds it.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import threading
@@ -163,15 +164,14 @@ class Lock:
       probe.unlink(missing_ok=True)
 
   def _clear(self, holder: Holder) -> None:
-    """Move a void lock away; one that came into its place meanwhile is put back."""
-    aside = self._beside()
-    with contextlib.suppress(FileNotFoundError):
-      os.rename(self._path, aside)
-      moved = Holder.read(aside)
-      if moved is not None and moved.token != holder.token:
-        with contextlib.suppress(FileExistsError):
-          os.link(aside, self._path)
-      aside.unlink()
+    """Remove a void lock, and none that came into its place: who removes a file has that very file locked."""
+    with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
+      with contextlib.suppress(OSError):  # a file system that locks no files
+        fcntl.flock(file, fcntl.LOCK_EX)
+      now = Holder.read(self._path)
+      still = os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
+      if still and now is not None and now.token == holder.token:
+        os.unlink(self._path)
 
   def _beside(self) -> Path:
     return Path(f"{self._path}.{self._me.token}")

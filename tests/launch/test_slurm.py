@@ -17,7 +17,7 @@ from tests import needs
 from tests.launch.fake import LAUNCH, REPO
 
 pytestmark = [pytest.mark.slow, needs.slurm]
-STEPS = 150
+STEPS = 1500  # longer than a signal takes to come through
 CONFIG = f"""
 from tests import tiny
 
