@@ -30,14 +30,8 @@ WEB = ("https://", "http://")
 SCHEMES = (*WEB, "hf:")
 LARGEST = 16 << 30  # bytes of a zip
 PRESSED = 100  # times its own bytes that a zip's entries may come to: weights are noise, which is not pressed
-BROKEN = (
-  zipfile.BadZipFile,
-  zlib.error,
-  OSError,
-  EOFError,
-  ValueError,
-  RuntimeError,
-)  # what a bad zip raises
+# what a bad zip raises
+BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 _PIN = re.compile(r"(https://[^#]*)#sha256=([0-9a-f]{64})")
 

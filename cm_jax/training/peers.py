@@ -60,7 +60,7 @@ class Watch(threading.Thread):
         self._client.key_value_set(f"{_PREFIX}/alive/{self._process}", str(beats), allow_overwrite=True)
         alive = _read(self._client, "alive")
         left = _read(self._client, "left")
-        self._answered = time.monotonic()
+        self._answered, self._refused = time.monotonic(), ""
       except Exception as error:  # whatever the service raises, it has no type of its own
         self._refused = f" ({_short(error)})"
         continue

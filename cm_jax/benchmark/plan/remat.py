@@ -32,9 +32,8 @@ def with_remat(flat: Flat, keep: Keep | None = None) -> Flat:
       calls.setdefault(operation.block, set()).update(made_in[value] for value in others)
   numbers = itertools.count(1 + max(flat.size, default=0))
   size, operations = dict(flat.size), []
-  again: dict[
-    int, dict[int, int]
-  ] = {}  # by block in the backward pass, new numbers of what it computes again
+  # by block in the backward pass, new numbers of what it computes again
+  again: dict[int, dict[int, int]] = {}
   for operation in flat.operations:
     block = operation.block
     if block in calls and block not in again:
