@@ -77,9 +77,19 @@ def all_moments(moments: Moments | None, size: int) -> Moments:
   return merged
 
 
-def as_main(flags: list[bool]) -> list[bool]:
-  """Return what the first process says, on all of them: only it may see the files of a job."""
+def as_main(tree: T) -> T:
+  """Return what the first process has, on all of them: arrays of one structure, sizes and types everywhere.
+
+  Only it may see the files of a job, and what is trained on the spot comes out a little otherwise on another.
+  """
   if jax.process_count() == 1:
-    return flags
-  said = multihost_utils.broadcast_one_to_all(np.array(flags, np.uint8))
-  return [bool(flag) for flag in np.asarray(said)]
+    return tree
+  leaves, structure = jax.tree.flatten(tree)
+  arrays = [np.asarray(leaf) for leaf in leaves]
+  # as bytes: float64 would be rounded on the way
+  said = multihost_utils.broadcast_one_to_all([np.frombuffer(array.tobytes(), np.uint8) for array in arrays])
+  found = [
+    np.frombuffer(np.asarray(one).tobytes(), array.dtype).reshape(array.shape)
+    for one, array in zip(said, arrays, strict=True)
+  ]
+  return jax.tree.unflatten(structure, found)

@@ -73,7 +73,7 @@ class Recorder:
   def record(self, subjects: Sequence[Subject], num: int) -> list[bool]:
     """Measure sets of images that were not measured before; return whether each was so."""
     known = [earlier(self._before, self._asked, subject.fields) for subject in subjects]
-    is_new = hosts.as_main([not found for found in known])
+    is_new = [bool(new) for new in hosts.as_main([not found for found in known])]
     for subject, found, new in zip(subjects, known, is_new, strict=True):
       if new:
         self._measure(subject, num)

@@ -11,6 +11,8 @@ import pytest
 
 from cm_jax.assembly import build
 from cm_jax.cli.config_flags import read_file
+from cm_jax.data.sources import images, labels, open_source
+from cm_jax.evaluation.features.classifier import save_features, train_features
 from cm_jax.training import loop, peers
 from cm_jax.training.checkpoint import CheckpointStore
 from tests import tiny
@@ -18,13 +20,13 @@ from tests.training.test_peers import peers_port
 from tests.training.test_train import losses, run_cli, write_config
 
 
-def several(count: int, *arguments: str):
+def several(count: int, *arguments: str, **variables: str):
   job = (f"--coordinator=127.0.0.1:{peers_port()}", f"--num_processes={count}")
-  return [run_cli(*arguments, *job, f"--process_id={number}") for number in range(count)]
+  return [run_cli(*arguments, *job, f"--process_id={number}", **variables) for number in range(count)]
 
 
-def two(*arguments: str):
-  return several(2, *arguments)
+def two(*arguments: str, **variables: str):
+  return several(2, *arguments, **variables)
 
 
 def said_by(processes) -> list[str]:
@@ -68,8 +70,9 @@ def test_a_teacher_and_a_start_of_ours_are_taken_and_the_student_is_sampled(tmp_
     "  c.network = {'name': 'teacher'}\n  return c\n"
   )
   command = ["train", f"--config={tmp_path / 'config.py'}", f"--teacher={teacher}", f"--init={teacher}"]
-  alone = [run_cli(*command, "--noprogress", f"--workdir={tmp_path / 'one'}")]
-  both = two(*command, "--noprogress", f"--workdir={tmp_path / 'two'}")
+  cache = {"CM_JAX_CACHE": str(tmp_path / "cache")}  # empty: one of the three trains what measures
+  alone = [run_cli(*command, "--noprogress", f"--workdir={tmp_path / 'one'}", **cache)]
+  both = two(*command, "--noprogress", f"--workdir={tmp_path / 'two'}", **cache)
   said = said_by([*alone, *both])
   assert [process.returncode for process in (*alone, *both)] == [0, 0, 0], said
   np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
@@ -100,6 +103,33 @@ def test_a_teacher_and_a_start_of_ours_are_taken_and_the_student_is_sampled(tmp_
   by_one, by_two = (distances(tmp_path / run / "evaluations.jsonl") for run in ("copy", "two"))
   assert len(by_one) == 2 and by_two == pytest.approx(by_one, rel=1e-5)
   print(f"evaluated by two processes: {by_two}, by one: {by_one}")
+
+
+@pytest.mark.slow
+def test_hosts_with_caches_of_their_own_measure_by_the_classifier_of_the_first(tmp_path):
+  program = (
+    "import sys, jax\n"
+    "jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))\n"
+    "from cm_jax.evaluation.features import load_features\n"
+    "from cm_jax.evaluation.features.classifier import load_classifier\n"
+    "from cm_jax.storage.downloads import cache_folder\n"
+    "used, kept = load_features('digits'), load_classifier(cache_folder() / 'digits-features')\n"
+    "print('used', used.hash, used.scale, 'kept', kept.hash, kept.scale)"
+  )
+  source = open_source("digits")
+  for number in range(2):
+    features = train_features(images(source), labels(source), seed=3 * number, num_steps=2, name="digits")
+    save_features(tmp_path / str(number) / "digits-features", features)
+  address = f"127.0.0.1:{peers_port()}"
+  both = [
+    run_cli(address, str(number), program=("-c", program), CM_JAX_CACHE=str(tmp_path / str(number)))
+    for number in range(2)
+  ]
+  said = said_by(both)
+  assert [process.returncode for process in both] == [0, 0], said
+  (first, own), (second, other) = (text.splitlines()[-1].split("kept") for text in said)
+  assert first == second == f"used{own} ", said
+  assert own != other, said
 
 
 @pytest.mark.slow
