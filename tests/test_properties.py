@@ -3,16 +3,17 @@
 An entry is made from its section in `tests/examples.py`, as a config would make it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from cm_jax.diffusion.curriculum import constant
 from cm_jax.diffusion.denoiser import Preconditioned
 from cm_jax.diffusion.drifts import monte_carlo_drift
-from cm_jax.diffusion.noise import append_dims, per_sample_noise
+from cm_jax.diffusion.noise import append_dims
 from cm_jax.diffusion.precond import EDM, Boundary
 from cm_jax.diffusion.solvers import SOLVERS
 from cm_jax.diffusion.weights import WEIGHTS
@@ -42,8 +43,9 @@ def images(seed: int, batch: int = BATCH) -> np.ndarray:
 
 def assert_batch(values, batch: int = BATCH, positive: bool = True):
   """One float32 number an example, finite, and above 0 if it is to be."""
-  assert values.shape == (batch,) and values.dtype == jnp.float32
-  assert bool(jnp.isfinite(values).all()) and (not positive or bool((values > 0).all()))
+  values = np.asarray(values)
+  assert values.shape == (batch,) and values.dtype == np.float32
+  assert np.isfinite(values).all() and (not positive or (values > 0).all())
 
 
 @every("curriculum")
@@ -54,7 +56,7 @@ def test_a_curriculum_is_its_values(name):
     and (np.diff(curriculum.starts) > 0).all()
     and len(curriculum.starts) == len(curriculum.values)
   )
-  got = quick_jit(jax.vmap(curriculum))(jnp.array(curriculum.starts))
+  got = quick_jit(jax.vmap(curriculum))(np.array(curriculum.starts))
   assert got.dtype in (jnp.int32, jnp.float32)
   np.testing.assert_allclose(got, curriculum.values, rtol=1e-6)
 
@@ -63,10 +65,10 @@ def test_a_curriculum_is_its_values(name):
 def test_levels_are_positive_and_follow_the_key(name):
   levels = make("levels", name)
   draw = quick_jit(lambda key: levels(key, 500))
-  sigma, again, other = (draw(jax.random.key(seed)) for seed in (0, 0, 1))
+  sigma, again, other = (np.asarray(draw(jax.random.key(seed))) for seed in (0, 0, 1))
   assert_batch(sigma, 500)
-  assert bool((sigma == again).all()) and not bool((sigma == other).all())
-  ends = levels.at(jnp.array([0.1, 0.9]))
+  assert (sigma == again).all() and not (sigma == other).all()
+  ends = np.asarray(quick_jit(levels.at)(np.array([0.1, 0.9], np.float32)))
   assert_batch(ends, 2)
   assert float(ends[0]) != float(ends[1])
 
@@ -75,14 +77,14 @@ def test_levels_are_positive_and_follow_the_key(name):
 def test_pairs_are_ordered_levels_that_follow_the_key(name):
   pairs = make("pairs", name)
   draw = quick_jit(lambda key, step: (pairs(key, 500, step), pairs.metrics(step)))
-  (t, r), metrics = draw(jax.random.key(0), 0)
+  (t, r), metrics = jax.device_get(draw(jax.random.key(0), 0))
   assert_batch(t, 500)
   assert_batch(r, 500, positive=False)
-  assert bool((t > r).all()) and bool((r >= 0).all())
+  assert (t > r).all() and (r >= 0).all()
   assert all(jnp.shape(value) == () and np.isfinite(value) for value in metrics.values())
-  (again, _), _ = draw(jax.random.key(0), 0)
-  (other, _), _ = draw(jax.random.key(1), 0)
-  assert bool((again == t).all()) and not bool((other == t).all())
+  (again, _), _ = jax.device_get(draw(jax.random.key(0), 0))
+  (other, _), _ = jax.device_get(draw(jax.random.key(1), 0))
+  assert (again == t).all() and not (other == t).all()
 
 
 @every("distance")
@@ -90,39 +92,41 @@ def test_a_distance_is_one_and_says_so_per_example(name):
   distance = make("distance", name)
   a, b = images(0), images(1)
   both = quick_jit(jax.value_and_grad(lambda a, b: distance(a, b).sum(), argnums=(0, 1)))
-  values = quick_jit(distance)(a, b)
+  each = quick_jit(distance)
+  values = np.asarray(each(a, b))
   assert_batch(values)
-  np.testing.assert_allclose(distance(b, a), values, rtol=1e-6)
-  np.testing.assert_allclose(distance(a[::-1], b[::-1]), values[::-1], rtol=1e-6)
-  assert float(jnp.abs(distance(a, a)).max()) < 1e-8
+  np.testing.assert_allclose(each(b, a), values, rtol=1e-6)
+  np.testing.assert_allclose(each(a[::-1], b[::-1]), values[::-1], rtol=1e-6)
+  assert np.abs(each(a, a)).max() < 1e-8
   for left, right in ((a, b), (a, a), (np.concatenate([a[:3], b[3:]]), b)):
-    _, grads = both(left, right)
-    assert all(bool(jnp.isfinite(grad).all()) and grad.dtype == jnp.float32 for grad in grads)
-    assert bool((jnp.where((left == right).all((1, 2, 3))[:, None, None, None], grads[0], 0) == 0).all())
+    _, grads = jax.device_get(both(left, right))
+    assert all(np.isfinite(grad).all() and grad.dtype == np.float32 for grad in grads)
+    assert (grads[0][(left == right).all((1, 2, 3))] == 0).all()
 
 
 @every("weight")
 def test_a_weight_is_positive_at_every_pair(name):
-  t = jnp.array([0.0021, 0.01, 0.5, 2.0, 79.0, 80.0])
-  values = quick_jit(lambda t, r: WEIGHTS[name](t, r, 0.5))(t, t * 0.9)
+  t = np.array([0.0021, 0.01, 0.5, 2.0, 79.0, 80.0], np.float32)
+  values = quick_jit(lambda t, r: WEIGHTS[name](t, r, 0.5))(t, t * np.float32(0.9))
   assert_batch(values)
 
 
 @every("solver")
 def test_a_solver_follows_straight_lines_and_stands_still_without_a_drift(name):
   x, z = images(0), images(1)
-  t, r = jnp.array([0.01, 0.5, 1.0, 3.0, 80.0, 80.0]), jnp.array([0.002, 0.5, 0.0, 2.0, 70.0, 0.0])
+  t, r = np.array([[0.01, 0.5, 1.0, 3.0, 80.0, 80.0], [0.002, 0.5, 0.0, 2.0, 70.0, 0.0]], np.float32)
   step = quick_jit(lambda x, z, t, r: SOLVERS[name](monte_carlo_drift(x), x + append_dims(t, x) * z, t, r))
   got = step(x, z, t, r)
   assert got.dtype == jnp.float32
-  np.testing.assert_allclose(got, x + append_dims(r, x) * z, atol=2e-4)
-  assert bool((SOLVERS[name](lambda x, sigma: jnp.zeros_like(x), x, t, r) == x).all())
+  np.testing.assert_allclose(got, x + r[:, None, None, None] * z, atol=2e-4)
+  still = quick_jit(lambda x, t, r: SOLVERS[name](lambda x, sigma: jnp.zeros_like(x), x, t, r))
+  np.testing.assert_array_equal(still(x, t, r), x)
 
 
 @every("precond")
 @pytest.mark.parametrize("train", [False, True])
 def test_scalings_are_finite_float32_numbers_at_every_level(name, train):
-  sigma = jnp.array([0.002, 0.0021, 0.05, 0.5, 10.0, 80.0])
+  sigma = np.array([0.002, 0.0021, 0.05, 0.5, 10.0, 80.0], np.float32)
   scalings = quick_jit(lambda sigma: make("precond", name)(sigma, train=train))(sigma)
   for values in scalings:
     assert_batch(values, positive=False)
@@ -145,15 +149,15 @@ def test_a_sampler_makes_each_image_from_its_own_noise(name):
     return jnp.tanh(x)
 
   calls = []
-  run = lambda batch, seed: sampler(
-    denoiser, per_sample_noise(jax.random.key(seed), jnp.arange(batch)), (batch, *SHAPE)
-  )
-  got = quick_jit(lambda: run(BATCH, 0))()
+  run = quick_jit(lambda noise: sampler(denoiser, lambda k, shape: noise[k], noise.shape[1:]))
+  noise = np.random.default_rng(4).normal(size=(2, 12, BATCH, *SHAPE)).astype(np.float32)
+  got = np.asarray(run(noise[0]))
   jax.effects_barrier()
   assert len(calls) == sampler.nfe
-  assert got.shape == (BATCH, *SHAPE) and got.dtype == jnp.float32 and bool(jnp.isfinite(got).all())
-  np.testing.assert_allclose(quick_jit(lambda: run(2, 0))(), got[:2], atol=1e-6)
-  assert not bool((quick_jit(lambda: run(2, 1))() == got[:2]).all())
+  assert got.shape == (BATCH, *SHAPE) and got.dtype == np.float32 and np.isfinite(got).all()
+  few, other = jax.device_get([run(draws[:, :2]) for draws in noise])
+  np.testing.assert_allclose(few, got[:2], atol=1e-6)
+  assert not (other == few).all()
   assert (np.diff(sampler.sigmas) < 0).all() and all(
     isinstance(s, float) and NOISE.sigma_min <= s <= NOISE.sigma_max for s in sampler.sigmas
   )
@@ -193,7 +197,10 @@ def trained(objective, params):
   """The student's params with the head of the objective's loss, off its initial value of 0."""
   if objective.needs.weighting is None:
     return params["student"]
-  head = jax.tree.map(lambda leaf: leaf + 0.1, objective.needs.weighting(jax.random.key(0)))
+  head = jax.tree.map(
+    lambda leaf: np.asarray(leaf) + np.float32(0.1),
+    quick_jit(objective.needs.weighting)(jax.random.key(0)),
+  )
   return {**params["student"], "weighting": head}
 
 
@@ -209,8 +216,14 @@ def learned(tree):
 BATCHES = {"image": images(0), "label": np.array([0, 1, 2, -1, 1, 0], np.int32)}
 
 
-def draw(objective, seed: int):
-  return quick_jit(lambda key: objective.draw(key, BATCHES, jnp.array(3)))(jax.random.key(seed))
+@functools.cache
+def drawing(name):
+  """Return the compiled draw(key) of an example, one for all tests."""
+  return quick_jit(lambda key: make("objective", name).draw(key, BATCHES, jnp.array(3)))
+
+
+def draw(name, seed: int):
+  return drawing(name)(jax.random.key(seed))
 
 
 def plain(tree):
@@ -222,8 +235,7 @@ def plain(tree):
 
 @every("objective")
 def test_the_draws_of_an_objective_follow_the_key(name):
-  objective = make("objective", name)
-  first, again, other = (plain(draw(objective, seed)) for seed in (0, 0, 1))
+  first, again, other = (plain(draw(name, seed)) for seed in (0, 0, 1))
   assert all((a == b).all() for a, b in zip(first, again, strict=True))
   assert all((a != b).any() for a, b in zip(first, other, strict=True))
 
@@ -233,57 +245,57 @@ def test_an_objective_is_the_mean_of_what_it_says_per_example(name, params):
   """Finite and float32, also with a bfloat16 network (invariant 9); an example's loss is its own; only the
   student learns."""
   objective = make("objective", name)
-  draws, order = draw(objective, 0), np.array([3, 1, 0, 5, 4, 2])
+  draws, order = draw(name, 0), np.array([3, 1, 0, 5, 4, 2])
+  student = trained(objective, params)
 
-  def run(batch, draws, dtype="float32"):
+  @quick_jit
+  def run(batch, draws):
     def loss(student, others):
-      output = objective.loss(student, context(objective, params | others, dtype), batch, draws, jnp.array(3))
+      output = objective.loss(student, context(objective, params | others), batch, draws, jnp.array(3))
       return output.loss, output
 
     others = {"target": params["target"], "teacher": params["teacher"]}
-    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(trained(objective, params), others)
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(student, others)
 
-  ((loss, output), (grads, frozen)) = quick_jit(run)(BATCHES, draws)
+  ((loss, output), (grads, frozen)) = jax.device_get(run(BATCHES, draws))
   assert_batch(output.per_example, positive=False)
   assert_batch(output.noise_level)
   assert loss.dtype == jnp.float32 and float(loss) == pytest.approx(
     float(output.per_example.mean()), rel=1e-5
   )
   assert all(jnp.shape(value) == () and np.isfinite(value) for value in output.metrics.values())
-  assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
-  assert all(bool((leaf != 0).any()) for leaf in learned(grads))
-  assert all(leaf.shape == (BATCH,) and bool(jnp.isfinite(leaf).all()) for leaf in output.by_level.values())
-  assert all(bool((leaf == 0).all()) for leaf in jax.tree.leaves(frozen))
+  assert all(leaf.dtype == jnp.float32 and np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+  assert all((leaf != 0).any() for leaf in learned(grads))
+  assert all(leaf.shape == (BATCH,) and np.isfinite(leaf).all() for leaf in output.by_level.values())
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves(frozen))
 
   permute = lambda leaf: leaf[order] if leaf.shape[:1] == (BATCH,) else leaf
-  (_, shuffled), _ = quick_jit(run)(jax.tree.map(permute, BATCHES), jax.tree.map(permute, draws))
+  (_, shuffled), _ = run(jax.tree.map(permute, BATCHES), jax.tree.map(permute, draws))
   np.testing.assert_allclose(shuffled.per_example, output.per_example[order], rtol=1e-4)
+  (_, other), _ = run(BATCHES, draw(name, 1))
+  assert not (np.asarray(other.per_example) == output.per_example).any()
 
   narrow = quick_jit(
-    lambda: objective.loss(
-      trained(objective, params), context(objective, params, "bfloat16"), BATCHES, draws, jnp.array(3)
-    )
+    lambda: objective.loss(student, context(objective, params, "bfloat16"), BATCHES, draws, jnp.array(3))
   )()
   assert_batch(narrow.per_example, positive=False)
   np.testing.assert_allclose(
-    narrow.per_example, output.per_example, rtol=0.3, atol=0.05 * float(jnp.abs(output.per_example).max())
+    narrow.per_example, output.per_example, rtol=0.3, atol=0.05 * float(np.abs(output.per_example).max())
   )
 
 
 @every("objective")
 def test_calling_an_objective_is_drawing_and_then_the_loss(name, params):
+  """As programs; that other draws are another loss is a test of the loss."""
   objective, key = make("objective", name), jax.random.key(5)
   student, given = trained(objective, params), context(objective, params, dropout=0.5)
-  whole = quick_jit(lambda key: objective(student, given, BATCHES, key, jnp.array(3)).per_example)
-  halves = quick_jit(
-    lambda key: (
-      objective.loss(
-        student, given, BATCHES, objective.draw(key, BATCHES, jnp.array(3)), jnp.array(3)
-      ).per_example
-    )
+  whole = lambda key: objective(student, given, BATCHES, key, jnp.array(3)).per_example
+  halves = lambda key: (
+    objective.loss(
+      student, given, BATCHES, objective.draw(key, BATCHES, jnp.array(3)), jnp.array(3)
+    ).per_example
   )
-  np.testing.assert_allclose(whole(key), halves(key), rtol=1e-6)
-  assert not bool((whole(key) == whole(jax.random.key(6))).any())
+  assert str(jax.make_jaxpr(whole)(key)) == str(jax.make_jaxpr(halves)(key))
   assert isinstance(objective.needs.teacher, bool)
   assert objective.needs.target_decay is None or callable(objective.needs.target_decay)
   assert objective.trains in KINDS and set(objective.progress(3)) <= set(STATE_METRICS)
@@ -300,7 +312,7 @@ def test_a_drift_asks_the_teacher_or_the_data_and_nobody_else(name):
 
   told = Condition(np.zeros(BATCH, np.int32))
   context = Context(None, teacher, teacher_params="phi")
-  got = drift(context, {"image": images(1)}, told)(x, jnp.asarray(sigma))
+  got = quick_jit(drift(context, {"image": images(1)}, told))(x, sigma)
   want = 0.5 * x if drift.needs_teacher else x - images(1)
   np.testing.assert_allclose(got, want / 2, rtol=1e-6, atol=1e-6)
   assert asked == ([("phi", told, None)] if drift.needs_teacher else [])
@@ -309,8 +321,9 @@ def test_a_drift_asks_the_teacher_or_the_data_and_nobody_else(name):
 @every("decay")
 def test_a_decay_is_below_one_and_its_gain_what_is_left(name):
   decay = make("decay", name)
+  both = quick_jit(lambda k: (decay(k), decay.gain(k)))
   for k in (0, 1, 10, 1000):
-    mu, gain = float(decay(jnp.array(k))), float(decay.gain(jnp.array(k)))
+    mu, gain = map(float, both(k))
     assert 0 <= mu < 1 and gain == pytest.approx(1 - mu, rel=1e-4)
 
 
@@ -319,23 +332,21 @@ def test_an_optimiser_steps_from_abstract_shapes_and_keeps_them(name):
   """Init without values (eval_shape), and an update that changes no shape, type or structure of the state."""
   rule = OPTIMIZERS[name]()
   optimizer = Optimizer(rule, learning_rate=0.1)({"ema": 0.9})
-  params = {"net": {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}}
+  params = {"net": {"w": np.ones((4, 3), np.float32), "b": np.zeros(3, np.float32)}}
   shapes = jax.eval_shape(
     optimizer.init, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
   )
-  state = optimizer.init(params)
+  state = quick_jit(optimizer.init)(params)
   assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(
     lambda s: (s.shape, s.dtype), shapes
   )
-  grads = jax.tree.map(jnp.ones_like, params)
-  updates, after = optimizer.update(grads, state, params, step=jnp.array(0), value=jnp.array(1.0))
+  grads = jax.tree.map(np.ones_like, params)
+  update = quick_jit(lambda *given: optimizer.update(*given, step=jnp.array(0), value=jnp.array(1.0)))
+  updates, after = update(grads, state, params)
   assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
     lambda s: (s.shape, s.dtype), shapes
   )
-  moved = optax.apply_updates(params, updates)
-  assert all(
-    bool((new < old).all()) for new, old in zip(jax.tree.leaves(moved), jax.tree.leaves(params), strict=True)
-  )
+  assert all((np.asarray(change) < 0).all() for change in jax.tree.leaves(updates))
 
 
 @every("optimizer")
@@ -348,8 +359,8 @@ def test_an_update_keeps_the_sharding_of_the_state(name):
   places = jax.tree.map(
     lambda leaf: split if leaf.ndim == 2 else whole, jax.eval_shape(optimizer.init, params)
   )
-  state = jax.jit(optimizer.init, out_shardings=places)(params)
-  update = jax.jit(
+  state = quick_jit(optimizer.init, out_shardings=places)(params)
+  update = quick_jit(
     lambda state: optimizer.update(params, state, params, step=jnp.array(0), value=jnp.array(1.0))[1]
   )
   large = lambda tree: [leaf.sharding.spec for leaf in jax.tree.leaves(tree) if leaf.ndim == 2]
@@ -359,7 +370,8 @@ def test_an_update_keeps_the_sharding_of_the_state(name):
 @every("schedule")
 def test_a_schedule_starts_at_the_peak_and_ends_at_zero_where_it_says_so(name):
   shape = SCHEDULES[name]
-  factor = lambda k: float(shape.factor(jnp.array(float(k)), jnp.array(100.0)))
+  compiled = quick_jit(shape.factor)
+  factor = lambda k: float(compiled(np.float32(k), np.float32(100)))
   assert factor(0) == pytest.approx(1)
   assert all(0 <= factor(k) <= 1 for k in (1, 50, 99, 100, 1000))
   assert (factor(100) < 1e-6) == shape.to_zero
