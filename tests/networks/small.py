@@ -3,12 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cm_jax.networks import NETWORKS, as_net, init_params
 from cm_jax.types import Condition
+from tests.compiling import quick_jit
 
 SHAPE, BATCH, CLASSES, AUGMENT = (4, 4, 2), 3, 4, 5
 # one level each: compile time is all these tests cost
@@ -31,13 +31,17 @@ TINY = {
 LEVELS = {"jcm_ncsnpp": "ch_mult", "dit": None, "toy": None}
 UNLABELLED, UNAUGMENTED = {"jcm_ncsnpp"}, {"edm2", "openai_unet", "dit", "jcm_ncsnpp"}
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+jit = quick_jit
 every_network = pytest.mark.parametrize("name", NETWORKS)
 # For what takes seconds a network: the quick suite has it of the cheap ones.
 CHEAP = ("dit", "toy")
-every_network_in_turn = pytest.mark.parametrize(
-  "name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in NETWORKS]
-)
+
+
+def in_turn():
+  return [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in NETWORKS]
+
+
+every_network_in_turn = pytest.mark.parametrize("name", in_turn())
 
 
 def make(name, **fields):
@@ -47,23 +51,29 @@ def make(name, **fields):
   return NETWORKS[name](**{**structure, "dropout": 0.5, **TINY[name], **fields})
 
 
+@functools.cache
+def shapes_of(module):
+  """Return the shapes of the initial parameters; to trace them is most of what many a test takes."""
+  return jax.eval_shape(lambda: init_params(module, jax.random.key(0), SHAPE))
+
+
 def random_params(module):
   """Draw every parameter at random: initial ones are zero where it hides mistakes."""
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(lambda: init_params(module, jax.random.key(0), SHAPE))
-  return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, leaf.dtype), shapes)
+  draw = lambda leaf: (rng.normal(size=leaf.shape) * 0.3).astype(leaf.dtype)
+  return jax.tree.map(draw, shapes_of(module))
 
 
 def inputs(name):
   rng = np.random.default_rng(1)
-  label = None if name in UNLABELLED else jnp.array([0, -1, 3])
-  augment_label = None if name in UNAUGMENTED else jnp.asarray(rng.normal(size=(BATCH, AUGMENT)), jnp.float32)
-  x = jnp.asarray(rng.normal(size=(BATCH, *SHAPE)), jnp.float32)
-  return x, jnp.array([-1.5, 0.3, 1.0]), Condition(label, augment_label)
+  label = None if name in UNLABELLED else np.array([0, -1, 3], np.int32)
+  augment_label = None if name in UNAUGMENTED else rng.normal(size=(BATCH, AUGMENT)).astype(np.float32)
+  x = rng.normal(size=(BATCH, *SHAPE)).astype(np.float32)
+  return x, np.array([-1.5, 0.3, 1.0], np.float32), Condition(label, augment_label)
 
 
 def far(a, b):
-  return float(jnp.abs(a - b).max())
+  return float(np.abs(np.asarray(a) - np.asarray(b)).max())
 
 
 @functools.cache
