@@ -51,7 +51,7 @@ def test_every_command_line_is_one_that_is_taken(page, monkeypatch, capsys):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_is_there(page):
   text = (REPO / page).read_text()
-  named = set(re.findall(r"\b(?:launch|configs|tests)/[\w/]+\.(?:sh|py|md|png|json|yaml|sbatch)", text))
+  named = set(re.findall(r"\b(?:launch|configs|tests)/[\w/]+\.(?:sh|py|md|png|jsonl?|yaml|sbatch)", text))
   shown = {REPO / page.rpartition("/")[0] / name for name in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)}
   missing = [str(path) for path in [*(REPO / name for name in named), *shown] if not path.exists()]
   assert named and not missing
