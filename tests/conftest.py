@@ -32,6 +32,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_configure(config):
+  """Compile without optimisation where only the quick tests run, here and in what they start: they compile
+  for minutes what then computes for seconds. With the slow ones it is done as users have it."""
+  if config.option.markexpr == "not slow":
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+
 @pytest.fixture
 def x64():
   """Float64 for the length of one test."""

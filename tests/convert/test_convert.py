@@ -329,7 +329,17 @@ def test_a_folder_that_does_not_say_its_kind_has_to_be_told(params, tmp_path):
   }
 
 
-def test_command(params, tmp_path):
+def test_command(params, tmp_path, capsys):
+  path = write(tmp_path / "file.pkl", theirs(params))
+  assert cli.run(["convert", f"--input={path}", f"--out={tmp_path / 'out'}"]) == 0
+  said = capsys.readouterr().out
+  assert "parameters of songunet, read as edm" in said and "licence: CC BY-NC-SA 4.0" in said
+  assert weights.is_weights_folder(tmp_path / "out")
+  assert "kind: diffusion\n" in said
+
+
+@pytest.mark.slow
+def test_command_as_a_process(params, tmp_path):
   path = write(tmp_path / "file.pkl", theirs(params))
   run = lambda *arguments: subprocess.run(
     [sys.executable, "-m", "cm_jax", "convert", *map(str, arguments)],
@@ -339,9 +349,7 @@ def test_command(params, tmp_path):
   )
   done = run(f"--input={path}", f"--out={tmp_path / 'out'}")
   assert done.returncode == 0, done.stderr
-  assert "parameters of songunet, read as edm" in done.stdout and "licence: CC BY-NC-SA 4.0" in done.stdout
-  assert weights.is_weights_folder(tmp_path / "out")
-  assert "kind: diffusion\n" in done.stdout
+  assert weights.is_weights_folder(tmp_path / "out") and "kind: diffusion\n" in done.stdout
   bad = run(f"--input={tmp_path / 'absent'}", f"--out={tmp_path / 'bad'}")
   assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
   assert not (tmp_path / "bad").exists()

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from cm_jax.data import resample as resampling
 from cm_jax.data.augment import WIDTHS, Augment, Transforms, random_flip
-from cm_jax.data.resample import inverse_affine, resample
 from cm_jax.diffusion.pixels import normalize, quantize
 from cm_jax.errors import UserError
+from tests.compiling import quick_jit
 
 NOTHING = dict.fromkeys(WIDTHS, 0.0)
+# Not op by op: each would be compiled by itself.
+inverse_affine, resample = quick_jit(resampling.inverse_affine), quick_jit(resampling.resample)
 
 
 def only(name: str, **fields: float) -> Augment:
@@ -29,28 +32,28 @@ def images(batch: int = 4, size: int = 8, channels: int = 2) -> np.ndarray:
 def transforms(batch: int = 4, **given) -> Transforms:
   """Transforms that do nothing, but for those given."""
   zeros = {
-    "xflip": jnp.zeros(batch),
-    "yflip": jnp.zeros(batch),
-    "rotate_int": jnp.zeros(batch, jnp.int32),
-    "translate_int": jnp.zeros((batch, 2), jnp.int32),
-    "scale": jnp.zeros(batch),
-    "rotate_frac": jnp.zeros(batch),
-    "aniso": jnp.zeros((batch, 2)),
-    "translate_frac": jnp.zeros((batch, 2)),
+    "xflip": np.zeros(batch, np.float32),
+    "yflip": np.zeros(batch, np.float32),
+    "rotate_int": np.zeros(batch, np.int32),
+    "translate_int": np.zeros((batch, 2), np.int32),
+    "scale": np.zeros(batch, np.float32),
+    "rotate_frac": np.zeros(batch, np.float32),
+    "aniso": np.zeros((batch, 2), np.float32),
+    "translate_frac": np.zeros((batch, 2), np.float32),
   }
   return Transforms(
-    **{**zeros, **{name: jnp.asarray(value, zeros[name].dtype) for name, value in given.items()}}
+    **{**zeros, **{name: np.asarray(value, zeros[name].dtype) for name, value in given.items()}}
   )
 
 
 def affine(batch: int = 1, **given) -> jax.Array:
   """`inverse_affine` that does nothing, but for what is given."""
   zeros = {
-    **dict.fromkeys(("scale", "angle", "stretch", "axis"), jnp.zeros(batch)),
-    "shift": jnp.zeros((batch, 2)),
+    **dict.fromkeys(("scale", "angle", "stretch", "axis"), np.zeros(batch, np.float32)),
+    "shift": np.zeros((batch, 2), np.float32),
   }
   return inverse_affine(
-    **{**zeros, **{name: jnp.asarray([value] * batch, jnp.float32) for name, value in given.items()}}
+    **{**zeros, **{name: np.asarray([value] * batch, np.float32) for name, value in given.items()}}
   )
 
 
@@ -87,25 +90,25 @@ def test_latents_pass():
 
 
 def test_flip_mirrors_half_of_the_images_whatever_the_sharding():
-  images = jnp.arange(64 * 2 * 3, dtype=jnp.float32).reshape(64, 2, 3, 1)
-  key = jax.random.key(1)
-  flipped = random_flip(images, key)
-  mirrored = [bool((flipped[i] == images[i, :, ::-1]).all()) for i in range(64)]
-  kept = [bool((flipped[i] == images[i]).all()) for i in range(64)]
-  assert all(a != b for a, b in zip(mirrored, kept, strict=True)) and 16 <= sum(mirrored) <= 48
-  np.testing.assert_array_equal(random_flip(images[:10], key), flipped[:10])
+  images = np.arange(64 * 2 * 3, dtype=np.float32).reshape(64, 2, 3, 1)
+  key, flip = jax.random.key(1), quick_jit(random_flip)
+  flipped = np.asarray(flip(images, key))
+  mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
+  kept = (flipped == images).all((1, 2, 3))
+  assert (mirrored != kept).all() and 16 <= mirrored.sum() <= 48
+  np.testing.assert_array_equal(flip(images[:10], key), flipped[:10])
   mesh = jax.make_mesh((8,), ("data",))
   spread = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
-  np.testing.assert_array_equal(jax.jit(random_flip)(spread, key), flipped)
+  np.testing.assert_array_equal(flip(spread, key), flipped)
 
 
 def test_mirroring_is_exact_and_told():
   x, augment = images(), Augment(**{**NOTHING, "xflip": 1.0, "yflip": 1.0})
   drawn = transforms(xflip=[0, 1, 0, 1], yflip=[0, 0, 1, 1])
-  moved = augment.blit(x, drawn)
+  moved, label = quick_jit(lambda x, drawn: (augment.blit(x, drawn), augment.label(drawn, 8, 8)))(x, drawn)
   for got, want in zip(moved, (x[0], x[1, :, ::-1], x[2, ::-1], x[3, ::-1, ::-1]), strict=True):
     np.testing.assert_array_equal(got, want)
-  assert augment.label(drawn, 8, 8).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+  assert label.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
 
 
 @pytest.mark.slow
@@ -144,15 +147,16 @@ def test_the_label_is_edms():
     translate_frac=[[0.25, -1.5]],
   )
   want = [1, 1, -0.5, math.cos(math.pi / 6) - 1, 0.5, 2 * 0.5, 2 * math.sin(math.pi / 3), 0.25, -1.5]
-  label = Augment().label(drawn, 32, 32)
+  label_of = lambda augment, drawn: quick_jit(lambda drawn: augment.label(drawn, 32, 32))(drawn)
+  label = label_of(Augment(), drawn)
   assert Augment().dim == 9 and label.dtype == jnp.float32
   np.testing.assert_allclose(label, [want], rtol=1e-6)
   np.testing.assert_allclose(
-    Augment(yflip=0, rotate_frac=0).label(drawn, 32, 32), [want[:1] + want[2:3] + want[5:]], rtol=1e-6
+    label_of(Augment(yflip=0, rotate_frac=0), drawn), [want[:1] + want[2:3] + want[5:]], rtol=1e-6
   )
   assert Augment(rotate_int=1, translate_int=1).dim == 13
   np.testing.assert_array_equal(
-    Augment(rotate_int=1, translate_int=1).label(transforms(2), 32, 32), np.zeros((2, 13))
+    label_of(Augment(rotate_int=1, translate_int=1), transforms(2)), np.zeros((2, 13))
   )
 
 
@@ -165,7 +169,8 @@ def test_the_map_is_edms():
   want = np.diag([1 / size, 1 / size, 1]) @ np.linalg.inv(rotation(-w))
   want = want @ np.linalg.inv(rotation(-r) @ np.diag([stretch, 1 / stretch, 1]) @ rotation(r))
   want = want @ np.array([[1, 0, -0.125 * 40 * tx], [0, 1, -0.125 * 32 * ty], [0, 0, 1]])
-  np.testing.assert_allclose(Augment().inverse(drawn, 32, 40)[0], want[:2], atol=1e-5)
+  inverse = quick_jit(lambda drawn: Augment().inverse(drawn, 32, 40))(drawn)
+  np.testing.assert_allclose(inverse[0], want[:2], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,7 @@ def test_the_map_is_edms():
 def test_resampling_is_the_image_at_the_moved_positions(given):
   x, y = grid(32)
   inverse = affine(**given)
-  moved = resample(bump(x, y)[None, :, :, None], inverse)[0, :, :, 0]
+  moved = np.asarray(resample(bump(x, y)[None, :, :, None], inverse))[0, :, :, 0]
   (a, b, c), (d, e, f) = np.asarray(inverse[0])
   truth = bump(a * x + b * y + c, d * x + e * y + f)
   assert np.abs(truth - bump(x, y)).max() > 0.1
@@ -195,7 +200,7 @@ def test_what_is_seen():
   image = bump(x, y, centre=(5, 0))[None, :, :, None]
 
   def peak(**given):
-    moved = inside(resample(image, affine(**given))[0, :, :, 0])  # its reflections are outside
+    moved = inside(np.asarray(resample(image, affine(**given)))[0, :, :, 0])  # its reflections are outside
     row, column = np.unravel_index(np.argmax(moved), moved.shape)
     return inside(x)[row, column], inside(y)[row, column]
 
@@ -213,8 +218,8 @@ def test_what_is_seen():
 def test_a_turn_and_its_inverse_give_the_image_back():
   x, y = grid(32)
   image = bump(x, y)[None, :, :, None]
-  there = resample(image, affine(angle=0.6))
-  back = resample(there, affine(angle=-0.6))
+  there = np.asarray(resample(image, affine(angle=0.6)))
+  back = np.asarray(resample(there, affine(angle=-0.6)))
   assert np.abs(inside((there - image)[0])).max() > 0.3
   np.testing.assert_allclose(inside(back[0]), inside(image[0]), atol=0.02)
 
@@ -226,19 +231,20 @@ def test_details_survive_and_do_not_alias():
   x, _ = grid(64)
   wave = lambda shift: np.cos(2 * np.pi * 0.3 * (x - shift)).astype(np.float32)
   image = wave(0)[None, :, :, None]
-  moved, truth = inside(resample(image, affine(shift=(0.5, 0.0)))[0, :, :, 0], 16), inside(wave(0.5), 16)
+  moved = inside(np.asarray(resample(image, affine(shift=(0.5, 0.0))))[0, :, :, 0], 16)
+  truth = inside(wave(0.5), 16)
   assert 0.95 < (moved * truth).sum() / np.square(truth).sum() < 1.02
   shrunk = resample(image, affine(scale=-1.0))
-  assert np.square(inside(shrunk[0], 20)).mean() < 0.04 * np.square(image).mean()
+  assert np.square(inside(np.asarray(shrunk)[0], 20)).mean() < 0.04 * np.square(image).mean()
 
 
 def test_reflection_goes_on_beyond_the_first_edge():
   x, _ = grid(8)
   ramp = x.astype(np.float32)[None, :, :, None]
   period = 14  # reflection about the pixels at both edges
-  far = resample(ramp, affine(shift=(3.0 * period, 0.0)))
+  far = np.asarray(resample(ramp, affine(shift=(3.0 * period, 0.0))))
   np.testing.assert_allclose(inside(far[0, :, :, 0], 2), inside(ramp[0, :, :, 0], 2), atol=0.1)
-  once = resample(ramp, affine(shift=(3.0, 0.0)))[0, 4, :, 0]
+  once = np.asarray(resample(ramp, affine(shift=(3.0, 0.0))))[0, 4, :, 0]
   np.testing.assert_allclose(once[:3], np.pad(ramp[0, 4, :, 0], (3, 0), mode="reflect")[:3], atol=0.3)
 
 

@@ -156,18 +156,17 @@ def test_weights_multiply_and_levels_are_those_asked_for(x64):
     ContinuousDraws(t, z, jax.random.key(0)),
     Context(student, GaussianPreconditioned(), teacher_params=TRUTH),
   )
-  plain, weighted = (
-    Continuous(NOISE, DRIFTS["teacher"](), L2(), weight=WEIGHTS[name])
-    .loss(CURVED, context, {"image": x}, draws, STEP)
-    .per_example
-    for name in ("uniform", "snr")
-  )
+  plain, weighted = quick_jit(
+    lambda: [
+      Continuous(NOISE, DRIFTS["teacher"](), L2(), weight=WEIGHTS[name])
+      .loss(CURVED, context, {"image": x}, draws, STEP)
+      .per_example
+      for name in ("uniform", "snr")
+    ]
+  )()
   np.testing.assert_allclose(weighted, plain / t**2)
-  drawn = (
-    Continuous(NOISE, DRIFTS["teacher"](), L2())
-    .draw(jax.random.key(0), {"image": jnp.zeros((2000, 1, 1, 1))}, STEP)
-    .t
-  )
+  draw = Continuous(NOISE, DRIFTS["teacher"](), L2()).draw
+  drawn = quick_jit(lambda key: draw(key, {"image": jnp.zeros((2000, 1, 1, 1))}, STEP).t)(jax.random.key(0))
   root = np.asarray(drawn) ** (1 / NOISE.rho)
   low, high = NOISE.sigma_min ** (1 / NOISE.rho), NOISE.sigma_max ** (1 / NOISE.rho)
   counts, _ = np.histogram(root, bins=10, range=(low, high))

@@ -16,7 +16,9 @@ from cm_jax.storage.weights import flatten
 from cm_jax.training import layout, loop, sharding
 from cm_jax.training.averages import posthoc, snapshots
 from cm_jax.training.averages.track import read_average
+from cm_jax.training.program import Program
 from tests import tiny
+from tests.cli.weights import weights_folder
 from tests.training.test_train import run_cli
 
 T = 2000
@@ -113,6 +115,22 @@ def trained(tmp_path_factory):
   return workdir, *run(workdir, num_steps=7)
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+  """The folder of a run that was not trained, with snapshots of averages drawn at random."""
+  workdir, rng = tmp_path_factory.mktemp("runs") / "recorded", np.random.default_rng(8)
+  config = tiny.config(snapshot_every=2)
+  config.averages = POWERS
+  experiment = build(config)
+  shapes = Program(experiment).shapes
+  record = snapshots.recorder(experiment, workdir)
+  draw = lambda leaf: np.asarray(rng.normal(size=leaf.shape)).astype(leaf.dtype)
+  drawn = lambda: shapes.replace(opt_state=jax.tree.map(draw, shapes.opt_state))
+  for step in (2, 4, 6, 7):
+    record(step, drawn())
+  return workdir, experiment, drawn()
+
+
 @pytest.mark.slow
 def test_snapshots_hold_the_power_averages_and_nothing_else(trained):
   workdir, _, state = trained
@@ -198,8 +216,8 @@ def test_the_head_of_a_loss_stays_out(tmp_path):
   assert {name.split("/")[1] for name in names} == {"net"}
 
 
-def test_sums_are_those_of_the_files(trained):
-  found = snapshots.choose(trained[0], 6)
+def test_sums_are_those_of_the_files(recorded):
+  found = snapshots.choose(recorded[0], 6)
   assert [snapshot.step for snapshot in found] == [2, 4, 6]
   weights = np.random.default_rng(0).normal(size=(6, 2))
   made = snapshots.combine(found, weights)
@@ -227,19 +245,19 @@ def test_sums_are_those_of_the_files(trained):
     (None, {**tiny.PROGRESSIVE}, "config.run.snapshot_every = 2: expected 0 with progressive"),
   ],
 )
-def test_a_run_that_could_store_nothing_of_use_is_refused(averages, objective, message, trained, tmp_path):
+def test_a_run_that_could_store_nothing_of_use_is_refused(averages, objective, message, tmp_path):
   config = tiny.config(objective, snapshot_every=2)
   config.averages = {"ema": {"name": "constant", "mu": 0.9}, **(POWERS if averages is None else averages)}
   if objective is not None:
-    config.teacher.path = str(trained[0])
+    config.teacher.path = str(weights_folder(tmp_path / "teacher", precond="edm", kind="diffusion"))
   with pytest.raises(UserError) as caught:
     snapshots.recorder(build(config), tmp_path / "run")
   assert message in str(caught.value)
   assert not (tmp_path / "run").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(trained, tmp_path):
-  _, experiment, state = trained
+def test_a_place_that_cannot_be_written_is_named(recorded, tmp_path):
+  _, experiment, state = recorded
   (tmp_path / "snapshots").write_text("a file")
   with pytest.raises(UserError, match="a place that can be written"):
     snapshots.recorder(experiment, tmp_path)(2, state)
@@ -318,10 +336,10 @@ def test_snapshots_of_old_have_no_sha256_and_load(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 5, 60, -1])
-def test_damaged_files_are_named(length, trained, tmp_path):
+def test_damaged_files_are_named(length, recorded, tmp_path):
   path = tmp_path / "snapshots" / "step_00000002.safetensors"
   path.parent.mkdir()
-  path.write_bytes((trained[0] / "snapshots" / path.name).read_bytes()[:length])
+  path.write_bytes((recorded[0] / "snapshots" / path.name).read_bytes()[:length])
   with pytest.raises(UserError, match="step_00000002.safetensors"):
     snapshots.stored(tmp_path)
 
@@ -361,12 +379,12 @@ def test_snapshots_of_another_network_are_not_mixed_in(other, tmp_path):
     snapshots.combine(found, np.ones((2, 1)))
 
 
-def test_combining_holds_no_more_than_the_sums(trained, monkeypatch):
+def test_combining_holds_no_more_than_the_sums(recorded):
   """The most float64 memory at a time is the sums' own and a few tensors', however many snapshots there
   are."""
   import tracemalloc
 
-  workdir = trained[0]
+  workdir = recorded[0]
   found = snapshots.choose(workdir)
   size = sum(value.size for value in safetensors.numpy.load_file(found[0].path).values()) // 2
   peaks = []

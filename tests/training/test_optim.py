@@ -1,6 +1,8 @@
 """The optimiser: every decay against its formula, the learning rate of every stage, the projection, and a
 skipped step."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from cm_jax.training.averages.posthoc import exponent
 from cm_jax.training.averages.track import read_average, track_averages
 from cm_jax.training.optim import NONFINITE, AdamW, Optimizer
 from cm_jax.training.schedules import learning_rate
+from tests.compiling import quick_jit
 from tests.examples import EXAMPLES
 
 
@@ -32,9 +35,11 @@ def tracked(decay, params: np.ndarray, first_step: int = 0) -> np.ndarray:
     _, state = average.update(change, state, now, step=step)
     return (state, now + change), state.averages["ema"]
 
-  start = jnp.asarray(params[0])
-  steps = first_step + jnp.arange(len(params) - 1)
-  return np.asarray(jax.lax.scan(update, (average.init(start), start), steps)[1])
+  start = params[0]
+  steps = first_step + np.arange(len(params) - 1)
+  return np.asarray(
+    quick_jit(lambda start, steps: jax.lax.scan(update, (average.init(start), start), steps)[1])(start, steps)
+  )
 
 
 def by_hand(mus, params: np.ndarray) -> np.ndarray:
@@ -173,28 +178,36 @@ def test_a_decay_needs_a_length():
     learning_rate(1.0, 0, "lineal", 1)
 
 
-def optimise(optimizer, params, grads, values):
+def stepping(optimizer):
+  """Return the compiled (init, step) of an optimiser, whose step gives the next params and state."""
+
+  @quick_jit
+  def step(params, state, grad, number, value):
+    updates, state = optimizer.update(grad, state, params, step=number, value=value)
+    return optax.apply_updates(params, updates), state
+
+  return quick_jit(optimizer.init), step
+
+
+def optimise(compiled, params, grads, values):
   """Return params and state after a step for each gradient."""
-  state, history = optimizer.init(params), []
-  update = jax.jit(optimizer.update)
-  for step, (grad, value) in enumerate(zip(grads, values, strict=True)):
-    updates, state = update(grad, state, params, step=jnp.asarray(step), value=jnp.asarray(value))
-    params = optax.apply_updates(params, updates)
+  init, step = compiled
+  state, history = init(params), []
+  for number, (grad, value) in enumerate(zip(grads, values, strict=True)):
+    params, state = step(params, state, grad, np.int32(number), np.float32(value))
     history.append((params, state))
-  return history
+  return jax.device_get(history)
 
 
 PARAMS = {
-  "net": {"conv": {"weight": jnp.full((3, 3, 4, 8), 3.0)}, "gain": jnp.array(3.0)},
-  "weighting": {"weight": jnp.full((4, 2), 3.0)},
+  "net": {"conv": {"weight": np.full((3, 3, 4, 8), 3.0, np.float32)}, "gain": np.float32(3.0)},
+  "weighting": {"weight": np.full((4, 2), 3.0, np.float32)},
 }
 
 
 def gradients(count: int, seed: int = 0) -> list:
   rng = np.random.default_rng(seed)
-  return [
-    jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), PARAMS) for _ in range(count)
-  ]
+  return [jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape)), PARAMS) for _ in range(count)]
 
 
 def project(params):
@@ -207,6 +220,7 @@ def test_the_projection_holds_after_every_update_and_in_the_averages_only_where_
     {"ema": 0.0, "slow": 0.9}, project
   )
   free = Optimizer(learning_rate=0.1, rule=AdamW(), weight_decay=0.1, clip_norm=1.0)({"ema": 0.0})
+  optimizer, free = stepping(optimizer), stepping(free)
   grads = gradients(3)
   first = optimise(optimizer, PARAMS, grads[:1], [1.0])[0][0]
   first_free = optimise(free, PARAMS, grads[:1], [1.0])[0][0]
@@ -224,19 +238,26 @@ def test_the_projection_holds_after_every_update_and_in_the_averages_only_where_
     assert float(jnp.abs(params["net"]["conv"]["weight"]).min()) > 2
 
 
+AVERAGES = {"constant": 0.9, "half_life": HalfLife(5.0), "power": Power(0.1)}
+
+
+@functools.cache
+def averaging(with_projection: bool):
+  return stepping(Optimizer(learning_rate=0.1)(AVERAGES, project if with_projection else None))
+
+
 @pytest.mark.parametrize("with_projection", [False, True])
 @pytest.mark.parametrize("bad", ["gradient", "loss"])
 def test_a_skipped_step_moves_neither_params_nor_averages_nor_moments(bad, with_projection):
-  decays = {"constant": 0.9, "half_life": HalfLife(5.0), "power": Power(0.1)}
-  optimizer = Optimizer(learning_rate=0.1)(decays, project if with_projection else None)
+  optimizer = averaging(with_projection)
   grads, values = gradients(3), [1.0, 1.0, 1.0]
   if bad == "gradient":
-    grads[1] = jax.tree.map(lambda g: g * jnp.nan, grads[1])
+    grads[1] = jax.tree.map(lambda g: g * np.float32(np.nan), grads[1])
   else:
     values[1] = np.inf
   before, after, later = optimise(optimizer, PARAMS, grads, values)
   chex.assert_trees_all_equal(before[0], after[0])
-  for name in decays:
+  for name in AVERAGES:
     chex.assert_trees_all_equal(read_average(before[1], name), read_average(after[1], name))
     assert not np.array_equal(
       read_average(later[1], name)["net"]["gain"], read_average(after[1], name)["net"]["gain"]
