@@ -58,7 +58,7 @@ outlives() {
     esac
     [ -n "$name" ] || continue
     if [[ $word != gs://* && $word != s3://* ]] && { [ -z "$mounted" ] || [[ $word/ != "$mounted"/* ]]; }; then
-      refuse "--$name = $word: expected gs:// or s3:// (training on one host), or a folder that outlives the machine: $how; --ephemeral=yes lets it go with it"
+      refuse "--$name = $word: expected gs:// or s3://, or a folder that outlives the machine: $how; --ephemeral=yes lets it go with it"
     fi
     name=
   done

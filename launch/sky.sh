@@ -2,7 +2,7 @@
 # Start launch/skypilot.yaml as a managed job.
 #   bash launch/sky.sh --name=ect --gpus=H100:8 --extra=cuda -- train --config=configs/cifar10_ect.py --workdir=/data/ect
 #   bash launch/sky.sh --name=ect --gpus=tpu-v6e-8 --extra=tpu --infra=gcp -- train ...
-# /data stands for a file system that every node sees and that outlives them; a job of one node may name a bucket (--extra=cuda,s3).
+# /data stands for a file system that every node sees and that outlives them; a bucket, s3:// or gs://, does as well (--extra=cuda,s3).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/common.sh"

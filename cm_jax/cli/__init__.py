@@ -210,4 +210,6 @@ def main() -> None:
   # What fails in jaxlib is raised, too. 2, which many set against warnings, has its own lines beside ours.
   if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") == "2":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-  sys.exit(run(sys.argv[1:]))
+  status = run(sys.argv[1:])
+  peers.exit_alone(status)
+  sys.exit(status)

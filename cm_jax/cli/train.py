@@ -72,14 +72,12 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   from cm_jax.training import loop, sharding
   from cm_jax.training.averages import snapshots
   from cm_jax.training.checkpoint import CheckpointStore
-  from cm_jax.training.copies import check_alone
   from cm_jax.training.diagnostics.hook import Diagnostics
 
   if values.dry_run:
     experiment = build(reconcile(config, run_lib.read_config(values.workdir) if values.workdir else None))
     print("\n".join([*described(experiment), *keys(experiment.config)]))
     return
-  check_alone(values.workdir)
   run_lib.check_entries(values.workdir)
   resumes = bool(CheckpointStore(values.workdir).steps())
   # what only a file of the run says may be of any form; a fault in a config file is not a file's damage

@@ -22,10 +22,11 @@ from cm_jax.errors import UserError, one_of
 from cm_jax.storage import bucket
 from cm_jax.storage.run import RunFolder, note_saved
 from cm_jax.storage.whole import ROOM
-from cm_jax.training import failed_save, step_folder
+from cm_jax.training import failed_save, peers, step_folder
 from cm_jax.training.averages.track import join_averages, split_averages
 from cm_jax.training.copies import Copies
 from cm_jax.training.kept import Exactly, NewestUntil, kept
+from cm_jax.training.manager import Manager, open_manager
 from cm_jax.training.on_disk import ASIDE, UNDONE, OnDisk
 from cm_jax.training.targets import abstract, restore_args
 from cm_jax.types import Params, TrainState
@@ -52,30 +53,19 @@ class CheckpointStore:
     self, workdir: epath.PathLike, keep: int = 2, keep_every: int = 0, keep_steps: Sequence[int] = ()
   ):
     self.folder = RunFolder.at(workdir).checkpoints
-    in_bucket = bucket.is_bucket(self.folder)
-    self._place = Copies(self.folder) if in_bucket else OnDisk(Path(self.folder))
+    self._place = Copies(self.folder) if bucket.is_bucket(self.folder) else OnDisk(Path(self.folder))
     self.workdir, self._writing_step = workdir, -1
     self._good, self._best = NewestUntil(), Exactly()
     self._kept = kept(keep, keep_every, keep_steps, self._good, self._best)
-    self._options = ocp.CheckpointManagerOptions(
-      enable_async_checkpointing=True,
-      preservation_policy=self._place.kept_here(self._kept),
-      # A folder that cannot be made is an error at once; in the background it is a wait of five minutes.
-      async_options=ocp.AsyncOptions(
-        create_directories_asynchronously=False, post_finalization_callback=self._seal
-      ),
-    )
-    self._manager: ocp.CheckpointManager | None = None
+    self._manager: Manager | None = None
     self._loud: Callable[[], None] = lambda: None
     # Orbax reports routine things at warning level, over the progress bar, and what fails once a thread.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
-  def _open(self) -> ocp.CheckpointManager:
+  def _open(self) -> Manager:
     if self._manager is None:
-      trees = {name: ocp.PyTreeCheckpointHandler() for name in ("state", "averages", "teacher")}
-      handlers = {**trees, "extra": ocp.JsonCheckpointHandler()}
       self._loud = failed_save.silence()
-      self._manager = ocp.CheckpointManager(self._place.here, options=self._options, item_handlers=handlers)
+      self._manager = open_manager(self._place, self._kept, self._seal)
     return self._manager
 
   def steps(self) -> list[int]:
@@ -93,23 +83,22 @@ class CheckpointStore:
   def save(
     self, state: TrainState, extra: dict[str, Any], teacher: Params = None, force: bool = True
   ) -> None:
-    """Begin to write a checkpoint of `state`, and of a teacher;
+    """Begin to write a checkpoint of `state`, and of a teacher, on every process of a job;
     returns once the arrays are copied off the devices.
 
     Raises:
       UserError: The disk is full, or cannot be written: for this checkpoint, or the one before it.
     """
-    opt_state, averages = split_averages(state.opt_state)
-    items = {
-      "state": ocp.args.PyTreeSave(state.replace(opt_state=opt_state)),  # type: ignore[attr-defined]
-      "averages": ocp.args.PyTreeSave(averages),
-      "extra": ocp.args.JsonSave({"format": step_folder.FORMAT, **extra}),
-    }
-    if teacher is not None:
-      items["teacher"] = ocp.args.PyTreeSave(teacher)
-    self.wait()
-    step_folder.check_regular(self._place.here, self.steps())
+    self.settle()  # or others would wait for it in a collective operation, which not every network lets them
     self._writing_step = int(state.step)
+    opt_state, averages = split_averages(state.opt_state)
+    trees = {"state": state.replace(opt_state=opt_state), "averages": averages}  # type: ignore[attr-defined]
+    written = self._place.to_write(trees if teacher is None else {**trees, "teacher": teacher})
+    if written is None:
+      return
+    items: dict[str, Any] = {name: ocp.args.PyTreeSave(tree) for name, tree in written.items()}
+    items["extra"] = ocp.args.JsonSave({"format": step_folder.FORMAT, **extra})
+    step_folder.check_regular(self._place.here, self.steps())
     with self._writing():
       self._open().save(self._writing_step, args=ocp.args.Composite(**items), force=force)
 
@@ -138,11 +127,16 @@ class CheckpointStore:
     """Rename the folder of a damaged step, so that it can be written again: "40" becomes "40.damaged"."""
     self.close()  # Orbax remembers which steps there are
     self._place.set_aside(step)
+    self.settle()
 
-  def remove(self, step: int) -> None:
-    """Remove a step that training undoes; a kill in between leaves no half of it."""
+  def remove_after(self, step: int) -> None:
+    """Remove the steps after one, which training undoes, on every process; a kill leaves no half of any."""
     self.close()
-    self._place.remove(step)
+    undone = [stored for stored in self.steps() if stored > step]
+    peers.meet()  # all have looked
+    for stored in undone:
+      self._place.remove(stored)
+    self.settle()
 
   def check(self) -> None:
     """Look, without waiting, whether what was begun went wrong.
@@ -163,6 +157,16 @@ class CheckpointStore:
     if self._manager is not None:
       with self._writing():
         self._manager.wait_until_finished()
+
+  def settle(self) -> None:
+    """Wait until what was begun is kept, by whichever process; each of a job calls it.
+
+    Raises:
+      UserError: As for `save`.
+    """
+    self.wait()
+    peers.meet()
+    self._place.look_again()
 
   def close(self) -> None:
     """Wait, then release the threads.

@@ -4,6 +4,10 @@ Orbax 0.12 writes to `gs://` but not to `s3://`, and where it does nobody bounds
 are one: a checkpoint is written and sealed on the local disk, in the background as ever, its files are
 copied, and its seal last: a step counts once that is there. To read one its items are fetched, and compared
 with the seal as any others. The folder is in TMPDIR and takes as much as two checkpoints.
+
+In a job of several processes the first writes all, and alone changes what is in the store: arrays that are
+shared between processes are gathered on its host, one at a time. To read each fetches all it needs. They need
+no disk in common.
 """
 
 import functools
@@ -21,6 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from cm_jax.errors import UserError
 from cm_jax.storage import bucket
+from cm_jax.training import sharding
 from cm_jax.training.on_disk import ASIDE
 from cm_jax.training.step_folder import SEAL
 
@@ -31,6 +36,8 @@ class Copies:
   Args:
     there: The folder of the steps.
   """
+
+  is_own = True
 
   def __init__(self, there: epath.Path):
     self._there = str(there)
@@ -70,6 +77,18 @@ class Copies:
     """Return which steps Orbax keeps here: what is copied need not stay."""
     return checkpoint_managers.LatestN(1)
 
+  def to_write(self, trees: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arrays that are to be written, whole; None where another process writes them.
+
+    Every process of a job calls it.
+    """
+    return trees if jax.process_count() == 1 else sharding.on_first_host(trees)
+
+  def look_again(self) -> None:
+    """Take it that another process has written, or removed; what the first did it knows."""
+    if jax.process_index() > 0:
+      self.__dict__.pop("_files", None)
+
   def fetch(self, step: int, items: Sequence[str]) -> bool:
     """Copy items of a step here, with what stands beside its items; say whether any was not here yet.
 
@@ -81,6 +100,9 @@ class Copies:
     missing = [item for item in items if item not in have and not (folder / item).is_dir()]
     if not missing:
       return False
+    for other in self.here.iterdir():  # there is room for two
+      if other.name.isdigit() and other != folder:
+        shutil.rmtree(other, ignore_errors=True)
     names = sorted(
       name for name in self._files[str(step)] if "/" not in name or name.partition("/")[0] in missing
     )
@@ -116,18 +138,20 @@ class Copies:
 
   def set_aside(self, step: int) -> None:
     """Copy a step to a name that counts for none, then remove it: "40" becomes "40.damaged"."""
-    name = f"{step}{ASIDE}"
-    self._remove(name)
-    files = self._files[str(step)]
-    for file in sorted(files):
-      self._ask(functools.partial(self._store.cp_file, self._at(step, file), self._at(name, file)))
-    self._files[name] = set(files)
+    if jax.process_index() == 0:
+      name = f"{step}{ASIDE}"
+      self._remove(name)
+      files = self._files[str(step)]
+      for file in sorted(files):
+        self._ask(functools.partial(self._store.cp_file, self._at(step, file), self._at(name, file)))
+      self._files[name] = set(files)
     self.remove(step)
 
   def remove(self, step: int) -> None:
     """Remove a step, its seal first: half of it is none."""
-    self._remove(str(step))
-    if "here" in self.__dict__:
+    if jax.process_index() == 0:
+      self._remove(str(step))
+    if "here" in self.__dict__:  # every process may have fetched it
       shutil.rmtree(self.here / str(step), ignore_errors=True)
 
   def _remove(self, name: str) -> None:
@@ -148,18 +172,3 @@ class Copies:
 
   def _ask(self, act: Callable[[], Any]) -> Any:
     return bucket.patiently(self._there, act)
-
-
-def check_alone(workdir: epath.PathLike) -> None:
-  """Check that no run of several processes is to be in an object store: what each writes in a folder of its
-  own is not one checkpoint.
-
-  Raises:
-    UserError: It is.
-  """
-  if bucket.is_bucket(workdir) and jax.process_count() > 1:
-    expected = (
-      f"a folder that all {jax.process_count()} processes see, such as a bucket that is mounted on each: "
-      "only one process, with all devices of its machine, trains in an object store by itself"
-    )
-    raise UserError("workdir", str(workdir), expected)

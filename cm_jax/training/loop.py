@@ -26,7 +26,6 @@ from cm_jax.storage import run as run_lib
 from cm_jax.training import sharding
 from cm_jax.training.best import Best, Criterion, best_of
 from cm_jax.training.checkpoint import CheckpointStore
-from cm_jax.training.copies import check_alone
 from cm_jax.training.goodput import Goodput, wall_seconds
 from cm_jax.training.metrics import MetricsLog
 from cm_jax.training.program import Program
@@ -74,7 +73,6 @@ def train(
     TrainingStopped: `config.run.max_nonfinite` steps in a row were not finite, and `on_skips` is "stop", or
       it has gone back as often as it may.
   """
-  check_alone(workdir)
   run_lib.check_entries(workdir)
   with contextlib.ExitStack() as held:
     hold = lambda: held.enter_context(lock.held(run_lib.RunFolder.at(workdir).lock, "workdir", str(workdir)))
@@ -206,7 +204,7 @@ def _train(
           save(state, teacher_params, position)
         if last:
           with goodput.spent("checkpoint"):
-            store.wait()
+            store.settle()
           log.health.end(step)
           break
     return state
@@ -223,8 +221,7 @@ def _train(
         if stage_starts:
           again = None if before is None else before.teacher
           teacher_params = program.frozen()[0] if again is None else again
-        for undone in [step for step in store.steps() if step > int(state.step)]:
-          store.remove(undone)
+        store.remove_after(int(state.step))
       goodput.undo({} if before is None else before.wall)
       position = position.back(end.step, int(state.step))
       end.tell(int(state.step), position, run.max_rollbacks)

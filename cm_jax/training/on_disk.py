@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 ASIDE, UNDONE = ".damaged", ".undone"
 
@@ -19,7 +18,10 @@ class OnDisk:
 
   Attributes:
     here: Where Orbax reads and writes.
+    is_own: Whether that is this process's own, and there.
   """
+
+  is_own = False
 
   def __init__(self, folder: Path):
     self.here = folder
@@ -37,6 +39,13 @@ class OnDisk:
     """Return which steps Orbax keeps here, of a policy for all."""
     return policy
 
+  def to_write(self, trees: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arrays that this process's Orbax has a part in writing; None if it writes nothing."""
+    return trees
+
+  def look_again(self) -> None:
+    """Take it that another process has written, or removed."""
+
   def fetch(self, step: int, items: Sequence[str]) -> bool:
     """Bring items of a step here; say whether any was not."""
     return False
@@ -50,13 +59,12 @@ class OnDisk:
 
   def remove(self, step: int) -> None:
     """Remove a step; a kill in between leaves no half of it."""
-    shutil.rmtree(self._move(step, UNDONE), ignore_errors=True)
-
-  def _move(self, step: int, suffix: str) -> Path:
-    moved = self.here / f"{step}{suffix}"
+    self._move(step, UNDONE)
     if jax.process_index() == 0:
+      shutil.rmtree(self.here / f"{step}{UNDONE}", ignore_errors=True)
+
+  def _move(self, step: int, suffix: str) -> None:
+    if jax.process_index() == 0:
+      moved = self.here / f"{step}{suffix}"
       shutil.rmtree(moved, ignore_errors=True)
       (self.here / str(step)).rename(moved)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"{step}{suffix}")
-    return moved

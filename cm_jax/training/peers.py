@@ -6,6 +6,8 @@ one line, where a collective operation would keep them waiting. Where the first 
 is gone with it: jaxlib sees that at once and ends the others, with a line of ours (`lost`).
 """
 
+import atexit
+import itertools
 import json
 import os
 import re
@@ -23,7 +25,7 @@ TIMEOUT = "CM_JAX_PEER_TIMEOUT"  # seconds without one, after which a process co
 # Of a process that ends because another did: killed or stopped, so that the same command goes on; or refused.
 STATUS, REFUSED = 75, 1
 _DEFAULT = 60.0
-_MEET = 600_000  # milliseconds to wait for the facts of another: one may be slow to open its data
+_MEET = 86_400_000  # milliseconds to wait for another, which may copy a checkpoint; a dead one `Watch` sees
 _PREFIX = "cm_jax"
 # What gloo, NCCL, TPUs' network and JAX's coordination service say where another process is gone.
 _COLLECTIVE = re.compile(
@@ -45,7 +47,7 @@ class Watch(threading.Thread):
   def __init__(self, client: Any, process: int, processes: int, limit: float):
     super().__init__(name="peers", daemon=True)
     self._client, self._process, self._processes, self.limit = client, process, processes, limit
-    self._ended, self.status = threading.Event(), 0
+    self._ended, self.status, self.is_alone = threading.Event(), 0, False
     self._answered, self._refused = time.monotonic(), ""
 
   def run(self) -> None:
@@ -96,6 +98,7 @@ class Watch(threading.Thread):
       return
     if said:
       time.sleep(2 * PERIOD)  # for the others to read it, before the store goes with process 0
+      self.is_alone = True
 
   def end(self, why: str, status: int = STATUS) -> None:
     """End this process with a line, if it has not left."""
@@ -107,6 +110,7 @@ class Watch(threading.Thread):
 
 _watch: Watch | None = None  # of this process
 _first = "process 0"  # with its host, once that is known
+_meetings = itertools.count()  # the same on every process
 
 
 def watch(limit: float) -> None:
@@ -135,6 +139,21 @@ def leave(said: str = "", status: int = 0) -> None:
   """
   if _watch is not None:
     _watch.leave(said, status)
+
+
+def exit_alone(status: int) -> None:
+  """End this process with a status if the others have ended because it failed; otherwise do nothing.
+
+  JAX would wait for them at its exit, until it takes them for dead, and say so.
+  """
+  if _watch is not None and _watch.is_alone:
+    from jax._src import api  # what waits has no public name
+
+    atexit.unregister(api.clean_up)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def watched() -> bool:
@@ -189,6 +208,48 @@ def seconds_alone(environment: Mapping[str, str]) -> float:
   return value
 
 
+def meet() -> None:
+  """Wait until every process of the job is here, however long: by no collective operation, which may give up.
+
+  Each of them calls it as often.
+  """
+  import jax
+
+  if jax.process_count() > 1:
+    _client().wait_at_barrier(f"{_PREFIX}/{once('barrier')}", _MEET)
+
+
+def once(what: str) -> str:
+  """Return the name of a meeting that is held more than once, numbered."""
+  return f"{what}/{next(_meetings)}"
+
+
+def told(what: str, text: str) -> list[str]:
+  """Return what every process of the job says, the first first; each of them calls it.
+
+  Args:
+    what: A name for this meeting, used once.
+    text: What this process says.
+  """
+  import jax
+
+  if jax.process_count() == 1:
+    return [text]
+  client, path = _client(), f"{_PREFIX}/{what}"
+  client.key_value_set(f"{path}/{jax.process_index()}", text)
+  return [client.blocking_key_value_get(f"{path}/{number}", _MEET) for number in range(jax.process_count())]
+
+
+def first_error(error: UserError | None) -> UserError | None:
+  """Return the error of the first process that has one, on all of them; each calls it."""
+  import jax
+
+  if jax.process_count() == 1:
+    return error
+  text = "" if error is None else json.dumps([error.field, str(error.value), error.expected])
+  return next((UserError(*json.loads(said)) for said in told(once("error"), text) if said), None)
+
+
 def agree(what: str, facts: Mapping[str, Any]) -> None:
   """Check that all processes hold the same facts; each of them calls it.
 
@@ -199,19 +260,11 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
   Raises:
     UserError: On every process, if one holds others: which one, and what differs.
   """
-  import jax
-
-  if jax.process_count() == 1:
-    return
-  client = _client()
-  path = f"{_PREFIX}/{what}"
-  client.key_value_set(f"{path}/{jax.process_index()}", json.dumps(dict(facts), sort_keys=True))
-  mine = [client.blocking_key_value_get(f"{path}/{number}", _MEET) for number in range(jax.process_count())]
-  first, *others = (json.loads(text) for text in mine)
+  first, *others = (json.loads(text) for text in told(what, json.dumps(dict(facts), sort_keys=True)))
   for number, found in enumerate(others, start=1):
     for name in sorted({*first, *found}):
       if first.get(name) != found.get(name):
-        field = f"{name} of {name_of(client, number)}"
+        field = f"{name} of {name_of(_client(), number)}"
         differ = [str(n) for n, other in enumerate(others, start=1) if other != first]
         count = f" (processes {', '.join(differ[:8])} differ)" if len(differ) > 1 else ""
         raise UserError(field, found.get(name), f"{first.get(name)}, as process 0 has it{count}")

@@ -10,7 +10,7 @@ from cm_jax.errors import UserError, within
 from cm_jax.models import Experiment
 from cm_jax.notices import notice
 from cm_jax.storage import digests, lines, run
-from cm_jax.training import sharding
+from cm_jax.training import peers, sharding
 from cm_jax.training.checkpoint import CheckpointStore, Damaged
 from cm_jax.training.program import Program
 from cm_jax.types import Params, TrainState
@@ -70,7 +70,7 @@ def teacher_sha256(experiment: Experiment) -> str | None:
 def resume(
   experiment: Experiment, program: Program, store: CheckpointStore, stored: Mapping[str, Any] | None
 ) -> Resumed | None:
-  """Return what a run goes on from; None if it begins.
+  """Return what a run goes on from; None if it begins. Every process of a job calls it.
 
   Args:
     experiment: From `build`.
@@ -80,10 +80,11 @@ def resume(
 
   Raises:
     UserError: No checkpoint can be read, all are gone, or the run was trained with another config, teacher or
-      data.
+      data; processes that see other checkpoints.
   """
   was_cut_off = store.is_cut_off()
   steps = store.steps()[::-1]
+  peers.agree(peers.once("checkpoints"), {f"checkpoints in {store.folder}": steps})
   if not steps:
     _check_begins(store.workdir, was_cut_off)
     return None
@@ -99,7 +100,7 @@ def go_back(experiment: Experiment, program: Program, store: CheckpointStore, un
   Raises:
     UserError: None that is old enough can be read.
   """
-  store.wait()
+  store.settle()
   steps = store.steps()
   newest = sharding.agreed(max((step for step in steps if step <= until), default=min(steps, default=-1)))
   if newest < 0:
@@ -109,16 +110,22 @@ def go_back(experiment: Experiment, program: Program, store: CheckpointStore, un
 
 
 def _newest(steps: list[int], read: Callable[[int], Resumed]) -> Resumed:
-  """Return the first of some steps, newest first, that can be read."""
-  failures: list[Damaged] = []
+  """Return the first of some steps, newest first, that every process can read."""
+  failures: list[UserError] = []
   for step in steps:
+    found: Resumed | None = None
+    failure: Damaged | None = None
     try:
       found = read(step)
     except Damaged as error:
-      failures.append(error)
+      failure = error
+    failed = peers.first_error(failure)  # what one process fetched may have suffered on the way
+    if failed is not None:
+      failures.append(failed)
       continue
-    for failure in failures:
-      notice(f"{failure.value} is damaged, training goes on from {step} ({failure.expected})")
+    for earlier in failures:
+      notice(f"{earlier.value} is damaged, training goes on from {step} ({earlier.expected})")
+    assert found is not None
     return dataclasses.replace(found, damaged=tuple(steps[: len(failures)]))
   raise failures[0]
 

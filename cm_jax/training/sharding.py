@@ -111,6 +111,24 @@ def put(tree: Any, shardings: Any) -> Any:
   return jax.tree.map(part_of, tree, shardings)
 
 
+def whole(leaf: jax.Array) -> np.ndarray:
+  """Return an array on this host, wherever its parts are; every process calls it."""
+  if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+  return np.asarray(leaf)
+
+
+def on_first_host(tree: T) -> T | None:
+  """Return a tree with its arrays whole, on the host of the first process; the others get None.
+
+  Every process calls it. Of what is shared between them no more than one array at a time is put together.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  is_first = jax.process_index() == 0
+  found = [whole(leaf) if is_first or not leaf.is_fully_replicated else None for leaf in leaves]
+  return jax.tree.unflatten(structure, found) if is_first else None
+
+
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Assemble the global batch from each process's own rows."""
   return {

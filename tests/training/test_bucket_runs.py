@@ -16,7 +16,7 @@ from cm_jax.errors import UserError
 from cm_jax.storage import bucket, lines, whole
 from cm_jax.storage.pictures import encode_png
 from cm_jax.storage.run import RunFolder, last_saved
-from cm_jax.training import copies, loop
+from cm_jax.training import loop
 from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.training.program import Program
 from tests import needs, tiny
@@ -174,13 +174,6 @@ def test_a_store_that_is_away_is_waited_for_and_loses_nothing(served, whole_run,
   # the lock could not be taken away; it is void once its process, this one, is gone
   whole.place("s3://runs/gone/.lock").unlink(missing_ok=True)
   equal(whole_run[1], loop.train(build(config_of(11)), "s3://runs/gone", progress=False))
-
-
-def test_several_processes_are_refused_in_one_line(monkeypatch):
-  monkeypatch.setattr(copies.jax, "process_count", lambda: 2)
-  with pytest.raises(UserError, match=r"^workdir = s3://b/x: expected a folder that all 2 processes see"):
-    copies.check_alone("s3://b/x")
-  copies.check_alone("runs/x")
 
 
 def succeed(capsys, *arguments: str) -> str:

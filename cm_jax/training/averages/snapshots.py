@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from cm_jax.errors import DAMAGE, UserError, within
 from cm_jax.models import Experiment
 from cm_jax.storage import bounded, digests, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.weights import flatten, save_arrays, unflatten
+from cm_jax.training import sharding
 from cm_jax.training.averages import posthoc
 from cm_jax.training.averages.track import read_average
-from cm_jax.types import Array, Params, TrainState
+from cm_jax.types import Params, TrainState
 
 if TYPE_CHECKING:
   from cm_jax.training.loop import Hook
@@ -83,7 +83,8 @@ def recorder(experiment: Experiment, workdir: epath.PathLike) -> "Hook":
 
   def record(step: int, state: TrainState) -> None:
     trees = {name: {"net": read_average(state.opt_state, name)["net"]} for name in widths}
-    arrays = {name: _whole(leaf) for name, leaf in flatten(trees).items()}
+    wholes = {name: sharding.whole(leaf) for name, leaf in flatten(trees).items()}
+    arrays = {name: np.asarray(array, np.float32, order="C") for name, array in wholes.items()}
     if jax.process_index() == 0:
       write(run.snapshot(step), step, widths, arrays)
 
@@ -107,12 +108,6 @@ def write(
   sha256 = _sha256(step, sigma_rels, digests.of_named(sorted(arrays.items())))
   about = {"format": FORMAT, "step": step, "sigma_rels": dict(sigma_rels), "sha256": sha256}
   save_arrays(path, arrays, {_METADATA: json.dumps(about)})
-
-
-def _whole(leaf: Array) -> np.ndarray:
-  if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-    leaf = multihost_utils.process_allgather(leaf, tiled=True)
-  return np.asarray(leaf, np.float32, order="C")
 
 
 def _sha256(step: int, sigma_rels: Mapping[str, float], arrays: str) -> str:

@@ -1,0 +1,226 @@
+"""Runs of several processes in an object store, each with a disk of its own, against moto's S3 server."""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cm_jax import cli
+from cm_jax.assembly import build
+from cm_jax.cli.environment import JAX_CACHE
+from cm_jax.storage import bucket, lines
+from cm_jax.storage.run import RunFolder
+from cm_jax.training import copies, loop
+from cm_jax.training.checkpoint import CheckpointStore
+from cm_jax.training.step_folder import SEAL
+from tests import needs, tiny
+from tests.storage.moto_server import server
+from tests.training.test_peers import peers_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bucket")]
+CONFIG = """
+from tests.training.test_bucket_hosts import config_of
+
+def get_config():
+  return config_of(100_000)
+"""
+
+
+def config_of(num_steps: int):
+  config = tiny.config(tiny.CT, num_steps=num_steps, checkpoint_every=1)
+  config.mesh.rules = ((".", "fsdp_small"),)
+  return config
+
+
+def live(arguments: list[str], disk: Path, patience: float, flips: bool) -> None:
+  """Be a process of a job: run a command with a disk of its own, what it says in a file.
+
+  Compiled programs are in common.
+
+  Args:
+    patience: Seconds that the store may be away.
+    flips: A bit of the first checkpoint that is fetched is another one here.
+  """
+  programs = str(disk.parent / "programs")
+  os.environ.update(XLA_FLAGS="", TMPDIR=str(disk), CM_JAX_CACHE=f"{disk}/cache", **{JAX_CACHE: programs})
+  jax.config.update("jax_compilation_cache_dir", programs)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  tempfile.tempdir, bucket.PATIENCE = None, patience
+  if flips:
+    flip_first()
+  said = os.open(f"{disk}.said", os.O_WRONLY | os.O_CREAT)
+  for stream in (1, 2):
+    os.dup2(said, stream)
+  sys.argv = ["cm_jax", *arguments]
+  try:
+    cli.main()
+  finally:
+    atexit._run_exitfuncs()
+
+
+def flip_first() -> None:
+  fetch = copies.Copies.fetch
+
+  def fetch_and_flip(self, step, items):
+    came = fetch(self, step, items)
+    if "state" in items:
+      copies.Copies.fetch = fetch
+      file = max((self.here / str(step) / "state" / "d").iterdir(), key=lambda path: path.stat().st_size)
+      content = bytearray(file.read_bytes())
+      content[len(content) // 2] ^= 1
+      file.write_bytes(content)
+    return came
+
+  copies.Copies.fetch = fetch_and_flip
+
+
+class Host:
+  """One of the processes of a job."""
+
+  def __init__(self, context, disk: Path, *about):
+    disk.mkdir()
+    self.disk, self._process = disk, context.Process(target=live, args=about)
+    self._process.start()
+
+  def send(self, number: int) -> None:
+    os.kill(self._process.pid, number)
+
+  def ended(self) -> int:
+    """Return its exit status."""
+    self._process.join(120)
+    assert not self.is_alive(), self.said()
+    return self._process.exitcode
+
+  def is_alive(self) -> bool:
+    return self._process.exitcode is None
+
+  def said(self) -> str:
+    return Path(f"{self.disk}.said").read_text() if Path(f"{self.disk}.said").exists() else ""
+
+
+@pytest.fixture
+def job(tmp_path):
+  """Start a command on two processes that have nothing but the bucket in common."""
+  needs.buckets()
+  server().make("hosts")
+  context, hosts = multiprocessing.get_context("forkserver"), []
+  context.set_forkserver_preload([__name__, "sklearn.datasets", "s3fs", "orbax.checkpoint"])
+  (tmp_path / "config.py").write_text(CONFIG)
+
+  def start(*arguments: str, patience: float = 60.0, flips: bool = False) -> list[Host]:
+    address = f"--coordinator=127.0.0.1:{peers_port()}"
+    for number in range(2):
+      disk = tmp_path / f"disk{len(hosts)}"
+      command = [*arguments, address, "--num_processes=2", f"--process_id={number}"]
+      hosts.append(Host(context, disk, command, disk, patience, flips and number == 1))
+    return hosts[-2:]
+
+  yield start
+  for host in hosts:
+    if host.is_alive():
+      host.send(signal.SIGKILL)
+
+
+def command(tmp_path: Path, run: str) -> tuple[str, ...]:
+  return (
+    "train",
+    f"--config={tmp_path / 'config.py'}",
+    "--noprogress",
+    "--config.mesh.fsdp=2",
+    f"--workdir={run}",
+  )
+
+
+def alone(num_steps: int, run):
+  return loop.train(build(config_of(num_steps)), run, progress=False)
+
+
+def losses(run) -> list[float]:
+  return [row["loss"] for row in lines.read(RunFolder.at(run).metrics)]
+
+
+def near(a, b) -> None:
+  """Check that two states are the same but for the order of sums."""
+  same = lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=1e-5, atol=1e-8)
+  jax.tree.map(same, a, b)
+
+
+def wait_for(look, hosts: list[Host]) -> None:
+  while not look():
+    assert all(host.is_alive() for host in hosts), [host.said() for host in hosts]
+    time.sleep(0.02)
+
+
+def is_copying(run: str) -> bool:
+  """Whether a step after the first two is there in part."""
+  files: dict[str, set[str]] = {}
+  with contextlib.suppress(FileNotFoundError):
+    for path in bucket.filesystem(run).find(f"{run}/checkpoints"):
+      step, _, file = path.partition("/checkpoints/")[2].partition("/")
+      files.setdefault(step, set()).add(file)
+  return any(step.isdigit() and int(step) > 2 and SEAL not in files[step] for step in files)
+
+
+def test_a_run_goes_through_kills_signals_and_other_numbers_of_processes(job, tmp_path):
+  run, here = "s3://hosts/run", tmp_path / "here"
+  both = job(*command(tmp_path, run))
+  wait_for(lambda: is_copying(run), both)
+  for host in both:
+    host.send(signal.SIGKILL)
+  assert [host.ended() for host in both] == [-9, -9]
+  there = CheckpointStore(run).latest() + 2
+  alone(there, run)
+  both = job(*command(tmp_path, run))
+  wait_for(lambda: CheckpointStore(run).latest() > there + 2, both)
+  both[1].send(signal.SIGTERM)
+  assert [host.ended() for host in both] == [75, 75], [host.said() for host in both]
+  there = CheckpointStore(run).latest()
+  assert all(f"stopped at step {there}, saved; the same command" in host.said() for host in both)
+  assert all(list(host.disk.iterdir()) == [] for host in both)
+  bucket.filesystem(run).get(f"{run}/", f"{here}/", recursive=True)
+  states = [alone(there + 2, place) for place in (run, here, tmp_path / "whole")]
+  assert len(losses(run)) == there + 2 and losses(run) == losses(here)
+  np.testing.assert_allclose(losses(run), losses(tmp_path / "whole"), rtol=1e-5)
+  near(states[0], states[2])
+  near(states[1], states[2])
+  assert CheckpointStore(run).steps()[-2:] == [there + 1, there + 2] and not CheckpointStore(run).is_cut_off()
+  print(f"two processes, killed, one, two, stopped, one: {there + 2} steps as of one")
+
+
+def test_what_one_process_cannot_read_none_goes_on_from_and_a_store_that_is_away_ends_both(job, tmp_path):
+  run = "s3://hosts/away"
+  alone(4, run)
+  both = job(*command(tmp_path, run), patience=0.5, flips=True)
+  wait_for(lambda: CheckpointStore(run).latest() > 6, both)
+  server().is_open = False
+  try:
+    began = time.monotonic()
+    assert [host.ended() for host in both] == [2, 1], [host.said() for host in both]
+    taken = time.monotonic() - began
+  finally:
+    server().is_open = True
+  first, second = (host.said() for host in both)
+  assert re.search(f"{run}/checkpoints/4 is damaged, training goes on from 3 ", first), first
+  said = [line for line in first.splitlines() if line.startswith("cm_jax train: ")]
+  assert len(said) == 1 and re.search(rf"; the last good checkpoint is {run}/checkpoints/\d+$", said[0]), (
+    first
+  )
+  assert re.search(r"^cm_jax: process 0 \(\S+\) ended: .*; this process ends too$", second, re.MULTILINE), (
+    second
+  )
+  assert "Traceback" not in first + second
+  there = CheckpointStore(run).latest()
+  near(alone(there + 2, run), alone(there + 2, tmp_path / "whole"))
+  np.testing.assert_allclose(losses(run), losses(tmp_path / "whole"), rtol=1e-5)
+  assert {name.split("/")[3] for name in bucket.filesystem(run).find(f"{run}/checkpoints")} >= {"4.damaged"}
+  print(f"both ended {taken:.1f} s after the store had gone")
