@@ -108,6 +108,6 @@ def quadrature(
   mass = mass / mass.sum()
   axes = np.meshgrid(np.arange(num_scales - 1), np.arange(nodes), np.arange(nodes), indexing="ij")
   interval, i, j = (axis.ravel() for axis in axes)
-  image = lambda values: jnp.asarray(values).reshape(-1, 1, 1, 1)
+  image = lambda values: jnp.asarray(values.reshape(-1, 1, 1, 1))
   x, z = image(data.mean + data.std * points[i]), image(points[j])
   return x, z, jnp.asarray(interval), jnp.asarray(mass[i] * mass[j] / (num_scales - 1))

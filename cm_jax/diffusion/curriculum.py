@@ -8,6 +8,7 @@ values[j] for starts[j] <= k < starts[j + 1]. `length` is that of the run in ste
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,10 +37,12 @@ class Curriculum:
 
   def __call__(self, step: Array | int) -> Array:
     """Return the value at `step` (traced or not), int32 if all values are integers, else float32."""
-    starts = jnp.asarray(self.starts, jnp.int32)
-    piece = jnp.searchsorted(starts, jnp.asarray(step, jnp.int32), side="right") - 1
+    xp: Any = np if isinstance(step, (int, np.ndarray, np.generic)) else jnp  # no compiling
+    starts = xp.asarray(self.starts, np.int32)
+    piece = xp.searchsorted(starts, xp.asarray(step, np.int32), side="right") - 1
     exact = all(float(value).is_integer() for value in self.values)
-    return jnp.asarray(self.values, jnp.int32 if exact else jnp.result_type(float))[piece]
+    values = xp.asarray(self.values, jnp.int32 if exact else jnp.result_type(float))
+    return jnp.asarray(values[piece])
 
   def map(self, function: Callable[[float], float]) -> "Curriculum":
     """Apply a host function (in float64) to every value: how mu(k) follows N(k)."""

@@ -94,7 +94,7 @@ def test_another_batch_size_or_length_changes_all_that_is_derived(row):
       assert steps == pytest.approx(in_steps[key] / batch, abs=0.51), key
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [pytest.param(r, marks=pytest.mark.slow if ":" in r else ()) for r in ROWS])
 def test_a_key_that_nothing_reads_fails(row):
   sections = ("", "objective", "optimizer", "sampler", "precond", "noise", "data", "run", "averages.ema")
   for section in (*sections, *(() if config_of(row).network.name in OF_ANOTHER else ("network",))):

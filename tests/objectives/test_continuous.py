@@ -40,7 +40,7 @@ CURVED = {"net": {"a": 0.7, "b": 1.1, "c": -0.6, "d": 0.2, "e": 0.3}}
 def exactly(objective: Continuous, student, nodes: int = 30):
   """Return the expectation over data, noise and six noise levels, as a function of the params."""
   x, z, interval, weight = quadrature(DATA, NOISE, 7, nodes)
-  t, _ = KarrasPairs(NOISE, constant(7)).at(interval, 7)
+  t, _ = quick_jit(lambda interval: KarrasPairs(NOISE, constant(7)).at(interval, 7))(interval)
   context = Context(student, GaussianPreconditioned(), teacher_params=TRUTH)
   draws = ContinuousDraws(t, z, jax.random.key(0))
   return lambda params: weight @ objective.loss(params, context, {"image": x}, draws, STEP).per_example

@@ -36,7 +36,8 @@ def consistency(drift: str, solver=heun) -> Consistency:
 def expected(objective: Consistency, student, num_scales: int, nodes: int = 30):
   """Return `loss(params)`, the exact expectation of the objective over data, noise and grid intervals."""
   x, z, interval, weight = quadrature(DATA, NOISE, num_scales, nodes)
-  t, r = KarrasPairs(NOISE, constant(num_scales)).at(interval, num_scales)
+  pairs = KarrasPairs(NOISE, constant(num_scales))
+  t, r = quick_jit(lambda interval: pairs.at(interval, num_scales))(interval)
   draws = ConsistencyDraws(t, r, z, jax.random.key(0))
   context = Context(student=student, teacher=GaussianPreconditioned(), teacher_params=TRUTH)
   return lambda params: (

@@ -75,26 +75,26 @@ def test_the_tangent_is_that_of_finite_differences(x64, precond):
   """g = cos t df/dt along the teacher's exact path x_t = cos t x_sigma, for any network."""
   student, x, z = Preconditioned(curved_net, precond(NOISE)), images(0), images(1)
   context = Context(student, denoiser, teacher_params=TRUTH)
-  F, g = plain("teacher").tangent(CURVED, context, {"image": x}, draws_at(T, z), STEP)
-  sigma = SIGMA_DATA * jnp.tan(T)
-  x_sigma, f, h = x + append_dims(sigma, x) * z, student(CURVED), 1e-6
+  tangent = lambda: plain("teacher").tangent(CURVED, context, {"image": x}, draws_at(T, z), STEP)
+  column = lambda values: values[:, None, None, None]
+  sigma, f, h = SIGMA_DATA * np.tan(T), student(CURVED), 1e-6
+  x_sigma = x + column(sigma) * z
 
   def along(s):
-    level = SIGMA_DATA * jnp.tan(T + s)
+    level = SIGMA_DATA * np.tan(T + s)
     return f(DATA.path(x_sigma, sigma, level), level)
 
-  derivative = (along(h) - along(-h)) / (2 * h)
-  np.testing.assert_allclose(g, append_dims(jnp.cos(T), x) * derivative, rtol=1e-5, atol=1e-8)
-  cos, sin = append_dims(jnp.cos(T), x), append_dims(jnp.sin(T), x)
-  np.testing.assert_allclose(
-    cos * cos * x_sigma - sin * SIGMA_DATA * F, f(x_sigma, sigma), rtol=1e-9, atol=1e-12
-  )
+  (F, g), below, at, above = jax.device_get(quick_jit(lambda: (tangent(), along(-h), along(0), along(h)))())
+  cos, sin = column(np.cos(T)), column(np.sin(T))
+  np.testing.assert_allclose(g, cos * (above - below) / (2 * h), rtol=1e-5, atol=1e-8)
+  np.testing.assert_allclose(cos * cos * x_sigma - sin * SIGMA_DATA * F, at, rtol=1e-9, atol=1e-12)
 
 
 def test_the_tangent_vanishes_at_the_exact_consistency_function(x64):
   x, z = images(0), images(1)
   context = Context(consistency, denoiser, teacher_params=TRUTH)
-  g = lambda params: plain("teacher").tangent(params, context, {"image": x}, draws_at(T, z), STEP)[1]
+  tangent = lambda params: plain("teacher").tangent(params, context, {"image": x}, draws_at(T, z), STEP)[1]
+  g = quick_jit(tangent)
   assert float(jnp.abs(g(TRUTH)).max()) < 1e-10
   assert float(jnp.abs(g(OFF)).max()) > 1e-3
 
@@ -102,7 +102,7 @@ def test_the_tangent_vanishes_at_the_exact_consistency_function(x64):
 def gradient(objective, student, params, nodes=40) -> np.ndarray:
   """The exact expectation over data, noise and six angles of an unnormalised objective's gradient."""
   x, z, interval, weight = quadrature(DATA, NOISE, 7, nodes)
-  t = jnp.arctan(KarrasPairs(NOISE, constant(7)).at(interval, 7)[0] / SIGMA_DATA)
+  t = quick_jit(lambda i: jnp.arctan(KarrasPairs(NOISE, constant(7)).at(i, 7)[0] / SIGMA_DATA))(interval)
   context = Context(student, denoiser, teacher_params=TRUTH)
 
   def pulled(params):  # -2 F . sg(g): what normalisation and weights only rescale per example
@@ -166,8 +166,9 @@ def test_an_edm_network_is_a_trigflow_network_under_another_name(x64):
 
   x, z = images(0), images(1)
   edm, trig = Preconditioned(curved_net, EDM(NOISE)), Preconditioned(as_trigflow, TrigFlow(NOISE))
+  sigma = SIGMA_DATA * np.tan(T)
   np.testing.assert_allclose(
-    edm(CURVED)(x, SIGMA_DATA * jnp.tan(T)), trig(CURVED)(x, SIGMA_DATA * jnp.tan(T)), rtol=1e-10
+    *quick_jit(lambda: (edm(CURVED)(x, sigma), trig(CURVED)(x, sigma)))(), rtol=1e-10
   )
   loss = lambda student: jax.value_and_grad(
     lambda p: (
@@ -176,7 +177,8 @@ def test_an_edm_network_is_a_trigflow_network_under_another_name(x64):
       .loss
     )
   )(CURVED)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), loss(edm), loss(trig))
+  both = quick_jit(lambda: (loss(edm), loss(trig)))()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), *both)
 
 
 def test_float32_holds_at_both_ends():
@@ -318,7 +320,8 @@ def test_warmup_brings_in_the_second_part_of_the_tangent(x64):
 
 def test_angles_follow_the_levels():
   objective = Scm(NOISE, DRIFTS["monte_carlo"](), Lognormal(-0.5, 0.7))
-  t = objective.draw(jax.random.key(0), {"image": jnp.zeros((20_000, 1, 1, 1))}, STEP).t
+  draw = quick_jit(lambda key: objective.draw(key, {"image": jnp.zeros((20_000, 1, 1, 1))}, STEP).t)
+  t = np.asarray(draw(jax.random.key(0)))
   log_sigma = np.log(SIGMA_DATA * np.tan(t))
   assert abs(log_sigma.mean() + 0.5) < 0.03 and abs(log_sigma.std() - 0.7) < 0.03
 
