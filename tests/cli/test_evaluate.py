@@ -1,6 +1,7 @@
 """evaluate and report end to end with a tiny model: by default they look at the run's own data."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from tests.cli.weights import weights_folder
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def features(tmp_path_factory):
+  """Features of the digits, hardly trained."""
+  path, source = tmp_path_factory.mktemp("features") / "features", open_source("digits")
+  save_features(path, train_features(images(source), labels(source), seed=0, num_steps=5))
+  return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, features):
   """Two runs, one of the digits and one of a file of the user's; features."""
   path = tmp_path_factory.mktemp("evaluate")
   source = open_source("digits")
@@ -24,7 +33,7 @@ def folder(tmp_path_factory):
     config = tiny.config(tiny.CT, num_steps=3)
     config.data.source = data
     loop.train(build(config), path / name, progress=False)
-  save_features(path / "features", train_features(images(source), labels(source), seed=0, num_steps=5))
+  shutil.copytree(features, path / "features")
   return path
 
 
@@ -80,11 +89,11 @@ def test_a_run_is_measured_by_its_own_data_and_reported(folder, capsys):
   assert "left out: other, which was not evaluated" in printed and printed.count("left out") == 1
 
 
-def test_weights_are_measured_against_what_is_given(folder, tmp_path, capsys):
+def test_weights_are_measured_against_what_is_given(features, tmp_path, capsys):
   weights = weights_folder(tmp_path / "weights")
   arguments = [
     f"--model={weights}",
-    f"--features={folder / 'features'}",
+    f"--features={features}",
     "--num=8",
     f"--out={tmp_path / 'out'}",
   ]

@@ -62,7 +62,10 @@ def test_bad_input_is_one_line_and_writes_nothing(
   assert not list(tmp_path.iterdir()) and sorted(folders[kind].iterdir()) == before
 
 
-@pytest.mark.parametrize("name", with_num_steps())
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(name, marks=() if name == "euler" else pytest.mark.slow) for name in with_num_steps()],
+)
 def test_every_sampler_with_steps_is_a_flag_away_and_needs_no_kind(folders, tmp_path, name):
   assert sample(folders[None], tmp_path / "x.npz", f"--sampler={name}", "--num_steps=2") == 0
   assert np.load(tmp_path / "x.npz")["arr_0"].shape == (2, 8, 8, 1)

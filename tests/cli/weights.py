@@ -8,6 +8,7 @@ import jax
 from cm_jax.assembly import build_network
 from cm_jax.storage.weights import save_weights
 from cm_jax.types import NoiseRange
+from tests.compiling import quick_jit
 
 
 def weights_folder(
@@ -24,7 +25,7 @@ def weights_folder(
     "source_sha256": "",
     "licence": "",
   }
-  save_weights(path, init(jax.random.key(0)), {**about, "kind": kind or "diffusion"})
+  save_weights(path, quick_jit(init)(jax.random.key(0)), {**about, "kind": kind or "diffusion"})
   if kind is None:
     stored = json.loads((path / "model.json").read_text())
     del stored["kind"]

@@ -37,14 +37,22 @@ def params():
 
 @pytest.fixture
 def batch():
-  x = jax.random.uniform(jax.random.key(0), (6, 4, 4, 1), minval=-1)
-  return {"image": x, "label": jnp.array([0, 1, 2, -1, 0, 1]), "augment_label": jnp.ones((6, 2))}
+  x = np.random.default_rng(0).uniform(-1, 1, (6, 4, 4, 1)).astype(np.float32)
+  label, augment_label = np.array([0, 1, 2, -1, 0, 1], np.int32), np.ones((6, 2), np.float32)
+  return {"image": x, "label": label, "augment_label": augment_label}
 
 
 def objective(drift: str = "monte_carlo", solver=euler, target=SG, pairs=None) -> Consistency:
   return Consistency(
     NOISE, pairs or KarrasPairs(NOISE, SCALES), DRIFTS[drift](), solver, L2(), uniform, target
   )
+
+
+def drawn(loss: Consistency, batch, seed: int = 1, step: int = 150) -> ConsistencyDraws:
+  return quick_jit(lambda key: loss.draw(key, batch, jnp.array(step)))(jax.random.key(seed))
+
+
+NORMAL = np.random.default_rng(5).normal(size=(6, 4, 4, 1)).astype(np.float32)
 
 
 @dataclasses.dataclass
@@ -102,8 +110,7 @@ def test_the_gradient_reaches_the_student_only(params, batch, drift, solver, tar
   """Invariant 2, with a network: exactly 0 for theta- and the teacher, and of theta the same as if theta-
   were another's params."""
   loss, bound = objective(drift, solver, target), Preconditioned(as_net(TOY), Boundary(NOISE))
-  step = jnp.array(150)
-  draws = loss.draw(jax.random.key(1), batch, step)
+  step, draws = jnp.array(150), drawn(loss, batch)
 
   @quick_jit
   @jax.grad
@@ -113,9 +120,9 @@ def test_the_gradient_reaches_the_student_only(params, batch, drift, solver, tar
       theta, Context(bound, Preconditioned(as_net(TOY), EDM(NOISE)), theta_minus, phi), batch, draws, step
     ).loss
 
-  own, theirs, teachers = gradient(tuple(params))
-  assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(own))
-  assert all(bool((leaf == 0).all()) for leaf in jax.tree.leaves((theirs, teachers)))
+  own, theirs, teachers = jax.device_get(gradient(tuple(params)))
+  assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(own))
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves((theirs, teachers)))
   if target == SG:
     itself = gradient((params[0], None, params[2]))[0]
     copied = gradient((params[0], params[0], params[2]))[0]
@@ -127,8 +134,9 @@ def test_the_gradient_reaches_the_student_only(params, batch, drift, solver, tar
 def test_nobody_is_asked_at_noise_level_zero(batch, drift, solver):
   """There c_noise is -inf; its nan would be masked, but `jax_debug_nans` would stop at it."""
   calls = []
-  t = jnp.array([0.1, 0.5, 1.0, 2.0, 10.0, 80.0])
-  draws = ConsistencyDraws(t, jnp.where(t > 1, 0.5 * t, 0.0), jnp.ones((6, 4, 4, 1)), jax.random.key(0))
+  t = np.array([0.1, 0.5, 1.0, 2.0, 10.0, 80.0], np.float32)
+  r = np.where(t > 1, t / 2, np.float32(0))
+  draws = ConsistencyDraws(t, r, np.ones((6, 4, 4, 1), np.float32), jax.random.key(0))
   context = Context(Recorder(calls, "student"), Recorder(calls, "teacher"), teacher_params=0.5)
   out = objective(drift, solver).loss(0.5, context, batch, draws, jnp.array(0))
   assert calls and all(bool((call["sigma"] > 0).all()) for call in calls)
@@ -139,14 +147,12 @@ def test_student_and_target_drop_the_same_units(params, batch):
   """With equal params, nearly equal noise levels and half of the units dropped, the two outputs are nearly
   equal."""
   bound = Preconditioned(as_net(TOY), EDM(NOISE))
-  t = jnp.full(6, 0.5)
-  draws = ConsistencyDraws(
-    t, t * (1 - 1e-5), jax.random.normal(jax.random.key(0), (6, 4, 4, 1)), jax.random.key(7)
-  )
+  t = np.full(6, 0.5, np.float32)
+  draws = ConsistencyDraws(t, t * np.float32(1 - 1e-5), NORMAL, jax.random.key(7))
   loss = quick_jit(lambda draws: objective().loss(params[0], Context(bound), batch, draws, jnp.array(0)).loss)
   other_mask, x_t = jax.random.key(8), batch["image"] + 0.5 * draws.z
-  f, g = (bound(params[0], Condition.of(batch), key)(x_t, t) for key in (draws.key, other_mask))
-  between_masks = float(jnp.square(f - g).mean())
+  evaluate = quick_jit(lambda key: bound(params[0], Condition.of(batch), key)(x_t, t))
+  between_masks = float(np.square(np.subtract(*map(evaluate, (draws.key, other_mask)))).mean())
   assert between_masks > 1e-3
   assert float(loss(draws)) < 1e-6 * between_masks
 
@@ -155,23 +161,23 @@ def test_where_r_is_zero_the_target_is_the_clean_image_and_the_gradient_finite(p
   pairs = ContinuousPairs(stages(100, 4), q=2.0)
   loss = dataclasses.replace(objective(pairs=pairs), distance=PseudoHuber(0.0), weight=inverse_gap)
   bound = Preconditioned(as_net(TOY), ECT(NOISE))
-  t = jnp.array([1e-4, 0.1, 1.9, 2.0, 10.0, 80.0])
-  r = pairs.target_time(t, 0)
+  t = np.array([1e-4, 0.1, 1.9, 2.0, 10.0, 80.0], np.float32)
+  r = np.asarray(quick_jit(lambda t: pairs.target_time(t, 0))(t))
   assert (r == 0).tolist() == [True, True, True, False, False, False]
-  draws = ConsistencyDraws(t, r, jax.random.normal(jax.random.key(0), (6, 4, 4, 1)), jax.random.key(7))
+  draws = ConsistencyDraws(t, r, NORMAL, jax.random.key(7))
+  x_t = batch["image"] + t[:, None, None, None] * NORMAL
 
   @quick_jit
   def value_and_grad(params):
     objective_of = lambda params: loss.loss(params, Context(bound), batch, draws, jnp.array(0))
-    return objective_of(params).per_example, jax.grad(lambda params: objective_of(params).loss)(params)
+    f = bound(params, Condition.of(batch), draws.key)(x_t, t)
+    return objective_of(params).per_example, jax.grad(lambda params: objective_of(params).loss)(params), f
 
-  per_example, grads = value_and_grad(params[0])
-  assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
-  f = bound(params[0], Condition.of(batch), draws.key)
-  error = f(batch["image"] + append_dims(t, draws.z) * draws.z, t) - batch["image"]
-  want = jnp.sqrt(jnp.square(error).sum((1, 2, 3))) / t
+  per_example, grads, f = jax.device_get(value_and_grad(params[0]))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+  want = np.sqrt(np.square(f - batch["image"]).sum((1, 2, 3))) / t
   np.testing.assert_allclose(per_example[:3], want[:3], rtol=1e-4)
-  assert (np.abs(per_example[3:] / want[3:] - 1) > 1e-2).all()
+  assert (np.abs(per_example[3:] / want[3:] - 1) > 1e-3).all()
 
 
 @pytest.mark.parametrize(
@@ -214,9 +220,9 @@ def test_the_whole_curriculum_is_one_trace(params, batch, pairs):
 
 
 def test_draws_are_adjacent_levels_standard_noise_and_a_fresh_key():
-  batch = {"image": jnp.zeros((64, 16, 16, 2))}
-  loss = objective()
-  a, b = (loss.draw(jax.random.key(seed), batch, jnp.array(199)) for seed in range(2))
+  batch = {"image": np.zeros((64, 16, 16, 2), np.float32)}
+  draw = quick_jit(lambda key: objective().draw(key, batch, jnp.array(199)))
+  a, b = (draw(jax.random.key(seed)) for seed in range(2))
   assert (
     a.z.shape == (64, 16, 16, 2)
     and abs(float(a.z.mean())) < 5 / np.sqrt(a.z.size)
@@ -231,9 +237,12 @@ def test_the_loss_says_whose_loss_it_is(params, batch):
   """per_example is weight x distance at t; loss is their mean, the metrics carry the unweighted distance."""
   loss = dataclasses.replace(objective(), weight=inverse_gap)
   bound = Preconditioned(as_net(TOY), Boundary(NOISE))
-  draws = loss.draw(jax.random.key(1), batch, jnp.array(150))
-  out = loss.loss(params[0], Context(bound), batch, draws, jnp.array(150))
-  plain = objective().loss(params[0], Context(bound), batch, draws, jnp.array(150))
+  draws = drawn(loss, batch)
+  out, plain = quick_jit(
+    lambda: [
+      each.loss(params[0], Context(bound), batch, draws, jnp.array(150)) for each in (loss, objective())
+    ]
+  )()
   np.testing.assert_allclose(out.per_example, plain.per_example / (draws.t - draws.r), rtol=1e-5)
   assert float(out.loss) == pytest.approx(float(out.per_example.mean()))
   assert (out.noise_level == draws.t).all()

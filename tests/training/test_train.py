@@ -95,7 +95,9 @@ def test_scanned_accumulation_equals_unrolled():
   chex.assert_trees_all_close(unrolled, scanned, rtol=1e-6)
 
 
-@pytest.mark.parametrize("objective", [None, tiny.CT], ids=["edm", "ct"])
+@pytest.mark.parametrize(
+  "objective", [pytest.param(None, marks=pytest.mark.slow), tiny.CT], ids=["edm", "ct"]
+)
 def test_resume_is_exact(tmp_path, objective):
   whole = loop.train(build(tiny.config(objective, num_steps=6)), tmp_path / "whole", progress=False)
   loop.train(build(tiny.config(objective, num_steps=3)), tmp_path / "parts", progress=False)
