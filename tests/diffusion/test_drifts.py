@@ -37,12 +37,13 @@ def test_the_closed_form_is_consistent_with_itself(x64):
 
 
 def test_the_closed_form_flow_map_follows_the_path(x64):
-  x, sigma = np.random.default_rng(0).normal(size=(4, 2, 2, 1)), jnp.array([0.01, 0.5, 3.0, 80.0])
+  x, sigma = np.random.default_rng(0).normal(size=(4, 2, 2, 1)), np.array([0.01, 0.5, 3.0, 80.0])
+  both = quick_jit(lambda s: (DATA.flow_map(x, sigma, s), DATA.path(x, sigma, s), DATA.denoise(x, sigma)))
   for share in (0.0, 0.3, 0.999):
-    s = share * sigma
-    moved = share * x + (1 - share) * DATA.flow_map(x, sigma, s)
-    np.testing.assert_allclose(moved, DATA.path(x, sigma, s), rtol=1e-12, atol=1e-13)
-  np.testing.assert_allclose(DATA.flow_map(x, sigma, sigma), DATA.denoise(x, sigma), rtol=1e-12, atol=1e-13)
+    g, end, _ = map(np.asarray, both(share * sigma))
+    np.testing.assert_allclose(share * x + (1 - share) * g, end, rtol=1e-12, atol=1e-13)
+  g, _, D = both(sigma)
+  np.testing.assert_allclose(g, D, rtol=1e-12, atol=1e-13)
 
 
 def test_where_a_drift_comes_from():
@@ -71,12 +72,18 @@ def test_where_a_drift_comes_from():
 def test_the_gaussians_raw_network_is_that_of_its_preconditioning(x64):
   """The closed-form F, through the preconditioning again, is the denoiser; its flow map begins at it."""
   bound, params = GaussianPreconditioned(), {"net": {"mean": DATA.mean, "std": DATA.std}}
-  x, sigma = np.random.default_rng(0).normal(size=(3, 2, 2, 1)), jnp.array([0.1, 1.0, 5.0])
-  c_skip, c_out, c_in, c_noise = bound.precond(sigma)
-  F = bound.raw(params, append_dims(c_in, x) * x, c_noise)
-  D = bound(params)(x, sigma)
-  np.testing.assert_allclose(append_dims(c_skip, x) * x + append_dims(c_out, x) * F, D, rtol=1e-12)
-  np.testing.assert_allclose(bound.flow_map(params)(x, sigma, sigma), D, rtol=1e-12)
+  x, sigma = np.random.default_rng(0).normal(size=(3, 2, 2, 1)), np.array([0.1, 1.0, 5.0])
+
+  @quick_jit
+  def three(x, sigma):
+    c_skip, c_out, c_in, c_noise = bound.precond(sigma)
+    F = bound.raw(params, append_dims(c_in, x) * x, c_noise)
+    again = append_dims(c_skip, x) * x + append_dims(c_out, x) * F
+    return again, bound.flow_map(params)(x, sigma, sigma), bound(params)(x, sigma)
+
+  again, g, D = three(x, sigma)
+  np.testing.assert_allclose(again, D, rtol=1e-12)
+  np.testing.assert_allclose(g, D, rtol=1e-12)
 
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 3.0])

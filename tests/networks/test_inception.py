@@ -7,6 +7,7 @@ import pytest
 
 from cm_jax.errors import UserError
 from cm_jax.networks import inception, inception_units
+from tests.compiling import quick_jit
 
 
 def by_hand(image, size):
@@ -27,7 +28,7 @@ def by_hand(image, size):
 @pytest.mark.parametrize("shape", [(7, 4, 3), (33, 80, 1), (1, 1, 3), (17, 17, 3), (2, 400, 3)])
 def test_resize_up_and_down_and_not_square(shape):
   images = np.random.default_rng(1).integers(0, 256, (2, *shape), np.uint8)
-  found = np.asarray(inception.resized(jnp.asarray(images), 17))
+  found = np.asarray(quick_jit(lambda images: inception.resized(images, 17))(images))
   for image, one in zip(images, found, strict=True):
     np.testing.assert_allclose(one, by_hand(image.astype(np.float64), 17), atol=1e-2)  # float32's places
   if shape[:2] == (17, 17):
@@ -36,15 +37,16 @@ def test_resize_up_and_down_and_not_square(shape):
 
 def test_grey_is_three_channels_alike():
   grey = np.random.default_rng(2).integers(0, 256, (2, 9, 5, 1), np.uint8)
-  x = inception.prepared(jnp.asarray(grey))
+  prepared = quick_jit(inception.prepared)
+  x = np.asarray(prepared(grey))
   assert x.shape == (2, 299, 299, 3) and x.dtype == jnp.float32
-  np.testing.assert_array_equal(x, inception.prepared(jnp.asarray(np.repeat(grey, 3, 3))))
+  np.testing.assert_array_equal(x, prepared(np.repeat(grey, 3, 3)))
   assert float(x.min()) >= -1 and float(x.max()) < 1
 
 
 def test_average_pool_counts_only_what_is_inside():
   x = np.random.default_rng(3).normal(size=(1, 4, 5, 2)).astype(np.float32)
-  found = np.asarray(inception._average_pool(jnp.asarray(x)))
+  found = np.asarray(quick_jit(inception._average_pool)(x))
   for i in range(4):
     for j in range(5):
       window = x[0, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]

@@ -14,6 +14,7 @@ from cm_jax.errors import UserError
 from cm_jax.networks.lpips import LPIPS, check, features, pool, save, shapes, unit
 from cm_jax.training import loop
 from tests import needs, tiny
+from tests.compiling import quick_jit
 
 
 def weights(dtype=np.float32, seed: int = 0) -> dict[str, np.ndarray]:
@@ -106,13 +107,14 @@ def test_the_first_tap_by_hand(x64):
     x = np.maximum(x + params[f"features.{number}.bias"], 0)
   # four poolings need 16 pixels
   larger = jnp.asarray(np.pad(next(pair(4, np.float64)), ((0, 0), (0, 12), (0, 12), (0, 0))))
-  np.testing.assert_allclose(features(params, larger)[0][:, :3, :3], x[:, :3, :3], rtol=1e-10)
+  first = np.asarray(quick_jit(lambda params, x: features(params, x)[0])(params, larger))
+  np.testing.assert_allclose(first[:, :3, :3], x[:, :3, :3], rtol=1e-10)
 
 
 def test_average_pooling_is_another_distance_and_a_third_is_refused(x64):
   """The second tap by hand: two convolutions of the averages of 2x2 pixels of the first (audit B1)."""
   params, x = weights(np.float64), jnp.asarray(next(pair(16, np.float64)))
-  first, second = features(params, x, "average")[:2]
+  first, second = quick_jit(lambda params, x: features(params, x, "average")[:2])(params, x)
   want = np.asarray(first).reshape(2, 8, 2, 8, 2, 64).mean((2, 4))
   for number in (5, 7):
     weight, padded = params[f"features.{number}.weight"], np.pad(want, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -32,7 +32,8 @@ def test_the_loss_by_hand(x64):
   each = ((sigma**2 + 0.16) / (0.4 * sigma) ** 2)[:, None] * ((D - x) ** 2).reshape(3, -1)
   draws = DenoisingDraws(jnp.asarray(sigma), jnp.asarray(z), None, jax.random.key(0))
   for reduction, want in (("sum", each.sum(1)), ("mean", each.mean(1))):
-    out = Denoising(NOISE, reduction=reduction).loss({"net": 0.3}, Context(bound), BATCH, draws, jnp.array(0))
+    objective = Denoising(NOISE, reduction=reduction)
+    out = quick_jit(lambda o=objective: o.loss({"net": 0.3}, Context(bound), BATCH, draws, jnp.array(0)))()
     np.testing.assert_allclose(out.per_example, want, rtol=1e-12)
     assert float(out.loss) == pytest.approx(want.mean(), rel=1e-12)
     assert (out.noise_level == draws.sigma).all() and not out.metrics
@@ -70,12 +71,20 @@ def test_the_loss_takes_the_levels_and_the_weight_it_is_given(x64, levels):
   bound = Preconditioned(
     lambda params, x, c_noise, condition, key=None: params * jnp.ones_like(x), EDM(NOISE)
   )
-  draws = Denoising(NOISE, levels, snr).draw(jax.random.key(0), {"image": jnp.asarray(BATCH["image"])}, 0)
-  np.testing.assert_allclose(draws.sigma, levels(jax.random.split(jax.random.key(0), 4)[0], 3))
-  plain, weighted = (
-    Denoising(NOISE, levels, weight).loss({"net": 0.3}, Context(bound), BATCH, draws, 0)
-    for weight in (uniform, snr)
-  )
+  image = {"image": jnp.asarray(BATCH["image"])}
+
+  @quick_jit
+  def drawn(key):
+    return Denoising(NOISE, levels, snr).draw(key, image, 0), levels(jax.random.split(key, 4)[0], 3)
+
+  draws, sigma = drawn(jax.random.key(0))
+  np.testing.assert_allclose(draws.sigma, sigma)
+  plain, weighted = quick_jit(
+    lambda: [
+      Denoising(NOISE, levels, weight).loss({"net": 0.3}, Context(bound), BATCH, draws, 0)
+      for weight in (uniform, snr)
+    ]
+  )()
   np.testing.assert_allclose(weighted.per_example, plain.per_example / draws.sigma**2, rtol=1e-10)
 
 

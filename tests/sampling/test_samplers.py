@@ -14,7 +14,7 @@ from cm_jax.sampling.ode import Heun
 from cm_jax.types import NoiseRange
 from tests.compiling import quick_jit
 from tests.gaussian import Gaussian
-from tests.golden_cases import BOTH_PRECISIONS, assert_golden, channels_first, channels_last, golden_case
+from tests.golden_cases import assert_golden, channels_first, channels_last, golden_case
 
 NOISE = NoiseRange()
 DATA = Gaussian(mean=0.2, std=0.5)
@@ -72,7 +72,9 @@ def test_every_step_of_multistep_starts_with_the_right_amount_of_noise(x64):
   assert abs(x.std() - std) < 5 * std / math.sqrt(40_000)
 
 
-@BOTH_PRECISIONS
+@pytest.mark.parametrize(
+  "double", [pytest.param(False, marks=pytest.mark.slow), True], ids=["float32", "float64"]
+)
 def test_heun_is_edms(double):
   case = golden_case("D_edm_sampler")
   runs = {
