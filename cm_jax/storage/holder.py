@@ -47,7 +47,7 @@ class Holder:
     count = os.environ.get("SLURM_RESTART_COUNT", "")
     restart = int(count) if count.isdigit() else 0
     pid, host = os.getpid(), socket.gethostname()
-    return cls(host, _machine(), pid, started(pid), job, restart, secrets.token_hex(8), time.time())
+    return cls(host, machine(), pid, started(pid), job, restart, secrets.token_hex(8), time.time())
 
   @classmethod
   def read(cls, path: epath.PathLike) -> "Holder | None":
@@ -73,7 +73,8 @@ class Holder:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
+  """Return what tells whether a process can be seen from here: the boot, and the space of process numbers."""
   try:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # a container has process numbers of its own

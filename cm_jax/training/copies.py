@@ -12,7 +12,6 @@ no disk in common.
 
 import functools
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from cm_jax.errors import UserError
 from cm_jax.storage import bucket
+from cm_jax.storage.scratch import private_folder
 from cm_jax.training import sharding
 from cm_jax.training.on_disk import ASIDE
 from cm_jax.training.step_folder import SEAL
@@ -46,10 +46,10 @@ class Copies:
 
   @functools.cached_property
   def here(self) -> Path:
-    """The private folder; it goes with this object."""
-    folder = tempfile.mkdtemp(prefix="cm_jax-checkpoints-")
+    """The private folder; it goes with this object, of a killed process when another makes one."""
+    folder = private_folder("cm_jax-checkpoints")
     weakref.finalize(self, shutil.rmtree, folder, True)
-    return Path(folder)
+    return folder
 
   @functools.cached_property
   def _files(self) -> dict[str, set[str]]:

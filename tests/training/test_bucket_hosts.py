@@ -37,7 +37,7 @@ def get_config():
 
 
 def config_of(num_steps: int):
-  config = tiny.config(tiny.CT, num_steps=num_steps, checkpoint_every=1)
+  config = tiny.config(tiny.EDM, num_steps=num_steps, checkpoint_every=1)
   config.mesh.rules = ((".", "fsdp_small"),)
   return config
 
@@ -52,7 +52,8 @@ def live(arguments: list[str], disk: Path, patience: float, flips: bool) -> None
     flips: A bit of the first checkpoint that is fetched is another one here.
   """
   programs = str(disk.parent / "programs")
-  os.environ.update(XLA_FLAGS="", TMPDIR=str(disk), CM_JAX_CACHE=f"{disk}/cache", **{JAX_CACHE: programs})
+  quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+  os.environ.update(XLA_FLAGS=quick, TMPDIR=str(disk), CM_JAX_CACHE=f"{disk}/cache", **{JAX_CACHE: programs})
   jax.config.update("jax_compilation_cache_dir", programs)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   tempfile.tempdir, bucket.PATIENCE = None, patience
@@ -110,18 +111,19 @@ class Host:
 
 @pytest.fixture
 def job(tmp_path):
-  """Start a command on two processes that have nothing but the bucket in common."""
+  """Train on two processes that have nothing but the bucket in common."""
   needs.buckets()
   server().make("hosts")
   context, hosts = multiprocessing.get_context("forkserver"), []
   context.set_forkserver_preload([__name__, "sklearn.datasets", "s3fs", "orbax.checkpoint"])
   (tmp_path / "config.py").write_text(CONFIG)
 
-  def start(*arguments: str, patience: float = 60.0, flips: bool = False) -> list[Host]:
+  def start(run: str, patience: float = 60.0, flips: bool = False) -> list[Host]:
     address = f"--coordinator=127.0.0.1:{peers_port()}"
+    arguments = "train", f"--config={tmp_path / 'config.py'}", "--noprogress", "--config.mesh.fsdp=2"
     for number in range(2):
       disk = tmp_path / f"disk{len(hosts)}"
-      command = [*arguments, address, "--num_processes=2", f"--process_id={number}"]
+      command = [*arguments, f"--workdir={run}", address, "--num_processes=2", f"--process_id={number}"]
       hosts.append(Host(context, disk, command, disk, patience, flips and number == 1))
     return hosts[-2:]
 
@@ -129,16 +131,6 @@ def job(tmp_path):
   for host in hosts:
     if host.is_alive():
       host.send(signal.SIGKILL)
-
-
-def command(tmp_path: Path, run: str) -> tuple[str, ...]:
-  return (
-    "train",
-    f"--config={tmp_path / 'config.py'}",
-    "--noprogress",
-    "--config.mesh.fsdp=2",
-    f"--workdir={run}",
-  )
 
 
 def alone(num_steps: int, run):
@@ -149,16 +141,10 @@ def losses(run) -> list[float]:
   return [row["loss"] for row in lines.read(RunFolder.at(run).metrics)]
 
 
-def near(a, b) -> None:
-  """Check that two states are the same but for the order of sums."""
-  same = lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=1e-5, atol=1e-8)
-  jax.tree.map(same, a, b)
-
-
 def wait_for(look, hosts: list[Host]) -> None:
   while not look():
     assert all(host.is_alive() for host in hosts), [host.said() for host in hosts]
-    time.sleep(0.02)
+    time.sleep(0.1)
 
 
 def is_copying(run: str) -> bool:
@@ -171,46 +157,35 @@ def is_copying(run: str) -> bool:
   return any(step.isdigit() and int(step) > 2 and SEAL not in files[step] for step in files)
 
 
-def test_a_run_goes_through_kills_signals_and_other_numbers_of_processes(job, tmp_path):
+def test_a_run_goes_through_all_that_may_happen_and_is_that_of_one_process(job, tmp_path):
+  """Killed in the middle of a copy; on with one process; with two, one of which cannot read the newest, until
+  a SIGTERM; with two, until the store goes away; from a copy on the disk with one."""
   run, here = "s3://hosts/run", tmp_path / "here"
-  both = job(*command(tmp_path, run))
+  both = job(run)
   wait_for(lambda: is_copying(run), both)
   for host in both:
     host.send(signal.SIGKILL)
   assert [host.ended() for host in both] == [-9, -9]
-  there = CheckpointStore(run).latest() + 2
-  alone(there, run)
-  both = job(*command(tmp_path, run))
-  wait_for(lambda: CheckpointStore(run).latest() > there + 2, both)
+  damaged = CheckpointStore(run).latest() + 2
+  alone(damaged, run)
+
+  both = job(run, flips=True)
+  wait_for(lambda: CheckpointStore(run).latest() > damaged, both)
   both[1].send(signal.SIGTERM)
   assert [host.ended() for host in both] == [75, 75], [host.said() for host in both]
   there = CheckpointStore(run).latest()
   assert all(f"stopped at step {there}, saved; the same command" in host.said() for host in both)
+  assert f"{run}/checkpoints/{damaged} is damaged, training goes on from {damaged - 1} " in both[0].said()
   assert all(list(host.disk.iterdir()) == [] for host in both)
-  bucket.filesystem(run).get(f"{run}/", f"{here}/", recursive=True)
-  states = [alone(there + 2, place) for place in (run, here, tmp_path / "whole")]
-  assert len(losses(run)) == there + 2 and losses(run) == losses(here)
-  np.testing.assert_allclose(losses(run), losses(tmp_path / "whole"), rtol=1e-5)
-  near(states[0], states[2])
-  near(states[1], states[2])
-  assert CheckpointStore(run).steps()[-2:] == [there + 1, there + 2] and not CheckpointStore(run).is_cut_off()
-  print(f"two processes, killed, one, two, stopped, one: {there + 2} steps as of one")
 
-
-def test_what_one_process_cannot_read_none_goes_on_from_and_a_store_that_is_away_ends_both(job, tmp_path):
-  run = "s3://hosts/away"
-  alone(4, run)
-  both = job(*command(tmp_path, run), patience=0.5, flips=True)
-  wait_for(lambda: CheckpointStore(run).latest() > 6, both)
-  server().is_open = False
+  both = job(run, patience=0.5)
+  wait_for(lambda: CheckpointStore(run).latest() > there, both)
+  server().is_open, began = False, time.monotonic()
   try:
-    began = time.monotonic()
     assert [host.ended() for host in both] == [2, 1], [host.said() for host in both]
-    taken = time.monotonic() - began
   finally:
     server().is_open = True
-  first, second = (host.said() for host in both)
-  assert re.search(f"{run}/checkpoints/4 is damaged, training goes on from 3 ", first), first
+  taken, (first, second) = time.monotonic() - began, (host.said() for host in both)
   said = [line for line in first.splitlines() if line.startswith("cm_jax train: ")]
   assert len(said) == 1 and re.search(rf"; the last good checkpoint is {run}/checkpoints/\d+$", said[0]), (
     first
@@ -219,8 +194,11 @@ def test_what_one_process_cannot_read_none_goes_on_from_and_a_store_that_is_away
     second
   )
   assert "Traceback" not in first + second
+
+  bucket.filesystem(run).get(f"{run}/", f"{here}/", recursive=True)
+  (here / ".lock").unlink(missing_ok=True)  # could not be taken away
   there = CheckpointStore(run).latest()
-  near(alone(there + 2, run), alone(there + 2, tmp_path / "whole"))
-  np.testing.assert_allclose(losses(run), losses(tmp_path / "whole"), rtol=1e-5)
-  assert {name.split("/")[3] for name in bucket.filesystem(run).find(f"{run}/checkpoints")} >= {"4.damaged"}
-  print(f"both ended {taken:.1f} s after the store had gone")
+  states = [alone(there + 1, place) for place in (here, tmp_path / "whole")]
+  np.testing.assert_allclose(losses(here), losses(tmp_path / "whole"), rtol=1e-5)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), *states)
+  print(f"{there + 1} steps as of one process; both ended {taken:.0f} s after the store had gone")
