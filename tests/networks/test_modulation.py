@@ -25,7 +25,8 @@ def pnorm(x):
 def drawn(module, *given, scale=0.4):
   rng = np.random.default_rng(7)
   shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *given))["params"]
-  return jax.tree.map(lambda leaf: (rng.normal(size=leaf.shape) * scale).astype(leaf.dtype), shapes)
+  draw = lambda leaf: np.asarray(rng.normal(size=leaf.shape) * scale, jnp.result_type(float))
+  return jax.tree.map(draw, shapes)
 
 
 @pytest.mark.slow
