@@ -96,7 +96,8 @@ def scale_by_step(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
   """Multiply updates by -schedule(step): gradient descent at the learning rate of the train step."""
 
   def update(updates: Params, state: Any, params: Params = None, *, step: Array, **_: Any):
-    return jax.tree.map(lambda u: -schedule(step).astype(u.dtype) * u, updates), state
+    rate = -schedule(step)  # once: in every array's line it is traced, lowered and compiled as often
+    return jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
