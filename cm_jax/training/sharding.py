@@ -111,11 +111,16 @@ def put(tree: Any, shardings: Any) -> Any:
   return jax.tree.map(part_of, tree, shardings)
 
 
-def whole(leaf: jax.Array) -> np.ndarray:
+def whole(leaf: jax.Array | np.ndarray) -> np.ndarray:
   """Return an array on this host, wherever its parts are; every process calls it."""
-  if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+  if _is_spread(leaf):
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
   return np.asarray(leaf)
+
+
+def _is_spread(leaf: jax.Array | np.ndarray) -> bool:
+  is_here = isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated
+  return not is_here
 
 
 def on_first_host(tree: T) -> T | None:
@@ -125,7 +130,7 @@ def on_first_host(tree: T) -> T | None:
   """
   leaves, structure = jax.tree.flatten(tree)
   is_first = jax.process_index() == 0
-  found = [whole(leaf) if is_first or not leaf.is_fully_replicated else None for leaf in leaves]
+  found = [whole(leaf) if is_first or _is_spread(leaf) else None for leaf in leaves]
   return jax.tree.unflatten(structure, found) if is_first else None
 
 
