@@ -38,9 +38,11 @@ def _kept() -> ClassifierFeatures:
     kept = cache_folder() / "digits-features"
   except NoCache:
     return _trained()
-  with locked(kept):
-    if not (kept / "features.json").exists():
-      save_features(kept, _trained())
+  is_there = (kept / "features.json").exists
+  if not is_there():  # a cache that only may be read needs no lock
+    with locked(kept):
+      if not is_there():
+        save_features(kept, _trained())
   return load_classifier(kept)
 
 
