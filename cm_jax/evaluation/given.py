@@ -70,7 +70,7 @@ def open_images(path: str, field: str, quantiser: str = "edm", framing: Framing 
     UserError: Not there, no images, or of another form.
   """
   if bucket.is_bucket(path):
-    path = str(fetched.local(path, field))
+    path = f"folder:{path}" if fetched.is_folder(path, field) else str(fetched.local(path, field))
   scheme, _, argument = path.partition(":")
   spec = path
   if scheme not in SOURCES:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ _CREDENTIALS = {
   "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, or the machine's role",
   "gs": "`gcloud auth application-default login`, GOOGLE_APPLICATION_CREDENTIALS, or the machine's account",
 }
+_NAMED = re.compile(rf"(?:[\w./\[\]%:+-]*:)?((?:{'|'.join(_PACKAGES)})://.*)", re.DOTALL)
 # Whose errors are about the store, and no errors of ours.
 _THEIRS = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "requests", "urllib3")
 _NUMBERS = {  # of errors that are raised without
@@ -56,13 +58,13 @@ def is_bucket(path: object) -> bool:
 
 
 def named_in(text: str) -> str | None:
-  """Return the path in an object store that a text is, or names behind a word as `zip:s3://b/x.zip` does.
+  """Return the path in an object store that a text is, or names behind words as `zip:s3://b/x.zip` does.
 
-  >>> named_in("zip:s3://b/x.zip"), named_in("digits:train")
-  ('s3://b/x.zip', None)
+  >>> named_in("zip:s3://b/x.zip"), named_in("tfds:mnist:train[:9%]:gs://b/d"), named_in("digits:train")
+  ('s3://b/x.zip', 'gs://b/d', None)
   """
-  word, _, rest = text.partition(":")
-  return text if is_bucket(text) else rest if word.isalnum() and is_bucket(rest) else None
+  found = _NAMED.fullmatch(text)
+  return found[1] if found else None
 
 
 def filesystem(path: object) -> Any:
@@ -219,8 +221,9 @@ def patiently(path: object, act: Callable[[], Answer]) -> Answer:
         return act()
     except (FileNotFoundError, PermissionError):
       raise
-    except OSError:
-      if not is_bucket(path) or time.monotonic() + wait > end:
+    except OSError as error:
+      is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # the disk here
+      if is_full or not is_bucket(path) or time.monotonic() + wait > end:
         raise
     time.sleep(wait)
     wait = min(2 * wait, _LONGEST)

@@ -175,11 +175,20 @@ def publish(temporary: Path, path: epath.PathLike, last: str = "") -> None:
   mode = _usual_mode(Path(target).parent)
   for file in files:
     os.chmod(file, mode)  # what libraries write for themselves alone
-    _flush(file)
+    flush(file)
   for below in sorted({file.parent for file in files}) if is_folder else ():
-    _flush(below)
+    flush(below)
   os.replace(temporary, target)
-  _flush(Path(target).parent)
+  flush(Path(target).parent)
+
+
+def flush(path: Path) -> None:
+  """Wait until a local file, or what a folder lists, is on the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
 
 
 def write(path: epath.PathLike, content: bytes | str) -> None:
@@ -275,14 +284,6 @@ def _clear_abandoned(target: epath.Path, suffix: str) -> None:
       ours = left.name.startswith(f".{target.name}.") and left.name.endswith(suffix)
       if ours and time.time() - left.stat().st_mtime > ABANDONED:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _flush(path: Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _copy(source: Path | epath.Path, target: Path | epath.Path) -> None:

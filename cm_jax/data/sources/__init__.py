@@ -6,6 +6,7 @@ A new kind of source is one file with a class, and one line in `SOURCES`.
 import sys
 from typing import Protocol
 
+from cm_jax.data.sources import stored
 from cm_jax.data.sources.archives import NpzSource, ZipSource
 from cm_jax.data.sources.classes import class_names, labels, listed
 from cm_jax.data.sources.digits import DigitsSource
@@ -18,7 +19,6 @@ from cm_jax.data.sources.python import PythonSource
 from cm_jax.data.sources.tfds import TfdsSource
 from cm_jax.data.sources.views import framed, without_corrupt
 from cm_jax.errors import UserError, one_of
-from cm_jax.storage import bucket, fetched, whole
 from cm_jax.types import Source
 
 __all__ = [
@@ -55,7 +55,6 @@ SOURCES: dict[str, SourceKind] = {
 }
 
 
-ONE_FILE = ("npz", "zip")  # schemes of data in one file, which may be in an object store
 CODE = ("python",)  # schemes whose sources are code that runs when it is named
 
 
@@ -73,10 +72,9 @@ def validate_source(spec: str) -> None:
 
   Args:
     spec: `"digits"`, `"digits:train"`, `"digits:test"`, `"folder:/path"`, `"npz:/path"`, `"zip:/path"`,
-      `"lmdb:/path"`,
-      `"zip:s3://bucket/name"`, `"npz:gs://bucket/name"` (fetched to the cache once),
-      `"tfds:NAME:SPLIT:DATA_DIR"` (the last two may be left out), `"latents:/path"` or
-      `"python:MODULE:FUNCTION"`.
+      `"lmdb:/path"`, `"tfds:NAME:SPLIT:DATA_DIR"` (the last two may be left out), `"latents:/path"` or
+      `"python:MODULE:FUNCTION"`. A path may be in an object store, `"folder:s3://bucket/name"`: what it
+      holds is fetched to the cache once.
 
   Raises:
     UserError: Unknown scheme, missing path, wrong split.
@@ -87,10 +85,11 @@ def validate_source(spec: str) -> None:
   cm_jax.errors.UserError: source = digit:train: expected 'digits' (did you mean it?) or one of: digits, ...
   """
   scheme, argument = _parse(spec)
-  if not bucket.is_bucket(argument):
+  place = stored.address(scheme, argument)
+  if place is None:
     SOURCES[scheme].check(argument)
-  elif not whole.place(argument).exists():
-    raise UserError("source", spec, f"{scheme}:PATH of an existing file")
+  else:
+    stored.check(scheme, argument, place)
 
 
 def open_source(spec: str, skip_corrupt: bool = False, framing: Framing = AS_THEY_ARE) -> Source:
@@ -111,9 +110,7 @@ def open_source(spec: str, skip_corrupt: bool = False, framing: Framing = AS_THE
   (360, 10, (8, 8, 1))
   """
   scheme, argument = _parse(spec)
-  if scheme in ONE_FILE:
-    argument = str(fetched.local(argument, "source"))
-  source = framed(SOURCES[scheme](argument), framing, spec)
+  source = framed(SOURCES[scheme](stored.here(scheme, argument)), framing, spec)
   if skip_corrupt and isinstance(source, EncodedImages):
     count = len(source)
     source, problems = without_corrupt(source)
@@ -158,7 +155,4 @@ def _parse(spec: str) -> tuple[str, str]:
   scheme, _, argument = str(spec).partition(":")
   if scheme not in SOURCES:
     raise UserError("source", spec, one_of(SOURCES, scheme))
-  if bucket.is_bucket(argument) and scheme not in ONE_FILE:
-    expected = f"zip: or npz: with one file of an object store, or {scheme}: of this machine"
-    raise UserError("source", spec, f"{expected}; `data prepare` makes a zip of any source")
   return scheme, argument

@@ -15,6 +15,8 @@ from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError
 from cm_jax.storage import bounded, whole
 
+FILES = ("label.npy", "mean.npy", "stats.json", "std.npy")
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentSource:

@@ -155,8 +155,21 @@ def parse(spec: str) -> tuple[str, str, Path]:
   >>> parse("cifar10:train[:10%]:/data")
   ('cifar10', 'train[:10%]', PosixPath('/data'))
   """
+  name, split, folder = parts(spec)
+  return name, split, Path(folder).expanduser()
+
+
+def parts(spec: str) -> tuple[str, str, str]:
+  """Return (name, split, data folder) as `parse` does, the folder as it is written: it may be in a store.
+
+  Raises:
+    UserError: Not of that form.
+
+  >>> parts("mnist:test:s3://data/sets")
+  ('mnist', 'test', 's3://data/sets')
+  """
   match = _SPEC.fullmatch(spec)
   if match is None or ".." in match["name"].split("/"):
     raise UserError("source", f"tfds:{spec}", FORM)
   folder = match["folder"] or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return match["name"].strip("/"), match["split"] or "train", Path(folder).expanduser()
+  return match["name"].strip("/"), match["split"] or "train", folder

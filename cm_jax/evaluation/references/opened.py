@@ -89,7 +89,7 @@ def open_reference(reference: str, features: str, framing: Framing, field: str =
   """
   check_reference(reference, field)
   named, (scheme, _, path) = reference, reference.partition(":")
-  if bucket.is_bucket(reference):
+  if bucket.is_bucket(reference) and not fetched.is_folder(reference, field):
     reference = str(fetched.local(reference, field))
   file = str(fetched.local(path, field)) if scheme == "npz" else reference
   with renamed("reference", field):

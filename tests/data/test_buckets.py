@@ -1,0 +1,258 @@
+"""Data in an object store (`data/sources/stored.py`, `storage/fetched.py`): fetched whole, once, and never
+beyond its folder. Against moto's S3 server; real S3 and GCS were not."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cm_jax.data.sources import SOURCES, open_source, stored, told, validate_source
+from cm_jax.errors import UserError
+from cm_jax.storage import bucket, fetched
+from cm_jax.storage.pictures import encode_png
+from tests import needs
+from tests.storage.moto_server import server
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+  ("spec", "expected"),
+  [
+    ("digits:s3://b/x", "digits of this machine, or in an object store one of: folder, latents, lmdb,"),
+    ("python:s3://b/x", "python of this machine, or in an object store one of: folder"),
+    ("folder:s3://", "folder:s3://BUCKET/NAME"),
+    ("zip:gs:///", "zip:gs://BUCKET/NAME"),
+  ],
+)
+def test_what_is_no_data_of_a_store_is_refused_unasked(spec, expected):
+  for act in (validate_source, open_source):
+    with pytest.raises(UserError) as error:
+      act(spec)
+    assert str(error.value).startswith(f"source = {spec}: expected {expected}")
+
+
+def test_kinds_in_a_store_are_kinds():
+  assert set(stored.STORED) <= set(SOURCES)
+
+
+@pytest.mark.parametrize(
+  ("name", "can"),
+  [
+    ("a/b c.png", True),
+    ("ü.png", True),
+    ("../x.png", False),
+    ("a/../../x", False),
+    ("a//b", False),
+    ("/etc/x", False),
+    ("./x", False),
+    ("a/..", False),
+    ("a\0b", False),
+    ("\udcff", False),
+    ("x" * 256, False),
+    ("x" * 255, True),
+  ],
+)
+def test_names_that_climb_out_or_are_none(name, can):
+  assert fetched._can_be_a_file(name) == can
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path / "cache"))
+  return tmp_path / "cache" / "objects"
+
+
+@pytest.fixture(scope="module")
+def served():
+  needs.buckets()
+  server().make("data")
+  return server()
+
+
+@pytest.fixture
+def place(served, request):
+  return f"s3://data/{request.node.name.replace('[', '-').strip(']')}/set"
+
+
+def put(folder: Path, place: str) -> None:
+  """Copy a folder there, and one whose name begins alike."""
+  bucket.filesystem(place).put(f"{folder}/", f"{place}/", recursive=True)
+  bucket.filesystem(place).pipe_file(f"{place}2/other.png", b"of another set")
+
+
+def draw(folder: Path, count: int) -> Path:
+  """Make a folder of two classes, of what is no image and of what is hidden."""
+  random = np.random.default_rng(count)
+  for number in range(count):
+    file = folder / ("cat", "ü dog")[number % 2] / f"{number}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encode_png(random.integers(0, 256, (5, 7, 3), np.uint8)))
+  (folder / "cat" / "notes.txt").write_text("x" * 1000)
+  (folder / "cat" / ".hidden.png").write_bytes(b"no image")
+  return folder
+
+
+def alike(first, second) -> None:
+  """Check that two sources hold the same."""
+  assert len(first) == len(second) and first.num_classes == second.num_classes
+  assert first.fingerprint == second.fingerprint and told(first) == told(second)
+  for index in (0, len(first) - 1):
+    one, other = first[index], second[index]
+    assert one.keys() == other.keys()
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key])
+
+
+@pytest.mark.slow
+def test_a_folder_of_many_objects_is_that_of_a_disk(place, cache, tmp_path, capsys):
+  here = draw(tmp_path / "here", 150)
+  put(here, place)
+  bucket.filesystem(place).pipe_file(f"{place}/empty/", b"")  # as consoles make folders
+  validate_source(f"folder:{place}")
+  there = open_source(f"folder:{place}")
+  alike(there, open_source(f"folder:{here}"))
+  (copy,) = cache.glob("*-set")
+  assert sorted(path.name for path in copy.iterdir()) == ["cat", "ü dog"]
+  assert (copy / "cat" / "notes.txt").read_bytes() == b"" and not (copy / "cat" / ".hidden.png").exists()
+  before = (copy / "cat" / "0.png").stat().st_mtime_ns
+  open_source(f"folder:{place}")
+  assert list(cache.glob("*-set")) == [copy] and (copy / "cat" / "0.png").stat().st_mtime_ns == before
+  # another content is another copy, also of the same size
+  (here / "cat" / "2.png").write_bytes((here / "cat" / "0.png").read_bytes())
+  bucket.filesystem(place).put_file(str(here / "cat" / "2.png"), f"{place}/cat/2.png")
+  alike(open_source(f"folder:{place}"), open_source(f"folder:{here}"))
+  assert len(list(cache.glob("*-set"))) == 2 and not list(cache.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_latents_an_archive_of_lsun_and_a_set_of_tfds(place, cache, tmp_path, monkeypatch):
+  random, latents = np.random.default_rng(3), tmp_path / "latents"
+  latents.mkdir()
+  np.save(latents / "mean.npy", random.normal(size=(6, 4, 4, 2)).astype(np.float32))
+  np.save(latents / "label.npy", np.arange(6) % 3)
+  (latents / "stats.json").write_text(json.dumps({"shift": [0.5, 1], "scale": [2, 0.25]}))
+  (latents / "images.bin").write_bytes(b"not read")
+  put(latents, f"{place}/latents")
+  alike(open_source(f"latents:{place}/latents"), open_source(f"latents:{latents}"))
+  assert not list(cache.rglob("images.bin"))
+
+  import gzip
+
+  (tmp_path / "lsun").mkdir()
+  (tmp_path / "lsun" / "data.mdb").write_bytes(
+    gzip.decompress((REPO / "tests" / "data" / "lsun.mdb.gz").read_bytes())
+  )
+  put(tmp_path / "lsun", f"{place}/lsun")
+  from cm_jax.data.sources import Framing
+
+  frame = Framing("center", 16)
+  for end in ("", "/data.mdb"):
+    validate_source(f"lmdb:{place}/lsun{end}")
+    alike(
+      open_source(f"lmdb:{place}/lsun{end}", framing=frame),
+      open_source(f"lmdb:{tmp_path / 'lsun'}", framing=frame),
+    )
+
+  from cm_jax.data.prepare import Prepare
+
+  Prepare(source="digits:test", out=str(tmp_path / "sets"), format="array_record", name="few")()
+  put(tmp_path / "sets", f"{place}/sets")
+  here = open_source(f"tfds:few:train[:50]:{tmp_path / 'sets'}")
+  validate_source(f"tfds:few:train:{place}/sets")
+  alike(open_source(f"tfds:few:train[:50]:{place}/sets"), here)
+  monkeypatch.setenv("TFDS_DATA_DIR", f"{place}/sets")
+  assert len(open_source("tfds:few")) == 360
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("keys", "expected"),
+  [
+    (["a/1.png", "../../up.png"], "up.png: expected names that files can have"),
+    (["a/1.png", "a//2.png"], "names that files can have"),
+    (["a.png", "a.png/2.png"], "no object a.png too, of which it is in the folder"),
+    (["a/.b.png"], "a folder of an object store with such files in it"),
+    ([], "PATH of what is there, unlike s3://data/"),
+  ],
+  ids=["out", "empty", "twice", "hidden", "none"],
+)
+def test_names_that_no_folder_can_have_and_none(place, cache, tmp_path, monkeypatch, keys, expected):
+  bucket.filesystem(place).pipe_file(f"{place}2/x.png", b"x")
+  store = bucket.filesystem(place)
+  found = {f"{place[5:]}/{key}": {"size": 3, "ETag": "1", "type": "file"} for key in keys}
+  if keys:
+    monkeypatch.setattr(store, "find", lambda *_, **__: found)
+    monkeypatch.setattr(store, "exists", lambda *_, **__: True)
+  with pytest.raises(UserError, match=expected):
+    validate_source(f"folder:{place}")
+    open_source(f"folder:{place}")
+  assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.slow
+def test_no_room_and_objects_that_change_on_the_way(place, cache, tmp_path, monkeypatch):
+  put(draw(tmp_path / "here", 4), place)
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 16000))
+    with pytest.raises(UserError, match="a place with 1[67],... bytes of free space, not 16,000"):
+      open_source(f"folder:{place}")
+  store, fetch = bucket.filesystem(place), fetched._fetch
+
+  def fetch_and_change(*about):
+    fetch(*about)
+    store.pipe_file(f"{place}/cat/0.png", b"another")
+
+  monkeypatch.setattr(fetched, "_fetch", fetch_and_change)
+  with pytest.raises(UserError, match="objects that stay as they are while they are fetched"):
+    open_source(f"folder:{place}")
+  assert not list(cache.glob("*-set"))
+
+
+FETCHES = """
+import sys
+from cm_jax.data.sources import open_source
+print(open_source(sys.argv[1]).fingerprint)
+"""
+
+
+@pytest.mark.slow
+def test_a_fetch_that_is_cut_off_counts_for_nothing_and_is_gone_on_with_by_one_at_a_time(
+  place, cache, tmp_path
+):
+  """Killed in the middle; a store that is away; then two processes at once, of which one fetches the rest."""
+  here = draw(tmp_path / "here", 400)
+  put(here, place)
+  command = [sys.executable, "-c", FETCHES, f"folder:{place}"]
+  start = lambda: subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True)
+  brought = lambda: len(list(cache.glob("*.part/new/*/*.png")))
+  first, count = start(), 0
+  while not 40 < count < 400:
+    count = brought()
+    time.sleep(0.001)
+  first.send_signal(signal.SIGKILL)
+  first.wait()
+  left = {path: path.stat().st_mtime_ns for path in cache.glob("*.part/new/*/*.png")}
+  assert 0 < len(left) < 400 and not list(cache.glob("*-set"))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(bucket, "PATIENCE", 0.5)
+    server().is_open = False
+    try:
+      with pytest.raises(UserError, match=rf"source = {place}: expected a .* that can be fetched \(.*onnect"):
+        open_source(f"folder:{place}")
+    finally:
+      server().is_open = True
+  both = [start(), start()]
+  said = {process.communicate(timeout=120)[0].strip() for process in both}
+  assert said == {open_source(f"folder:{here}").fingerprint}
+  (copy,) = cache.glob("*-set")
+  again = {path.name: path.stat().st_mtime_ns for path in copy.glob("*/*.png")}
+  assert len(again) == 400 and all(again[path.name] == at for path, at in left.items())
+  assert not list(cache.glob("*.part"))
+  print(f"killed after {len(left)} of 400 files, which the next one kept")
