@@ -28,7 +28,8 @@ from cm_jax.training.copies import Copies
 from cm_jax.training.kept import Exactly, NewestUntil, kept
 from cm_jax.training.manager import Manager, open_manager
 from cm_jax.training.on_disk import ASIDE, UNDONE, OnDisk
-from cm_jax.training.targets import abstract, restore_args
+from cm_jax.training.sharding import abstract
+from cm_jax.training.targets import restore_args
 from cm_jax.types import Params, TrainState
 
 Read = TypeVar("Read")
@@ -252,11 +253,8 @@ class CheckpointStore:
     extra = self.extra(step)
     target = abstract(like, shardings)
     opt_state, averages = split_averages(target.opt_state)
-    args = {
-      "state": restore_args(target.replace(opt_state=opt_state)),
-      "averages": restore_args(averages),
-    }
-    restored = self._restore(step, **args)
+    stripped = restore_args(target.replace(opt_state=opt_state))
+    restored = self._restore(step, state=stripped, averages=restore_args(averages))
     state = restored["state"]
     return state.replace(opt_state=join_averages(state.opt_state, restored["averages"])), extra
 

@@ -103,12 +103,24 @@ class Program:
   def check(self, batch: Any) -> None:
     """Trace the step for a batch: what does not fit is found here, before anything is written.
 
+    Traced for arrays where they will live, so that the first step finds it done.
+
     Args:
       batch: The global batch, or its shapes.
     """
     teacher = self._experiment.teacher
     frozen = (None if teacher is None else teacher.params), self._experiment.distance_params
-    jax.eval_shape(self.step, self.shapes, batch, jax.eval_shape(lambda: jax.random.key(0)), *frozen)
+    spread = sharding.batch_sharding(self._experiment.mesh)
+    jax.eval_shape(
+      self.step,
+      sharding.abstract(self.shapes, self.shardings),
+      sharding.abstract(batch, jax.tree.map(lambda _: spread, batch)),
+      jax.eval_shape(lambda: jax.random.key(0)),
+      *(
+        None if params is None else sharding.abstract(params, self.shardings_of(params, kind))
+        for params, kind in zip(frozen, FROZEN, strict=True)
+      ),
+    )
 
   def next_stage(self, state: TrainState) -> tuple[TrainState, Params]:
     """Return the state and the teacher a stage of progressive distillation begins with:

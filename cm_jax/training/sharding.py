@@ -99,6 +99,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
+def abstract(tree: Any, shardings: Any) -> Any:
+  """Return the shapes and dtypes of a pytree of arrays or shapes, each with the sharding of its leaf."""
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree, shardings
+  )
+
+
 def put(tree: Any, shardings: Any) -> Any:
   """Put arrays that every process holds whole, and alike, on the devices of all of them."""
   if jax.process_count() == 1:

@@ -2,22 +2,14 @@
 
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
-
-
-def abstract(tree: Any, shardings: Any) -> Any:
-  """Return the shapes and dtypes of a pytree, each with the sharding of its leaf."""
-  return jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings
-  )
 
 
 def restore_args(target: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
   """Return Orbax's arguments for a target.
 
   Args:
-    target: From `abstract`.
+    target: From `sharding.abstract`.
     partial: What else the item holds is left out.
   """
   return ocp.args.PyTreeRestore(

@@ -20,9 +20,11 @@ from cm_jax.assembly.resume import reconcile
 from cm_jax.errors import TrainingStopped, UserError
 from cm_jax.storage import run as run_lib
 from cm_jax.training import layout, loop, sharding
+from cm_jax.training import program as program_lib
 from cm_jax.training.averages.track import read_average, split_averages
 from cm_jax.training.checkpoint import CheckpointStore
 from cm_jax.training.program import Program
+from cm_jax.training.step import make_train_step
 from tests import tiny
 
 REPO = Path(__file__).parents[2]
@@ -51,8 +53,21 @@ def equal(a, b) -> None:
   jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
 
 
+@pytest.fixture
+def traced(monkeypatch):
+  """One entry each time that a train step was traced, which for a large network takes longest of all."""
+  times = []
+
+  def counted(*args):
+    step = make_train_step(*args)
+    return lambda *arguments: (times.append(1), step(*arguments))[1]
+
+  monkeypatch.setattr(program_lib, "make_train_step", counted)
+  return times
+
+
 @pytest.mark.slow
-def test_one_and_eight_devices_and_fsdp_train_alike(tmp_path, monkeypatch):
+def test_one_and_eight_devices_and_fsdp_train_alike(tmp_path, monkeypatch, traced):
   monkeypatch.setattr(layout, "LARGE_LEAF", 64)  # so that even the toy's leaves are split
   curves = {}
   for data, fsdp in ((1, 1), (8, 1), (2, 4)):
@@ -62,6 +77,7 @@ def test_one_and_eight_devices_and_fsdp_train_alike(tmp_path, monkeypatch):
     split = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
     assert bool(split) == (fsdp > 1)
   assert len(curves[1, 1]) == 20
+  assert len(traced) == 3
   for curve in curves.values():
     np.testing.assert_allclose(curve, curves[1, 1], rtol=1e-4)
 
@@ -98,13 +114,14 @@ def test_scanned_accumulation_equals_unrolled():
 @pytest.mark.parametrize(
   "objective", [pytest.param(None, marks=pytest.mark.slow), tiny.CT], ids=["edm", "ct"]
 )
-def test_resume_is_exact(tmp_path, objective):
+def test_resume_is_exact(tmp_path, objective, traced):
   whole = loop.train(build(tiny.config(objective, num_steps=6)), tmp_path / "whole", progress=False)
   loop.train(build(tiny.config(objective, num_steps=3)), tmp_path / "parts", progress=False)
   resumed = loop.train(build(tiny.config(objective, num_steps=6)), tmp_path / "parts", progress=False)
   assert int(resumed.step) == 6
   equal(whole, resumed)  # params, optimiser, every average
   assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+  assert len(traced) == 3  # a run's check traces the step, and its first step finds that done
 
 
 def test_resume_on_another_mesh(tmp_path):
@@ -315,7 +332,7 @@ def test_checkpoints_hold_averages_apart_and_prune_the_oldest(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_distilled_run_needs_no_more_than_its_folder(tmp_path):
+def test_a_distilled_run_needs_no_more_than_its_folder(tmp_path, traced):
   loop.train(build(tiny.config(num_steps=3)), tmp_path / "teacher", progress=False)
   config = tiny.config(tiny.CD)
   config.teacher.path, config.init.path = str(tmp_path / "teacher"), "teacher"
@@ -325,6 +342,7 @@ def test_a_distilled_run_needs_no_more_than_its_folder(tmp_path):
   stored = run_lib.read_config(tmp_path / "cd")
   again = loop.train(build(reconcile(config, stored)), tmp_path / "cd", progress=False)
   equal(whole, again)
+  assert len(traced) == 2
 
 
 def test_students_start_from_the_teacher_or_an_average(tmp_path):
