@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cm_jax.errors import UserError
-from cm_jax.storage import whole
+from cm_jax.storage import bucket, whole
 from cm_jax.storage.tables import markdown_table
 
 Column = Callable[[dict[str, Any]], str]
@@ -40,6 +40,9 @@ def check_out(out: str | None, field: str = "out") -> None:
     UserError: Its folder is missing or read-only, or it is a folder itself.
   """
   if out is None:
+    return
+  if bucket.is_bucket(out):  # which has no folders
+    whole.check_writable(field, out)
     return
   folder = Path(out).absolute().parent
   if Path(out).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -52,6 +52,8 @@ from cm_jax.networks.fields import DTYPES
 if TYPE_CHECKING:
   from cm_jax.benchmark.subjects import Subject
 
+ON_THIS_MACHINE = ("trace",)  # JAX's profiler writes files
+
 
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""

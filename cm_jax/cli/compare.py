@@ -21,9 +21,9 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
   """Write the comparison and print its table."""
-  from etils import epath
+  from cm_jax.storage import whole
 
-  if not values.folder or not epath.Path(values.folder).is_dir():
+  if not values.folder or not whole.place(values.folder).is_dir():
     raise UserError("--folder", values.folder or "", "the folder that holds the runs")
   from cm_jax.evaluation.comparison import compare
 

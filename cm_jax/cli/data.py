@@ -23,11 +23,10 @@ tfds.data_source("cifar10", data_dir=OUT) finds it, both splits; of anything els
 Images stay in their order.
 
 Prints what was written and the fingerprint that runs will record, and draws a sample of it, OUT.png. Nothing
-is at OUT until all is right.
+is at OUT until all is right. --input, --source and --out may be in an object store, s3://... or gs://...
 """
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +63,7 @@ def main(values: flags.FlagValues) -> None:
     expected = "cifar10, cifar100, folder:PATH, zip:PATH, npz:PATH or another source"
     raise UserError("--source", "", expected)
   from cm_jax.data.prepare import Prepare
+  from cm_jax.data.prepare.place import size
 
   prepare = Prepare(
     source=values.source,
@@ -83,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
     for said in split.skipped[:SKIPS_SHOWN]:
       print(f"skipped: {said}", file=sys.stderr)
     print("\n".join(described(split)))
-  print(f"{values.out}: {size(Path(values.out)):,} bytes; some of the images: {values.out.rstrip('/')}.png")
+  print(f"{values.out}: {size(values.out):,} bytes; some of the images: {values.out.rstrip('/')}.png")
 
 
 def described(split: "Prepared") -> list[str]:
@@ -97,10 +97,3 @@ def described(split: "Prepared") -> list[str]:
   images = f"{len(split.labels)} images of {shape}{enlarged}; {len(split.skipped)} skipped"
   about = [f"  {line}" for line in split.told if line != number]  # where the classes have no names
   return [f"{split.spec}: {images}", f"  {classes}", *about, f"  fingerprint {split.fingerprint}"]
-
-
-def size(path: Path) -> int:
-  """Return the bytes of a file, or of all files below a folder."""
-  return sum(
-    file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
-  )

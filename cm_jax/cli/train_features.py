@@ -18,7 +18,7 @@ from absl import flags
 
 from cm_jax.cli.flags import define_framing, is_main, start
 from cm_jax.errors import UserError
-from cm_jax.storage.whole import check_writable
+from cm_jax.storage.whole import check_writable, place
 
 
 def define(values: flags.FlagValues) -> None:
@@ -42,8 +42,6 @@ def main(values: flags.FlagValues) -> None:
     raise UserError("--out", "", "the folder to write")
   check_writable("--out", f"{values.out}/features.json")
   start()
-  from etils import epath
-
   from cm_jax.data.sources import Framing, class_names, images, labels, open_source
   from cm_jax.evaluation.features import FEATURES, load_trained, save_features, train_features, train_resnet
 
@@ -53,7 +51,7 @@ def main(values: flags.FlagValues) -> None:
   name = values.name or kind
   if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) or name in set(FEATURES) - {kind}:
     raise UserError("--name", name, "letters, digits, . _ and -, and not that of published features")
-  if (epath.Path(values.out) / "features.json").exists() and not values.again:
+  if (place(values.out) / "features.json").exists() and not values.again:
     features = load_trained(values.out)
   else:
     framing = Framing(values.crop, values.resolution or 0, values.alpha, values.exif)

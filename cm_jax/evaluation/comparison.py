@@ -41,7 +41,7 @@ def compare(folder: epath.PathLike, jobs: int = 1, metric: str | None = None) ->
   Raises:
     UserError: No evaluated run in the folder; nothing of that name in them.
   """
-  place = epath.Path(folder)
+  place = whole.place(folder)
   methods = _methods(place)
   entries = [
     {**entry, "run": f"{method}/{seed}"}

@@ -32,7 +32,7 @@ def report(folder: epath.PathLike) -> str:
   Raises:
     UserError: None of them was evaluated, or a file is not what it should be.
   """
-  place = epath.Path(folder)
+  place = whole.place(folder)
   rank = lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)
   found = {name: place / name for name in sorted(evaluated(place), key=rank)}
   entries = [entry for name, run in found.items() for entry in run_entries(name, run)]
@@ -84,7 +84,7 @@ def own_records(run: epath.PathLike) -> list[Record]:
 
 def evaluated(folder: epath.PathLike) -> list[str]:
   """Return the names of the run folders in a folder that hold evaluations, sorted."""
-  place = epath.Path(folder)
+  place = whole.place(folder)
   names = [path.name for path in place.iterdir()] if place.is_dir() else []
   return sorted(name for name in names if RunFolder.at(place / name).evaluations.exists())
 

@@ -104,8 +104,8 @@ def local_folder(
       fetched, or change meanwhile; the disk has no room.
   """
   address = str(path).rstrip("/")
-  found = _listed(address, field, below)
-  objects = [one for one in found if read(one.name) or named(one.name)]
+  counts = lambda name: read(name) or named(name)
+  objects = _listed(address, field, below, counts)
   if not objects:
     raise UserError(
       field, f"{address}/{below}".rstrip("/"), "a folder of an object store with such files in it"
@@ -116,7 +116,7 @@ def local_folder(
       part = copy.with_name(f"{copy.name}.part")
       with _told(field, address, "a folder"):
         _fill(part, address, field, [(one, read(one.name)) for one in objects])
-        if _listed(address, field, below) != found:
+        if _listed(address, field, below, counts) != objects:
           shutil.rmtree(part)
           raise UserError(field, address, "objects that stay as they are while they are fetched")
         for folder, _, _ in os.walk(part / "new"):
@@ -127,8 +127,8 @@ def local_folder(
   return copy
 
 
-def _listed(address: str, field: str, below: str) -> list[_Object]:
-  """Return the objects below a folder, sorted by name."""
+def _listed(address: str, field: str, below: str, counts: Callable[[str], bool]) -> list[_Object]:
+  """Return the objects below a folder whose names count, sorted by name."""
   store, root = bucket.filesystem(address), f"{address}/{below}".rstrip("/")
   with _told(field, root, "a folder"):
     found: Mapping[str, Mapping[str, Any]] = bucket.patiently(root, lambda: store.find(root, detail=True))
@@ -144,7 +144,8 @@ def _listed(address: str, field: str, below: str) -> list[_Object]:
     if not _can_be_a_file(name):
       expected = "names that files can have: no part of them empty, . or .., none over 255 bytes"
       raise UserError(field, f"{address}/{name}", expected)
-    objects.append(_Object(name, int(about["size"]), str(_version(about))))
+    if counts(name):
+      objects.append(_Object(name, int(about["size"]), str(_version(about))))
   names = {one.name for one in objects}
   for one in objects:
     parts = one.name.split("/")

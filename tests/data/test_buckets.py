@@ -2,6 +2,7 @@
 beyond its folder. Against moto's S3 server; real S3 and GCS were not."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cm_jax import cli
+from cm_jax.data.prepare import Prepare
+from cm_jax.data.prepare.cifar import find_archive
 from cm_jax.data.sources import SOURCES, open_source, stored, told, validate_source
 from cm_jax.errors import UserError
-from cm_jax.storage import bucket, fetched
+from cm_jax.evaluation.features import load_features
+from cm_jax.storage import bucket, fetched, lines, whole
 from cm_jax.storage.pictures import encode_png
 from tests import needs
+from tests.cli.weights import weights_folder
+from tests.evaluation.test_report import write_run
 from tests.storage.moto_server import server
 
 REPO = Path(__file__).parents[2]
@@ -160,8 +167,6 @@ def test_latents_an_archive_of_lsun_and_a_set_of_tfds(place, cache, tmp_path, mo
       open_source(f"lmdb:{tmp_path / 'lsun'}", framing=frame),
     )
 
-  from cm_jax.data.prepare import Prepare
-
   Prepare(source="digits:test", out=str(tmp_path / "sets"), format="array_record", name="few")()
   put(tmp_path / "sets", f"{place}/sets")
   here = open_source(f"tfds:few:train[:50]:{tmp_path / 'sets'}")
@@ -256,3 +261,98 @@ def test_a_fetch_that_is_cut_off_counts_for_nothing_and_is_gone_on_with_by_one_a
   assert len(again) == 400 and all(again[path.name] == at for path, at in left.items())
   assert not list(cache.glob("*.part"))
   print(f"killed after {len(left)} of 400 files, which the next one kept")
+
+
+def succeed(capsys, *arguments: str) -> str:
+  status, said = cli.run(list(arguments)), capsys.readouterr()
+  assert status == 0, said
+  return said.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["zip", "array_record"])
+def test_what_is_prepared_from_a_store_into_one_is_that_of_a_disk(
+  place, cache, tmp_path, capsys, monkeypatch, form
+):
+  here = draw(tmp_path / "photos", 9)
+  put(here, f"{place}/photos")
+  out = "set.zip" if form == "zip" else "sets"
+  named = [] if form == "zip" else ["--name=few"]
+  prepare = ["data", "prepare", f"--format={form}", "--crop=center", "--resolution=4", *named]
+  said = [
+    succeed(capsys, *prepare, f"--source=folder:{top}/photos", f"--out={top}/{out}")
+    for top in (place, str(tmp_path))
+  ]
+  # the description of a set for tfds names its source
+  plain = [re.sub(r": [\d,]+ bytes;", "", text) for text in said]
+  assert plain[0].replace(place, str(tmp_path)) == plain[1]
+  made = lambda top: f"zip:{top}/{out}" if form == "zip" else f"tfds:few:train:{top}/{out}"
+  alike(open_source(made(place)), open_source(made(tmp_path)))
+  store = bucket.filesystem(place)
+  assert store.cat_file(f"{place}/{out}.png") == (tmp_path / f"{out}.png").read_bytes()
+  assert not [name for name in store.find(place) if name.endswith((".lock", ".tmp"))]
+  assert not list((cache.parent / "prepare").iterdir())
+  assert cli.run([*prepare, f"--source=folder:{place}/photos", f"--out={place}/{out}"]) == 2
+  assert f"--out = {place}/{out}: expected a path that does not exist yet" in capsys.readouterr().err
+  assert cli.run([*prepare, f"--source=folder:{place}/photos", f"--out={place}/photos/{out}"]) == 2
+  assert f"--out = {place}/photos/{out}: expected a place outside {place}/photos" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_set_that_cannot_all_be_put_there_is_not_there(place, cache, monkeypatch):
+  copy, done = whole._copy, []
+
+  def copy_one(source, target):
+    if done[2:]:
+      raise PermissionError("Access Denied")
+    done.append(target)
+    copy(source, target)
+
+  monkeypatch.setattr(whole, "_copy", copy_one)
+  with pytest.raises(UserError, match=rf"^out = {place}: expected a place that can be written"):
+    Prepare(source="digits:test", out=place, format="array_record", name="few")()
+  assert len(done) == 3
+  assert [name.rpartition("/")[2] for name in bucket.filesystem(place).find(place.removesuffix("/set"))] == [
+    "set.png"
+  ]
+
+
+@pytest.mark.slow
+def test_the_archive_of_cifar_may_be_there(place, cache, tmp_path):
+  bucket.filesystem(place).pipe_file(f"{place}/a.tar.gz", b"no archive")
+  with pytest.raises(UserError, match=r"^input = s3://.*cifar-10-binary.tar.gz with sha256 c4a38"):
+    find_archive("cifar10", f"{place}/a.tar.gz")
+  with pytest.raises(UserError, match=r"^input = s3://.*b.tar.gz: expected a file that is there"):
+    find_archive("cifar10", f"{place}/b.tar.gz")
+
+
+@pytest.mark.slow
+def test_reports_comparisons_and_features_there_are_those_of_a_disk(place, cache, tmp_path, capsys):
+  runs = tmp_path / "runs"
+  for folder in ("edm", "cd", "edm/0", "cd/0", "cd/1"):
+    write_run(runs / folder)
+  put(runs, f"{place}/runs")
+  for command, files in (("report", ["json", "md"]), ("compare", ["json", "md"])):
+    said = [succeed(capsys, command, f"--folder={top}") for top in (f"{place}/runs", str(runs))]
+    assert said[0] == said[1]
+    name = {"report": "report", "compare": "comparison"}[command]
+    for end in files:
+      assert whole.read(f"{place}/runs/{name}.{end}") == whole.read(runs / f"{name}.{end}")
+  draw(tmp_path / "photos", 200)
+  put(tmp_path / "photos", f"{place}/photos")
+  train = ["train-features", "--crop=center", "--resolution=8", "--num_steps=2", "--name=two"]
+  top = [place, str(tmp_path)]
+  for at in top:
+    succeed(capsys, *train, f"--source=folder:{at}/photos", f"--out={at}/features")
+  for name in ("features.json", "features.safetensors"):
+    assert whole.read(f"{place}/features/{name}") == whole.read(tmp_path / "features" / name)
+  assert load_features(f"{place}/features").hash == load_features(tmp_path / "features").hash
+
+
+@pytest.mark.slow
+def test_a_benchmark_measures_weights_there_and_writes_there(place, cache, tmp_path, capsys):
+  put(weights_folder(tmp_path / "weights"), f"{place}/weights")
+  arguments = ["--what=sampling", f"--model={place}/weights", "--batch=2", "--nfe=1", "--rounds=1"]
+  succeed(capsys, "benchmark", *arguments, f"--out={place}/rates.jsonl", f"--png={place}/rates.png")
+  assert [row["batch"] for row in lines.read(f"{place}/rates.jsonl")] == [2]
+  assert whole.read(f"{place}/rates.png")[:4] == b"\x89PNG"

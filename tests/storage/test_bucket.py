@@ -41,11 +41,14 @@ def test_a_missing_extra_is_said_before_anything_else(flag, without_s3fs, capsys
   assert 'pip install "cm_jax[s3]"' in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [("benchmark",), ("data", "prepare"), ("report",)])
-def test_commands_that_know_no_object_store_say_so(command, capsys):
-  assert cli.run([*command, "--out=gs://bucket/x"]) == 2
+@pytest.mark.parametrize(
+  "given", ["benchmark --trace=gs://b/x", "benchmark --trace gs://b/x", "train --config gs://b/x"]
+)
+def test_a_flag_that_knows_no_object_store_says_so(given, capsys):
+  command, flag, _ = given.replace("=", " ").split()
+  assert cli.run(given.split()) == 2
   said = capsys.readouterr().err
-  assert said.startswith(f"cm_jax {command[0]}: --out = gs://bucket/x: expected a path of this machine")
+  assert said.startswith(f"cm_jax {command}: {flag} = gs://b/x: expected a path of this machine")
   assert said.count("\n") == 1
 
 

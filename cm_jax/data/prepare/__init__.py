@@ -14,7 +14,7 @@ import numpy as np
 from cm_jax.data.prepare.cifar import ARCHIVES, Split, find_archive, read_archive
 from cm_jax.data.prepare.conversion import Conversion, Reader, Recipe, as_it_is, reader
 from cm_jax.data.prepare.kept import Kept
-from cm_jax.data.prepare.place import KEPT, beside, check_out
+from cm_jax.data.prepare.place import KEPT, check_out, filling, put
 from cm_jax.data.prepare.writers import own_info, stock_info, write_array_record, write_zip
 from cm_jax.data.sources import SOURCES, class_names, open_source, told, validate_source
 from cm_jax.data.sources.archives import ZipSource
@@ -25,7 +25,6 @@ from cm_jax.data.sources.tfds import TfdsSource
 from cm_jax.data.sources.threads import in_order
 from cm_jax.errors import UserError, one_of
 from cm_jax.storage.pictures import save_grid
-from cm_jax.storage.whole import publish
 
 FORMATS = ("array_record", "zip")
 _SPLIT = "train"  # of a set that has but one
@@ -61,12 +60,14 @@ class Prepare:
   """Make a data set: `Prepare(source, out)()`.
 
   Nothing is at `out` until all is written, read back and decoded again. Images that are ready are kept in a
-  hidden folder beside it: the same command goes on with them after it was stopped or killed.
+  hidden folder beside it, for an object store in the cache: the same command goes on with them after it was
+  stopped or killed.
 
   Args:
     source: cifar10, cifar100, or what `open_source` opens, latents excepted; with a crop of images of any
       sizes.
-    out: What is made: a .zip file, or a folder for ArrayRecord. Beside it lies OUT.png, some of the images.
+    out: What is made, here or in an object store: a .zip file, or a folder for ArrayRecord. Beside it lies
+      OUT.png, some of the images.
     resolution: Side of the square images, 1 to 4096; None: there is no crop and the images keep their size.
     crop, alpha, exif: Of `Framing`: how an image of any kind and size is read and cropped.
     format: zip (EDM's form) or array_record (a folder for tfds).
@@ -100,10 +101,7 @@ class Prepare:
     _ = self._framing
     self._check_source()
     self._check_choices()
-    check_out(self.out, self.format)
-    scheme, _, folder = self.source.partition(":")
-    if scheme == "folder" and Path(self.out).resolve().is_relative_to(Path(folder).resolve()):
-      raise UserError("out", self.out, f"a place outside {folder}, whose images it would be among")
+    check_out(self.out, self.format, self.source)
 
   @property
   def _framing(self) -> Framing:
@@ -169,9 +167,8 @@ class Prepare:
         `out` then.
     """
     splits, classes, about = self._open()
-    out = Path(self.out).absolute()
     try:
-      with beside(out) as part, contextlib.ExitStack() as opened:
+      with filling(self.out) as part, contextlib.ExitStack() as opened:
         for split in splits.values():
           opened.enter_context(contextlib.closing(split.images))
         self._go_on(part, splits)
@@ -179,8 +176,7 @@ class Prepare:
         self._write(place, splits, classes)
         prepared = [self._read_back(place, name, split, about) for name, split in splits.items()]
         save_grid(next(iter(splits.values())).samples(), part / "grid.png")
-        publish(part / "grid.png", out.with_name(f"{out.name}.png"))
-        publish(place, out)
+        put(place, part / "grid.png", self.out)
     except OSError as error:
       expected = f"a place that can be written, with room enough ({error.strerror or error})"
       raise UserError("out", self.out, expected) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cm_jax.errors import UserError
-from cm_jax.storage import downloads
+from cm_jax.storage import downloads, fetched
 
 _PIXELS = 3 * 32 * 32
 _MAX_BYTES = 50_000 * (2 + _PIXELS)  # the largest member there is, CIFAR-100's train.bin
@@ -94,11 +94,12 @@ def find_archive(name: str, given: str | None = None) -> Path:
     except UserError as error:
       expected = f"{error.expected}, or {archive.file} as input if you have it"
       raise UserError(error.field, error.value, expected) from None
-  if not Path(given).is_file():
+  file = fetched.local(given, "input")
+  if not file.is_file():
     raise UserError("input", given, f"an existing file: {archive.file}")
-  if (found := downloads.file_sha256(given)) != archive.sha256:
+  if (found := downloads.file_sha256(file)) != archive.sha256:
     raise UserError("input", given, f"{archive.file} with sha256 {archive.sha256}, not {found}")
-  return Path(given)
+  return file
 
 
 def read_archive(name: str, path: Path) -> tuple[dict[str, Split], dict[str, list[str]]]:

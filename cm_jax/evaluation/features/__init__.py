@@ -25,6 +25,7 @@ from cm_jax.evaluation.features.trained import TrainedFeatures as TrainedFeature
 from cm_jax.evaluation.features.trained import load_trained as load_trained
 from cm_jax.evaluation.features.trained import train_resnet as train_resnet
 from cm_jax.networks.dinov2 import SIZES
+from cm_jax.storage import bucket, fetched, whole
 
 FEATURES: Mapping[str, Callable[[epath.PathLike | None], Extractor]] = {
   "digits": load_digits,
@@ -44,11 +45,13 @@ def load_features(name: epath.PathLike, weights: epath.PathLike | None = None) -
   Raises:
     UserError: No such network or folder; weights that are not there, not whole, or of another network.
   """
+  if weights is not None and bucket.is_bucket(weights) and not fetched.is_folder(weights, "weights"):
+    weights = fetched.local(weights, "weights")
   if str(name) in FEATURES:
     return FEATURES[str(name)](weights)
   if weights is not None:
     raise UserError("weights", str(weights), f"none: {name} holds its own")
-  if not epath.Path(name).exists():
+  if not whole.place(name).exists():
     expected = f"{one_of(FEATURES, name)}; or the folder of an own one: train-features makes it"
     raise UserError("features", str(name), expected)
   return load_trained(name)

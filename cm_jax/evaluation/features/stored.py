@@ -36,7 +36,7 @@ def write(folder: epath.PathLike, params: Params, info: Mapping[str, Any]) -> No
   Raises:
     UserError: The place cannot be written, or the disk is full.
   """
-  place = epath.Path(folder)
+  place = whole.place(folder)
   (place / _INFO).unlink(missing_ok=True)
   whole.write(place / _WEIGHTS, packed(params))
   whole.write(place / _INFO, json.dumps({**info, "sha256": sha256(params)}, indent=2) + "\n")
@@ -50,7 +50,7 @@ def read(folder: epath.PathLike) -> tuple[Params, dict[str, Any]]:
   """
   import safetensors.numpy
 
-  place = epath.Path(folder)
+  place = whole.place(folder)
   if not (place / _INFO).exists():
     expected = "what train-features writes: it makes them from digits, or from labelled images of yours"
     raise UserError(str(place / _INFO), "no such file", expected)

@@ -21,6 +21,7 @@ from cm_jax.evaluation.features.classifier import ClassifierFeatures, load_class
 from cm_jax.evaluation.features.fitting import fit
 from cm_jax.networks.resnet import ResNet, widths_for
 from cm_jax.sampling.generate import local_mesh, replicate
+from cm_jax.storage import whole
 from cm_jax.storage.weights import flatten
 from cm_jax.types import Array, Params
 
@@ -178,7 +179,7 @@ def load_trained(folder: epath.PathLike) -> TrainedFeatures | ClassifierFeatures
   params, info = stored.read(folder)
   if "network" not in info:
     return load_classifier(folder)
-  described = epath.Path(folder) / "features.json"
+  described = whole.place(folder) / "features.json"
   if (network := info.pop("network")) != NETWORK:
     raise UserError(f"{described}: network", network, NETWORK)
   try:
