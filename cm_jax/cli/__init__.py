@@ -34,8 +34,6 @@ COMMANDS = {
   "convert": "turn a published checkpoint, or a run, into a weights folder",
 }
 
-CODE = ("code", "config")  # flags that name what runs: never from where others may write
-
 HELP = ("--help", "-help", "-h", "--helpfull")
 MODULE = "python -m cm_jax"  # how docstrings call the program
 
@@ -100,7 +98,7 @@ def _run(name: str, rest: list[str]) -> int:
       raise UserError(overrides[0].partition("=")[0], overrides[0].partition("=")[2], f"a flag of {name}")
     _parse(values, name, [argument for argument in rest if argument not in overrides])
     flags.say_processes(values)
-    check_buckets(rest, {*CODE, *getattr(command, "ON_THIS_MACHINE", ())})
+    check_buckets(rest)
     with memory.told(values), outside.named_in_the_block():
       outside.allow(values.code if "code" in values else [])
       command.main(values, overrides) if "config" in values else command.main(values)

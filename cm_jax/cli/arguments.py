@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from cm_jax.errors import UserError
 from cm_jax.storage import bucket
@@ -71,27 +71,17 @@ def at_home(argument: str) -> str:
   return re.sub(r"(?:(?<=[=:])|^)~[A-Za-z0-9_.-]*(?=/|$)", lambda home: os.path.expanduser(home[0]), argument)
 
 
-def check_buckets(arguments: Sequence[str], here: Collection[str] = ()) -> None:
+def check_buckets(arguments: Sequence[str]) -> None:
   """Check that every object store that flags name can be reached, before any work.
 
-  Args:
-    arguments: With flags.
-    here: Names of flags whose values are of this machine.
-
   Raises:
-    UserError: Names the first flag whose store cannot be reached, or that knows none.
-
-  >>> check_buckets(["--trace", "s3://b/x"], here=["trace"])
-  Traceback (most recent call last):
-  cm_jax.errors.UserError: --trace = s3://b/x: expected a path of this machine, or of what is mounted
+    UserError: Names the first flag whose store cannot be reached.
   """
   before = ""
   for argument in arguments:
     name, sign, value = argument.partition("=")
     if not sign:
       name, value = before, argument
-    if name.lstrip("-").replace("-", "_") in here and bucket.is_bucket(value):
-      raise UserError(name, value, "a path of this machine, or of what is mounted")
     if (path := bucket.named_in(value)) is not None:
       try:
         bucket.check(name, path)

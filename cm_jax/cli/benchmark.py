@@ -44,15 +44,13 @@ from absl import flags
 from cm_jax.benchmark.cases import CASES, WORKLOADS, case_of
 from cm_jax.benchmark.plan.accelerators import accelerator
 from cm_jax.benchmark.records import check_out, circumstances, table, write
-from cm_jax.cli.flags import define_weights, is_main, start
+from cm_jax.cli.flags import define_here, define_weights, is_main, start
 from cm_jax.cli.measurements import MEASUREMENTS, batch_size, noise_levels, whole_numbers
 from cm_jax.errors import UserError, one_of, renamed
 from cm_jax.networks.fields import DTYPES
 
 if TYPE_CHECKING:
   from cm_jax.benchmark.subjects import Subject
-
-ON_THIS_MACHINE = ("trace",)  # JAX's profiler writes files
 
 
 def define(values: flags.FlagValues) -> None:
@@ -64,7 +62,7 @@ def define(values: flags.FlagValues) -> None:
   about += " cifar: DDPM++, 55.7 M."
   flags.DEFINE_enum("network", "digits16", list(WORKLOADS), about, flag_values=values)
   define_weights(values)
-  text("config", None, "Measure what this config file trains; --config.key=value overrides any key.")
+  define_here(values, "config", "Measure what this config file trains; --config.key=value overrides any key.")
   several("batch", [], "Images at a time; by default 1,8,64 for sampling, else the network's own.")
   several("nfe", ["1", "2", "35"], "Network evaluations an image, of sampling.")
   several("dtype", [], f"What the network computes in, of {', '.join(DTYPES)}; by default its own.")
@@ -86,11 +84,8 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("seed", 0, "Of weights, images and noise.", lower_bound=0, flag_values=values)
   text("out", None, "File with every number and where it was measured: .json, or .jsonl with a line a row.")
   text("png", None, "Picture of sampling and train: images a second over the batch.")
-  text(
-    "trace",
-    None,
-    "Folder for jax.profiler. XLA_FLAGS=--xla_cpu_enable_xprof_traceme=true names operations on a CPU.",
-  )
+  about = "Folder for jax.profiler. XLA_FLAGS=--xla_cpu_enable_xprof_traceme=true names operations on a CPU."
+  define_here(values, "trace", about)
 
 
 def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from absl import flags
 from cm_jax import outside
 from cm_jax.cli import signals
 from cm_jax.errors import UserError, renamed
+from cm_jax.storage import bucket
 
 if TYPE_CHECKING:
   from cm_jax.models import Model
@@ -96,6 +97,28 @@ def define_weights(values: flags.FlagValues) -> None:
     "diffusion, consistency or flow_map: asked for where an old weights folder does not say it.",
     flag_values=values,
   )
+
+
+class _Here(flags.ArgumentParser):
+  """Reads a path of this machine."""
+
+  syntactic_help = "a path of this machine, or of what is mounted"
+
+  def parse(self, argument: str) -> str:
+    """Return it.
+
+    Raises:
+      ValueError: It is in an object store.
+    """
+    if bucket.is_bucket(argument):
+      raise ValueError(f"{argument} is not {self.syntactic_help}")
+    return argument
+
+
+def define_here(values: flags.FlagValues, name: str, about: str) -> None:
+  """Declare a flag that names what cannot be in an object store: code, which others who may write there would
+  choose, and what a library writes as files."""
+  flags.DEFINE(_Here(), name, None, about, values, flags.ArgumentSerializer())
 
 
 class _Step(flags.ArgumentParser):

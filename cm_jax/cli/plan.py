@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from cm_jax.cli.flags import is_main, start
+from cm_jax.cli.flags import define_here, is_main, start
 from cm_jax.errors import UserError
 
 MOST_COMPILED = 512  # fake devices
@@ -31,7 +31,7 @@ MOST_COMPILED = 512  # fake devices
 def define(values: flags.FlagValues) -> None:
   """Declare the flags."""
   text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
-  text("config", None, "The config file; --config.key=value overrides any key.")
+  define_here(values, "config", "The config file; --config.key=value overrides any key.")
   text("workdir", None, "A run folder whose stored config is planned, where no --config is given.")
   text("teacher", None, "Run or weights folder of the teacher, of which the network is taken.")
   text("init", None, "Run or weights folder to start from.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from cm_jax.cli import signals
-from cm_jax.cli.flags import is_main, start
+from cm_jax.cli.flags import define_here, is_main, start
 from cm_jax.cli.header import described, ended, keys
 from cm_jax.errors import UserError, damage_told, renamed
 from cm_jax.notices import notice
@@ -39,7 +39,7 @@ def define(values: flags.FlagValues) -> None:
   text = (
     "The config file, FILE.py or FILE.py:ARGUMENT; --config.key=value overrides any key, of components too."
   )
-  flags.DEFINE_string("config", None, text, flag_values=values)
+  define_here(values, "config", text)
   text = "Where the run lives: config.json, checkpoints/, metrics.jsonl, samples/, snapshots/."
   flags.DEFINE_string("workdir", None, text, flag_values=values)
   flags.DEFINE_string(
