@@ -18,7 +18,7 @@ cm_jax() { "$PYTHON" -m cm_jax "$@"; }
 train() { cm_jax train --config="configs/digits_$1.py" --workdir="$runs/$1" "${@:2}"; }
 evaluate() { cm_jax evaluate --workdir="$runs/$1" --features="$runs/features" "${@:2}"; }
 
-# Networks this small do not fill two cores: two jobs at a time, each on half of the cores, with a progress bar each.
+# Networks this small do not fill two cores: two halves at a time, each on half of the cores, with a progress bar each.
 cores=$(getconf _NPROCESSORS_ONLN)
 both() {
   set -m  # a process group each: what stops the demo stops all that each of them started
@@ -34,18 +34,31 @@ both() {
   printf '\n' >&2
 }
 
-features_and_ict() {
+# name: say that the other half may go on; wait until it may
+told() { touch "$runs/.$1"; }
+await() { until [ -e "$runs/.$1" ]; do sleep 1; done; }
+
+teacher_and_cd() {
+  train edm
+  told teacher
   cm_jax train-features --source=digits --out="$runs/features"
-  train ict
+  train cd --teacher="$runs/edm"
+  told cd
+  evaluate edm --num_steps=18
 }
 
-evaluate_students() {
-  evaluate cd --sigmas=80 --sigmas=80,3
+# waits for the other half, which is the one whose failure ends both
+the_rest() {
+  train ict
+  await teacher
+  train ect --init="$runs/edm"
+  await cd
   evaluate ict --sigmas=80 --sigmas=80,1.6
   evaluate ect --sigmas=80 --sigmas=80,0.8
+  evaluate cd --sigmas=80 --sigmas=80,3
 }
 
-both "train edm" features_and_ict
-both "train cd --teacher=$runs/edm" "train ect --init=$runs/edm"
-both "evaluate edm --num_steps=18" evaluate_students
+mkdir -p "$runs"
+rm -f "$runs/.teacher" "$runs/.cd"
+both teacher_and_cd the_rest
 cm_jax report --folder="$runs"
