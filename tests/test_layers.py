@@ -16,6 +16,7 @@ REPO = Path(__file__).parents[1]
 PACKAGE = REPO / "cm_jax"
 LAYERS = {
   "types": 0, "models": 0, "config": 0, "errors": 0, "notices": 0, "outside": 0, "version": 0,
+  "coordination": 0, "meetings": 0,
   "storage": 1, "diffusion": 1, "networks": 2,
   "objectives": 3, "sampling": 3, "data": 3, "convert": 3, "training": 4, "evaluation": 4, "assembly": 5,
   "build": 6, "benchmark": 6, "cli": 7, "__main__": 8,

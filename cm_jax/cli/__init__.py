@@ -6,15 +6,16 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
 from cm_jax.cli import flags, memory, signals
 from cm_jax.cli.arguments import at_home, check_buckets, is_override, joined, spelled
-from cm_jax.errors import UserError, one_of
+from cm_jax.errors import UserError, one_of, shown
 from cm_jax.storage import bucket
-from cm_jax.training import peers
+from cm_jax.training import early, peers
 from cm_jax.version import __version__
 
 COMMANDS = {
@@ -114,20 +115,14 @@ def _run(name: str, rest: list[str]) -> int:
     return 128 + signal.SIGPIPE
   except OSError as error:  # a disk that is full, a place that cannot be read or written
     if error.errno is None:
-      raise
+      return _unexpected(error)
     from cm_jax.storage.whole import ROOM
 
     return _failed(name, str(UserError(str(error.filename or "a file"), error.strerror, ROOM)), 1)
-  except (RuntimeError, ValueError) as error:  # as which a collective operation fails, too
-    if not peers.watched():
-      raise
-    peers.wait(error)  # where another process died that is what to say
-    peers.leave(f"{type(error).__name__}: {error}"[:500], 1)
-    raise
   except Exception as error:
-    if not bucket.is_theirs(error):
-      raise
-    return _failed(name, f"an object store does not answer any more: {bucket.said(error)}", 1)
+    if bucket.is_theirs(error):
+      return _failed(name, f"an object store does not answer any more: {bucket.said(error)}", 1)
+    return _unexpected(error)
   peers.leave()
   return 0
 
@@ -135,8 +130,27 @@ def _run(name: str, rest: list[str]) -> int:
 def _failed(name: str, line: str, status: int) -> int:
   """Say on standard error, and to the other processes of a job, why this one ends."""
   print(f"cm_jax {name}: {line}", file=sys.stderr, flush=True)
-  peers.leave(line, status)
+  _tell(line, status)
   return status
+
+
+def _unexpected(error: Exception) -> int:
+  """Show an error that is nobody's input, and say it to the other processes of a job; raise it in a process
+  alone."""
+  if not peers.watched() and early.job() is None:
+    raise error
+  peers.wait(error)  # where another process died, as which a collective operation fails, that is what to say
+  traceback.print_exception(error)
+  _tell(f"{type(error).__name__}: {shown(str(error), 500)}", 1)
+  return 1
+
+
+def _tell(line: str, status: int) -> None:
+  """Say to the other processes of a job, where there are any, why this one ends."""
+  if peers.watched():
+    peers.leave(line, status)
+  elif (job := early.job()) is not None:
+    early.tell(job, line, status)
 
 
 def _as_flag(error: UserError, values: absl_flags.FlagValues) -> UserError:

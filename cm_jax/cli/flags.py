@@ -28,6 +28,7 @@ def start(agree_on_the_end: bool = False) -> None:
   """
   import jax
 
+  from cm_jax import meetings
   from cm_jax.cli import environment
   from cm_jax.training import peers, processes
 
@@ -36,8 +37,9 @@ def start(agree_on_the_end: bool = False) -> None:
   job = processes.find(os.environ, processes.tpu_metadata())
   silence = peers.seconds_alone(os.environ)
   processes.join(job, processes.seconds_to_join(os.environ), silence)
-  environment.check_platform()
   peers.watch(silence)
+  meetings.meet()  # before the devices, which JAX starts on all of them together
+  environment.check_platform()
   if jax.distributed.is_initialized() and not agree_on_the_end:
     signals.answer()
 

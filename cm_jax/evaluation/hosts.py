@@ -1,18 +1,14 @@
 """Work shared by the processes of a job: who does which part, what all of them know at the end."""
 
-import json
-from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cm_jax.errors import UserError
 from cm_jax.evaluation.moments import Moments
 
 T = TypeVar("T")
-_LINE = 4096  # bytes of an error that one process tells the others
 
 
 def part(count: int) -> range:
@@ -23,29 +19,6 @@ def part(count: int) -> range:
   """
   size, index = -(-count // jax.process_count()), jax.process_index() % jax.process_count()
   return range(min(index * size, count), min((index + 1) * size, count))
-
-
-def together(action: Callable[[], T]) -> T:
-  """Do something on every process.
-
-  Raises:
-    UserError: On all of them, what it raised on the first that it failed on.
-  """
-  if jax.process_count() == 1:
-    return action()
-  done: list[T] = []
-  refused: tuple[str, object, str] | None = None
-  try:
-    done.append(action())
-  except UserError as error:
-    refused = error.field, error.value, error.expected
-  text = json.dumps([str(part) for part in refused]).encode()[:_LINE] if refused else b""
-  lines = multihost_utils.process_allgather(np.frombuffer(text.ljust(_LINE), np.uint8))
-  for line in np.asarray(lines):
-    said = bytes(line).decode(errors="replace").strip()
-    if said:
-      raise UserError(*json.loads(said))
-  return done[0]
 
 
 def all_rows(rows: np.ndarray) -> np.ndarray:

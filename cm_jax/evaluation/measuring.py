@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from etils import epath
 
+from cm_jax import meetings
 from cm_jax.errors import UserError
 from cm_jax.evaluation import hosts
 from cm_jax.evaluation.collecting import Collected, collect
@@ -43,7 +44,7 @@ def measure(
     by = {"features": extractor.hash, "resize": extractor.resize}
     images = {**subject.fields, **subject.identity(), **by}
     partial = Partial(folder, images, {"needs": sorted(needs), "num": num}, every)
-  mine = hosts.together(lambda: _mine(subject, hosts.part(num), extractor, needs, partial, progress))
+  mine = meetings.together(lambda: _mine(subject, hosts.part(num), extractor, needs, partial, progress))
   return mine.whole(extractor, needs, subject.shape), partial
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cm_jax import meetings
 from cm_jax.data.companions import companions
 from cm_jax.data.sources import SOURCES, Framing, images, open_source, validate_source
 from cm_jax.errors import UserError, renamed
@@ -226,7 +227,7 @@ class RealData:
     count = len(source) if self.num is None else self.num
     numbers = hosts.part(count)
     batches = lambda start, stop: source.batches(start, stop, self.batch_size)
-    mine = hosts.together(
+    mine = meetings.together(
       lambda: collect(batches, numbers, self.features, needs, title="reference", progress=self.progress)
     )
     found = mine.whole(self.features, needs, source.shape)

@@ -18,11 +18,12 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from cm_jax import meetings
 from cm_jax.errors import UserError, one_of
 from cm_jax.storage import bucket
 from cm_jax.storage.run import RunFolder, note_saved
 from cm_jax.storage.whole import ROOM
-from cm_jax.training import failed_save, peers, step_folder
+from cm_jax.training import failed_save, step_folder
 from cm_jax.training.averages.track import join_averages, split_averages
 from cm_jax.training.copies import Copies
 from cm_jax.training.kept import Exactly, NewestUntil, kept
@@ -134,7 +135,7 @@ class CheckpointStore:
     """Remove the steps after one, which training undoes, on every process; a kill leaves no half of any."""
     self.close()
     undone = [stored for stored in self.steps() if stored > step]
-    peers.meet()  # all have looked
+    meetings.meet()  # all have looked
     for stored in undone:
       self._place.remove(stored)
     self.settle()
@@ -166,7 +167,7 @@ class CheckpointStore:
       UserError: As for `save`.
     """
     self.wait()
-    peers.meet()
+    meetings.meet()
     self._place.look_again()
 
   def close(self) -> None:

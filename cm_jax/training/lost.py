@@ -11,6 +11,8 @@ import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cm_jax import coordination
+
 _CALLBACK = "missed_heartbeat_callback"
 _BAD_CAST = b"St8bad_cast"
 _kept: list[Any] = []  # what C++ calls must not be collected
@@ -23,8 +25,7 @@ def told_by(end: Callable[[], None]) -> Iterator[None]:
   Args:
     end: Called in a thread of jaxlib; it must not return.
   """
-  from jax._src import distributed  # the callback has no public name
-
+  distributed = coordination.module()  # the callback has no public name
   try:
     library = distributed._jax
     make = library.get_distributed_runtime_client

@@ -7,7 +7,7 @@ is gone with it: jaxlib sees that at once and ends the others, with a line of ou
 """
 
 import atexit
-import itertools
+import contextlib
 import json
 import os
 import re
@@ -18,15 +18,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from cm_jax import coordination
 from cm_jax.errors import UserError
+from cm_jax.meetings import LONG, PREFIX, told
+from cm_jax.notices import notice
 
 PERIOD = 3.0  # seconds between two signs of life
 TIMEOUT = "CM_JAX_PEER_TIMEOUT"  # seconds without one, after which a process counts as dead
 # Of a process that ends because another did: killed or stopped, so that the same command goes on; or refused.
 STATUS, REFUSED = 75, 1
 _DEFAULT = 60.0
-_MEET = 86_400_000  # milliseconds to wait for another, which may copy a checkpoint; a dead one `Watch` sees
-_PREFIX = "cm_jax"
 # What gloo, NCCL, TPUs' network and JAX's coordination service say where another process is gone.
 _COLLECTIVE = re.compile(
   r"gloo|nccl|rccl|megascale|coordination|heartbeat|barrier|preempted|socket closed|broken pipe"
@@ -47,7 +48,7 @@ class Watch(threading.Thread):
   def __init__(self, client: Any, process: int, processes: int, limit: float):
     super().__init__(name="peers", daemon=True)
     self._client, self._process, self._processes, self.limit = client, process, processes, limit
-    self._ended, self.status, self.is_alone = threading.Event(), 0, False
+    self._ended, self.status = threading.Event(), 0
     self._answered, self._refused = time.monotonic(), ""
 
   def run(self) -> None:
@@ -59,7 +60,7 @@ class Watch(threading.Thread):
     while not self._ended.wait(PERIOD):
       beats += 1
       try:
-        self._client.key_value_set(f"{_PREFIX}/alive/{self._process}", str(beats), allow_overwrite=True)
+        self._client.key_value_set(f"{PREFIX}/alive/{self._process}", str(beats), allow_overwrite=True)
         alive = _read(self._client, "alive")
         left = _read(self._client, "left")
         self._answered, self._refused = time.monotonic(), ""
@@ -82,6 +83,10 @@ class Watch(threading.Thread):
       if time.monotonic() - self._answered > self.limit:
         self.end(f"{_first}, which the others meet at, does not answer{self._refused}")
 
+  def have_come(self) -> bool:
+    """Whether every process has said its name."""
+    return len(_read(self._client, "name")) == self._processes
+
   def has_left(self) -> bool:
     """Whether `leave` was called."""
     return self._ended.is_set()
@@ -92,13 +97,19 @@ class Watch(threading.Thread):
     self.status = status
     line = f"process {self._process} ({socket.gethostname()}) ended: {said}" if said else ""
     try:
-      self._client.key_value_set(f"{_PREFIX}/status/{self._process}", str(status), allow_overwrite=True)
-      self._client.key_value_set(f"{_PREFIX}/left/{self._process}", line, allow_overwrite=True)
+      self._client.key_value_set(f"{PREFIX}/status/{self._process}", str(status), allow_overwrite=True)
+      self._client.key_value_set(f"{PREFIX}/left/{self._process}", line, allow_overwrite=True)
     except Exception:  # the one that keeps the store is gone already: then all know
       return
     if said:
-      time.sleep(2 * PERIOD)  # for the others to read it, before the store goes with process 0
-      self.is_alone = True
+      self._until_read()
+
+  def _until_read(self) -> None:
+    """Wait for the others to read a line, before the store goes with process 0."""
+    end = time.monotonic() + 2 * PERIOD
+    with contextlib.suppress(Exception):  # as above
+      while time.monotonic() < end and len(_read(self._client, "left")) < self._processes:
+        time.sleep(PERIOD / 10)
 
   def end(self, why: str, status: int = STATUS) -> None:
     """End this process with a line, if it has not left."""
@@ -109,8 +120,8 @@ class Watch(threading.Thread):
 
 
 _watch: Watch | None = None  # of this process
+_is_alone = False  # it ends, and the others have been told
 _first = "process 0"  # with its host, once that is known
-_meetings = itertools.count()  # the same on every process
 
 
 def watch(limit: float) -> None:
@@ -120,15 +131,17 @@ def watch(limit: float) -> None:
     limit: Seconds without a sign of life after which a process counts as dead.
   """
   global _watch, _first
-  import jax
-
-  if jax.process_count() == 1 or _watch is not None:
+  number, count = coordination.place()
+  if count == 1 or _watch is not None:
     return
-  client = _client()
-  client.key_value_set(f"{_PREFIX}/name/{jax.process_index()}", socket.gethostname(), allow_overwrite=True)
-  client.blocking_key_value_get(f"{_PREFIX}/name/0", _MEET)
+  client = coordination.store()
+  if client is None:
+    notice("this JAX does not show its coordination service: who dies is noticed by JAX alone, later")
+    return
+  client.key_value_set(f"{PREFIX}/name/{number}", socket.gethostname(), allow_overwrite=True)
+  client.blocking_key_value_get(f"{PREFIX}/name/0", LONG)
   _first = name_of(client, 0)  # nobody can say it when it is gone
-  _watch = Watch(client, jax.process_index(), jax.process_count(), limit)
+  _watch = Watch(client, number, count, limit)
   _watch.start()
 
 
@@ -139,6 +152,14 @@ def leave(said: str = "", status: int = 0) -> None:
   """
   if _watch is not None:
     _watch.leave(said, status)
+    if said:
+      end_alone()
+
+
+def end_alone() -> None:
+  """Let `exit_alone` end this process: the others have been told, or never came."""
+  global _is_alone
+  _is_alone = True
 
 
 def exit_alone(status: int) -> None:
@@ -146,14 +167,16 @@ def exit_alone(status: int) -> None:
 
   JAX would wait for them at its exit, until it takes them for dead, and say so.
   """
-  if _watch is not None and _watch.is_alone:
-    from jax._src import api  # what waits has no public name
-
-    atexit.unregister(api.clean_up)
+  if _is_alone and coordination.without_waiting():
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def have_come() -> bool:
+  """Whether all processes of the job watch each other."""
+  return _watch is not None and _watch.have_come()
 
 
 def watched() -> bool:
@@ -208,48 +231,6 @@ def seconds_alone(environment: Mapping[str, str]) -> float:
   return value
 
 
-def meet() -> None:
-  """Wait until every process of the job is here, however long: by no collective operation, which may give up.
-
-  Each of them calls it as often.
-  """
-  import jax
-
-  if jax.process_count() > 1:
-    _client().wait_at_barrier(f"{_PREFIX}/{once('barrier')}", _MEET)
-
-
-def once(what: str) -> str:
-  """Return the name of a meeting that is held more than once, numbered."""
-  return f"{what}/{next(_meetings)}"
-
-
-def told(what: str, text: str) -> list[str]:
-  """Return what every process of the job says, the first first; each of them calls it.
-
-  Args:
-    what: A name for this meeting, used once.
-    text: What this process says.
-  """
-  import jax
-
-  if jax.process_count() == 1:
-    return [text]
-  client, path = _client(), f"{_PREFIX}/{what}"
-  client.key_value_set(f"{path}/{jax.process_index()}", text)
-  return [client.blocking_key_value_get(f"{path}/{number}", _MEET) for number in range(jax.process_count())]
-
-
-def first_error(error: UserError | None) -> UserError | None:
-  """Return the error of the first process that has one, on all of them; each calls it."""
-  import jax
-
-  if jax.process_count() == 1:
-    return error
-  text = "" if error is None else json.dumps([error.field, str(error.value), error.expected])
-  return next((UserError(*json.loads(said)) for said in told(once("error"), text) if said), None)
-
-
 def agree(what: str, facts: Mapping[str, Any]) -> None:
   """Check that all processes hold the same facts; each of them calls it.
 
@@ -264,7 +245,7 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
   for number, found in enumerate(others, start=1):
     for name in sorted({*first, *found}):
       if first.get(name) != found.get(name):
-        field = f"{name} of {name_of(_client(), number)}"
+        field = f"{name} of {name_of(coordination.store(), number)}"
         differ = [str(n) for n, other in enumerate(others, start=1) if other != first]
         count = f" (processes {', '.join(differ[:8])} differ)" if len(differ) > 1 else ""
         raise UserError(field, found.get(name), f"{first.get(name)}, as process 0 has it{count}")
@@ -273,19 +254,13 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
 def name_of(client: Any, number: int) -> str:
   """Return a process's number and host."""
   try:
-    return f"process {number} ({client.key_value_try_get(f'{_PREFIX}/name/{number}')})"
+    return f"process {number} ({client.key_value_try_get(f'{PREFIX}/name/{number}')})"
   except Exception:  # it has not said it yet
     return f"process {number}"
 
 
-def _client() -> Any:
-  from jax._src import distributed  # the store has no public name; multihost_utils and Orbax take it here too
-
-  return distributed.global_state.client
-
-
 def _read(client: Any, kind: str) -> dict[int, str]:
-  found = client.key_value_dir_get(f"{_PREFIX}/{kind}/")
+  found = client.key_value_dir_get(f"{PREFIX}/{kind}/")
   return {int(key.rpartition("/")[2]): value for key, value in found}
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cm_jax import meetings
 from cm_jax.data.sources import is_data_of
 from cm_jax.errors import UserError, within
 from cm_jax.models import Experiment
@@ -84,7 +85,7 @@ def resume(
   """
   was_cut_off = store.is_cut_off()
   steps = store.steps()[::-1]
-  peers.agree(peers.once("checkpoints"), {f"checkpoints in {store.folder}": steps})
+  peers.agree(meetings.once("checkpoints"), {f"checkpoints in {store.folder}": steps})
   if not steps:
     _check_begins(store.workdir, was_cut_off)
     return None
@@ -119,7 +120,7 @@ def _newest(steps: list[int], read: Callable[[int], Resumed]) -> Resumed:
       found = read(step)
     except Damaged as error:
       failure = error
-    failed = peers.first_error(failure)  # what one process fetched may have suffered on the way
+    failed = meetings.first_error(failure)  # what one process fetched may have suffered on the way
     if failed is not None:
       failures.append(failed)
       continue

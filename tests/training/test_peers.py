@@ -6,9 +6,9 @@ import os
 import threading
 import time
 
-import jax
 import pytest
 
+from cm_jax import coordination
 from cm_jax.errors import UserError
 from cm_jax.training import peers
 from tests.training.test_train import run_cli, write_config
@@ -58,11 +58,10 @@ def test_a_process_with_other_facts_is_named_by_all(monkeypatch, others, said):
   for number, facts in enumerate([first, *others]):
     store.values[f"cm_jax/meeting/{number}"] = json.dumps(facts)
     store.values[f"cm_jax/name/{number}"] = f"h{number}"
-  monkeypatch.setattr(jax, "process_count", lambda: 3)
-  monkeypatch.setattr(peers, "_client", lambda: store)
+  monkeypatch.setattr(coordination, "store", lambda: store)
   for number, facts in enumerate([first, *others]):
     del store.values[f"cm_jax/meeting/{number}"]
-    monkeypatch.setattr(jax, "process_index", lambda number=number: number)
+    monkeypatch.setattr(coordination, "place", lambda number=number: (number, 3))
     with pytest.raises(UserError) as error:
       peers.agree("meeting", facts)
     assert str(error.value) == said
