@@ -18,7 +18,9 @@ import pytest
 from cm_jax import cli
 from cm_jax.assembly import build
 from cm_jax.cli.environment import JAX_CACHE
+from cm_jax.data.sources import images, open_source
 from cm_jax.storage import bucket, lines
+from cm_jax.storage.pictures import encode_png
 from cm_jax.storage.run import RunFolder
 from cm_jax.training import copies, loop
 from cm_jax.training.checkpoint import CheckpointStore
@@ -34,11 +36,12 @@ from tests.training.test_bucket_hosts import config_of
 def get_config():
   return config_of(100_000)
 """
+PHOTOS = "folder:s3://hosts/photos"
 
 
-def config_of(num_steps: int):
+def config_of(num_steps: int, source: str = "digits:train"):
   config = tiny.config(tiny.EDM, num_steps=num_steps, checkpoint_every=1)
-  config.mesh.rules = ((".", "fsdp_small"),)
+  config.mesh.rules, config.data.source = ((".", "fsdp_small"),), source
   return config
 
 
@@ -111,21 +114,27 @@ class Host:
 
 @pytest.fixture
 def job(tmp_path):
-  """Train on two processes that have nothing but the bucket in common."""
+  """Train on several processes that have nothing but the bucket in common."""
   needs.buckets()
   server().make("hosts")
   context, hosts = multiprocessing.get_context("forkserver"), []
   context.set_forkserver_preload([__name__, "sklearn.datasets", "s3fs", "orbax.checkpoint"])
   (tmp_path / "config.py").write_text(CONFIG)
 
-  def start(run: str, patience: float = 60.0, flips: bool = False) -> list[Host]:
+  def start(run: str, *more: str, patience: float = 60.0, flips: bool = False, count: int = 2) -> list[Host]:
     address = f"--coordinator=127.0.0.1:{peers_port()}"
-    arguments = "train", f"--config={tmp_path / 'config.py'}", "--noprogress", "--config.mesh.fsdp=2"
-    for number in range(2):
+    arguments = "train", f"--config={tmp_path / 'config.py'}", "--noprogress", "--config.mesh.fsdp=2", *more
+    for number in range(count):
       disk = tmp_path / f"disk{len(hosts)}"
-      command = [*arguments, f"--workdir={run}", address, "--num_processes=2", f"--process_id={number}"]
+      command = [
+        *arguments,
+        f"--workdir={run}",
+        address,
+        f"--num_processes={count}",
+        f"--process_id={number}",
+      ]
       hosts.append(Host(context, disk, command, disk, patience, flips and number == 1))
-    return hosts[-2:]
+    return hosts[-count:]
 
   yield start
   for host in hosts:
@@ -133,8 +142,8 @@ def job(tmp_path):
       host.send(signal.SIGKILL)
 
 
-def alone(num_steps: int, run):
-  return loop.train(build(config_of(num_steps)), run, progress=False)
+def alone(num_steps: int, run, source: str = "digits:train"):
+  return loop.train(build(config_of(num_steps, source)), run, progress=False)
 
 
 def losses(run) -> list[float]:
@@ -202,3 +211,29 @@ def test_a_run_goes_through_all_that_may_happen_and_is_that_of_one_process(job, 
   np.testing.assert_allclose(losses(here), losses(tmp_path / "whole"), rtol=1e-5)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), *states)
   print(f"{there + 1} steps as of one process; both ended {taken:.0f} s after the store had gone")
+
+
+def test_four_processes_fetch_their_own_data_and_stop_where_one_goes_on(job, tmp_path):
+  """Images in a folder of the bucket; parameters shared by two and two; SIGTERM to the third of them."""
+  run, here = "s3://hosts/four", tmp_path / "photos"
+  here.mkdir()
+  for number, image in enumerate(images(open_source("digits:test"))[:64]):
+    (here / f"{number:02d}.png").write_bytes(encode_png(image))
+  bucket.filesystem(run).put(f"{here}/", f"{PHOTOS.removeprefix('folder:')}/", recursive=True)
+  began, four = time.monotonic(), job(run, f"--config.data.source={PHOTOS}", count=4)
+  wait_for(lambda: (CheckpointStore(run).latest() or 0) > 1, four)
+  four[2].send(signal.SIGTERM)
+  assert [host.ended() for host in four] == [75] * 4, [host.said() for host in four]
+  there = CheckpointStore(run).latest()
+  assert all(f"stopped at step {there}, saved; the same command" in host.said() for host in four)
+  assert [len(list(host.disk.glob("cache/objects/*-photos/*.png"))) for host in four] == [64] * 4
+  states = [alone(there + 1, place, f"folder:{here}") for place in (run, tmp_path / "whole")]
+  found, expected = (np.array(losses(place)) for place in (run, tmp_path / "whole"))
+  assert len(found) == there + 1
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), *states)
+  difference = np.abs(found / expected - 1).max()
+  print(
+    f"4 processes, {there} steps, then 1 process: losses at most {difference:.1e} off one process; "
+    f"all of it took {time.monotonic() - began:.0f} s"
+  )
