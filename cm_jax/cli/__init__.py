@@ -35,6 +35,7 @@ COMMANDS = {
   "convert": "turn a published checkpoint, or a run, into a weights folder",
 }
 
+ALONE = ("compare", "data", "plan", "report")  # commands of one process, in whatever job it may be
 HELP = ("--help", "-help", "-h", "--helpfull")
 MODULE = "python -m cm_jax"  # how docstrings call the program
 
@@ -115,14 +116,14 @@ def _run(name: str, rest: list[str]) -> int:
     return 128 + signal.SIGPIPE
   except OSError as error:  # a disk that is full, a place that cannot be read or written
     if error.errno is None:
-      return _unexpected(error)
+      return _unexpected(name, error)
     from cm_jax.storage.whole import ROOM
 
     return _failed(name, str(UserError(str(error.filename or "a file"), error.strerror, ROOM)), 1)
   except Exception as error:
     if bucket.is_theirs(error):
       return _failed(name, f"an object store does not answer any more: {bucket.said(error)}", 1)
-    return _unexpected(error)
+    return _unexpected(name, error)
   peers.leave()
   return 0
 
@@ -130,26 +131,26 @@ def _run(name: str, rest: list[str]) -> int:
 def _failed(name: str, line: str, status: int) -> int:
   """Say on standard error, and to the other processes of a job, why this one ends."""
   print(f"cm_jax {name}: {line}", file=sys.stderr, flush=True)
-  _tell(line, status)
+  _tell(name, line, status)
   return status
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(name: str, error: Exception) -> int:
   """Show an error that is nobody's input, and say it to the other processes of a job; raise it in a process
   alone."""
-  if not peers.watched() and early.job() is None:
+  if not peers.watched() and (name in ALONE or early.job() is None):
     raise error
   peers.wait(error)  # where another process died, as which a collective operation fails, that is what to say
   traceback.print_exception(error)
-  _tell(f"{type(error).__name__}: {shown(str(error), 500)}", 1)
+  _tell(name, f"{type(error).__name__}: {shown(str(error), 500)}", 1)
   return 1
 
 
-def _tell(line: str, status: int) -> None:
+def _tell(name: str, line: str, status: int) -> None:
   """Say to the other processes of a job, where there are any, why this one ends."""
   if peers.watched():
     peers.leave(line, status)
-  elif (job := early.job()) is not None:
+  elif name not in ALONE and (job := early.job()) is not None:
     early.tell(job, line, status)
 
 

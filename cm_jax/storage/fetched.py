@@ -248,4 +248,5 @@ def _place(address: str, about: Iterable[str]) -> Path:
     digest.update(f"{line}\0".encode())
   folder = cache_folder() / "objects"
   folder.mkdir(exist_ok=True)
-  return folder / f"{digest.hexdigest()[:24]}-{address.rstrip('/').rsplit('/', 1)[-1]}"
+  name = address.rstrip("/").rsplit("/", 1)[-1].encode()[-120:].decode(errors="ignore")
+  return folder / f"{digest.hexdigest()[:24]}-{name}"

@@ -70,6 +70,16 @@ def test_names_that_climb_out_or_are_none(name, can):
   assert fetched._can_be_a_file(name) == can
 
 
+def test_a_copy_is_called_by_the_end_of_its_name_and_by_all_that_it_is(monkeypatch, tmp_path):
+  monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path))
+  first = fetched._place("s3://b/a/set/", ["1"])
+  assert first.name.endswith("-set") and first == fetched._place("s3://b/a/set/", ["1"])
+  others = [fetched._place(*about) for about in (("s3://b/c/set/", ["1"]), ("s3://b/a/set/", ["1", "2"]))]
+  assert len({first, *others}) == 3
+  long = fetched._place(f"s3://b/{'ü' * 500}.npz", [])
+  assert len(long.name.encode()) < 160 and long.suffix == ".npz"
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
   monkeypatch.setenv("CM_JAX_CACHE", str(tmp_path / "cache"))

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from cm_jax import cli
 from cm_jax.training import early
 from tests import needs
 from tests.storage.moto_server import server
@@ -67,6 +68,20 @@ def test_who_is_alone_tells_nobody(monkeypatch):
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
   monkeypatch.setenv("JAX_PROCESS_ID", "1")
   assert str(early.job()) == "set by hand: process 1 of 2, coordinator 127.0.0.1:1"
+
+
+def test_commands_of_one_process_join_no_job(monkeypatch, capsys):
+  variables = ("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1"), ("JAX_NUM_PROCESSES", "2"), ("JAX_PROCESS_ID", "1")
+  for name, value in variables:
+    monkeypatch.setenv(name, value)
+  monkeypatch.setattr(early, "tell", lambda *_: pytest.fail("told"))
+  for command in cli.ALONE:
+    assert cli.run([command]) == 2
+  assert capsys.readouterr().err.count("\n") == len(cli.ALONE)
+  told = []
+  monkeypatch.setattr(early, "tell", lambda job, line, status: told.append((job.process, line, status)))
+  assert cli.run(["sample"]) == 2
+  assert len(told) == 1 and told[0][::2] == (1, 2) and told[0][1].startswith("--")
 
 
 @pytest.mark.slow
