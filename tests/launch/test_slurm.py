@@ -89,7 +89,8 @@ def test_a_stopped_job_is_queued_again_and_ends_where_an_undisturbed_one_does(sl
   wait_until(lambda: logged(tmp_path / "stopped") >= 3)
   says(slurm, "scancel", "--signal=TERM", stopped)
   wait_until(lambda: "saved; the same command goes on" in (tmp_path / "stopped.out").read_text())
-  assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] != [str(STEPS)]
+  saved = [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()]
+  assert saved != [str(STEPS)]
   wait_until(lambda: state(slurm, stopped) in ("COMPLETED", "FAILED", "CANCELLED"))
   whole = submit("whole")
   wait_until(lambda: state(slurm, whole) in ("COMPLETED", "FAILED", "CANCELLED"))
@@ -98,3 +99,4 @@ def test_a_stopped_job_is_queued_again_and_ends_where_an_undisturbed_one_does(sl
   assert "on 2 hosts" in said and f"trained to step {STEPS}" in said
   found = [load_model(tmp_path / name, average="params").params for name in ("stopped", "whole")]
   jax.tree.map(np.testing.assert_array_equal, *found)
+  print(f"2 tasks, stopped at step {max(saved, key=int)} of {STEPS}, queued again: the same to the last bit")
