@@ -25,5 +25,4 @@ def get_config():
   config.init.path = "teacher"
   config.sampler = {"name": "multistep", "sigmas": (80.0,)}
   config.sigmas_by_nfe = {"2": (80.0, 3.0)}
-  config.optimizer.learning_rate = 1e-3
   return config

@@ -28,6 +28,5 @@ def get_config():
     "target": {"name": "stop_gradient"},
   }
   config.sampler = {"name": "multistep", "sigmas": (80.0,), "clip": False, "renoise": "ect"}
-  config.sigmas_by_nfe = {"2": (80.0, 0.8)}
-  config.optimizer.learning_rate = 1e-3
+  config.sigmas_by_nfe = {"2": (80.0, 1.6)}
   return config

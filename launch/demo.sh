@@ -54,7 +54,7 @@ the_rest() {
   train ect --init="$runs/edm"
   await cd
   evaluate ict --sigmas=80 --sigmas=80,1.6
-  evaluate ect --sigmas=80 --sigmas=80,0.8
+  evaluate ect --sigmas=80 --sigmas=80,1.6
   evaluate cd --sigmas=80 --sigmas=80,3
 }
 

@@ -58,7 +58,7 @@ def define(values: flags.FlagValues) -> None:
   text = lambda name, default, about: flags.DEFINE_string(name, default, about, flag_values=values)
   several = lambda name, default, about: flags.DEFINE_list(name, default, about, flag_values=values)
   several("what", "sampling", f"What to measure, one or several of {', '.join(MEASUREMENTS)}.")
-  about = "digits8: that of configs/digits_edm.py; digits16, small32: DDPM++ of 1 and 1.6 M parameters;"
+  about = "digits8, digits16, small32: DDPM++ of 0.34, 1 and 1.6 M parameters;"
   about += " cifar: DDPM++, 55.7 M."
   flags.DEFINE_enum("network", "digits16", list(WORKLOADS), about, flag_values=values)
   define_weights(values)
