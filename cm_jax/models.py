@@ -148,6 +148,7 @@ class Method:
     num_steps: Where training stops: at the run's end, or earlier.
     init: key -> params, `{"net": ..., "weighting": ...}`.
     preprocess: (batch, key) -> batch, on the device in every step.
+    apart: params -> a tree of bool, which of them the optimiser must be given on their own; None: every one.
   """
 
   config: ml_collections.FrozenConfigDict
@@ -162,6 +163,7 @@ class Method:
   learning_rate: Schedule
   preprocess: Callable[[Batch, Array], dict[str, Array]]
   sampler: Sampler
+  apart: Callable[[Params], Any] | None = None
 
   def parameters(self) -> int:
     """Return how many parameters are trained, those of the loss's own head among them."""

@@ -71,13 +71,15 @@ def assemble(
     check_augment(config, parts.augment)
   averages = parts.averages | ({} if needs.target_decay is None else {"target": needs.target_decay})
   init = _with_weighting(init_net, parts.objective)
-  optimizer = parts.recipe(averages, _projection(config, needs), frozen)
+  projection = _projection(config, needs)
+  optimizer = parts.recipe(averages, projection, frozen)
   state_shapes(init, optimizer)
   return Method(
     config=ml_collections.FrozenConfigDict(whole), noise=parts.noise, image_shape=shape,
     num_classes=whole.data.num_classes, num_steps=check_length(config), init=init, student=student,
     objective=parts.objective, optimizer=optimizer, learning_rate=parts.recipe.rate(),
     preprocess=Preprocess(config.data.flip, config.data.conditional, parts.augment), sampler=parts.sampler,
+    apart=frozen if parts.recipe.elementwise and projection is None else None,
   )  # fmt: skip
 
 

@@ -43,7 +43,8 @@ def frozen(params: Params) -> Any:
   {'net': {'conv': {'weight': False}, 'emb_fourier': {'freqs': True}}}
   """
   is_frozen = lambda path, _: any(tuple(path[-len(end) :]) == end for end in _FROZEN)
-  named = lambda path, leaf: is_frozen([key.key for key in path], leaf)
+  name = lambda key: key.key if isinstance(key, jax.tree_util.DictKey) else None
+  named = lambda path, leaf: is_frozen([name(key) for key in path], leaf)
   return jax.tree_util.tree_map_with_path(named, params)
 
 

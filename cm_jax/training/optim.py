@@ -7,7 +7,7 @@ Every schedule is a function of the train step, which reaches the transformation
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,15 @@ class Rule(Protocol):
   def __call__(self) -> optax.GradientTransformation: ...
 
 
+@runtime_checkable
+class SaysElementwise(Protocol):
+  """What a rule may say too: `elementwise`, that in its update and its state no number depends on another of
+  its array, so that arrays may be given to it as one."""
+
+  @property
+  def elementwise(self) -> bool: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Adam:
   """Adam (Kingma & Ba 2015).
@@ -47,6 +56,7 @@ class Adam:
   b2: float = 0.999
   eps: float = 1e-8
   decays_weights: ClassVar[bool] = False
+  elementwise: ClassVar[bool] = True
 
   def __post_init__(self):
     check_numbers(self, b1=1, b2=1, eps=1)
@@ -143,28 +153,38 @@ def nan_to_zero(infinite: float = 1e5) -> optax.GradientTransformation:
   return optax.stateless(lambda updates, _: jax.tree.map(clean, updates))
 
 
-# What is done about gradients that are not finite. EDM, and ECT on CIFAR-10, turn infinite ones into 1e5,
-# EDM2, and ECT on ImageNet, into 0.
+# What becomes of gradients that are not finite. EDM, and ECT on CIFAR-10, turn infinite ones into 1e5,
+# EDM2, and ECT on ImageNet, into 0; "skip" leaves them to `skip_unsound`.
 NONFINITE: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
-  "skip": lambda: reject_unsound(),
+  "skip": lambda: optax.with_extra_args_support(optax.identity()),
   "zero": lambda: optax.with_extra_args_support(nan_to_zero()),
   "zero_inf": lambda: optax.with_extra_args_support(nan_to_zero(0.0)),
 }
 
 
-def reject_unsound() -> optax.GradientTransformationExtraArgs:
-  """Turn every gradient into nan where the loss (extra argument `value`)
-  or the gradients' global norm is not finite.
+def skip_unsound(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """Skip the update where the loss (extra argument `value`) or the gradients' global norm is not finite, as
+  `optax.apply_if_finite` skips what is not finite itself, and with its state.
 
-  The guard looks for non-finite gradients only. Gradients that overflow in the norm or in Adam's square would
-  pass it and leave infinite second moments behind.
+  The norm is finite only where every gradient is, so that they are looked at once. Gradients that overflow in
+  the norm or in Adam's square would pass for finite, and leave infinite second moments behind.
   """
+  inner = optax.with_extra_args_support(inner)
 
-  def update(updates: Params, state: Any, params: Params = None, *, value: Array, **_: Any):
+  def init(params: Params) -> optax.ApplyIfFiniteState:
+    never = lambda: jnp.zeros([], jnp.int32)  # a buffer each: the state is donated
+    return optax.ApplyIfFiniteState(never(), jnp.array(True), never(), inner.init(params))
+
+  def update(updates: Params, state: Any, params: Params = None, *, value: Array, **extra: Any):
     sound = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
-    return jax.tree.map(lambda g: jnp.where(sound, g, jnp.nan), updates), state
+    apply = lambda: inner.update(updates, state.inner_state, params, value=value, **extra)
+    skip = lambda: (optax.tree.zeros_like(updates), state.inner_state)
+    updates, inner_state = jax.lax.cond(sound, apply, skip)
+    in_a_row = jnp.where(sound, 0, optax.safe_increment(state.notfinite_count))
+    total = jnp.where(sound, state.total_notfinite, optax.safe_increment(state.total_notfinite))
+    return updates, optax.ApplyIfFiniteState(in_a_row, sound, total, inner_state)
 
-  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +225,11 @@ class Optimizer:
       raise UserError("weight_decay", self.weight_decay, f"0 with {name} (adamw decays weights)")
     self.rate()
 
+  @property
+  def elementwise(self) -> bool:
+    """Whether no parameter's update depends on its array's others, but by the norm of all gradients."""
+    return isinstance(self.rule, SaysElementwise) and self.rule.elementwise
+
   def rate(self) -> Schedule:
     """Return the learning rate as a function of the step."""
     return learning_rate(
@@ -234,7 +259,7 @@ class Optimizer:
       project_params(project) if project else None,
       track_averages(decays),
     ]
-    # apply_if_finite gives up after max_consecutive_errors and then applies the NaN;
-    # the loop decides when to stop.
-    guarded = optax.apply_if_finite(optax.chain(*(part for part in parts if part is not None)), 2**31 - 1)
+    inner = optax.chain(*(part for part in parts if part is not None))
+    # apply_if_finite gives up after so many errors in a row; the loop decides when to stop.
+    guarded = skip_unsound(inner) if self.nonfinite == "skip" else optax.apply_if_finite(inner, 2**31 - 1)
     return optax.chain(NONFINITE[self.nonfinite](), guarded)

@@ -13,6 +13,7 @@ from cm_jax.diffusion.precision import computing_in
 from cm_jax.models import Method
 from cm_jax.training.averages.track import read_average
 from cm_jax.training.bins import BIN_EDGES, bin_index
+from cm_jax.training.packing import NOTHING, Packing
 from cm_jax.types import Array, Batch, Context, Metrics, Params, Preconditioned, TrainState
 
 # Folded into key(seed) for the initial params: apart from all steps, which fold in their number.
@@ -114,15 +115,19 @@ def make_train_step(
       grads, metrics = accumulate(
         value_and_grad, split_microbatches((ready, draws), accumulation, needs.group)
       )
-    value = metrics["loss"]
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step, value=value)
-    params = optax.apply_updates(state.params, updates)
+    packing = NOTHING
+    if method.apart is not None and jax.default_backend() == "cpu":  # a GPU's XLA joins small updates itself
+      packing = Packing(state.params, method.apart(state.params))
+    grads, opt_state, params = packing.pack((grads, state.opt_state, state.params))
+    updates, opt_state = optimizer.update(grads, opt_state, params, step=state.step, value=metrics["loss"])
+    params = optax.apply_updates(params, updates)
     metrics |= {
       "grad_norm": optax.tree.norm(grads),
       "update_norm": optax.tree.norm(updates),
       "nonfinite_in_a_row": optax.tree.get(opt_state, "notfinite_count"),
       "nonfinite_total": optax.tree.get(opt_state, "total_notfinite"),
     }
+    params, opt_state = packing.unpack((params, opt_state))
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
   return train_step
