@@ -16,9 +16,11 @@ import pytest
 from cm_jax import cli
 from cm_jax.data.prepare import Prepare
 from cm_jax.data.prepare.cifar import find_archive
-from cm_jax.data.sources import SOURCES, open_source, stored, told, validate_source
+from cm_jax.data.sources import SOURCES, Framing, open_source, stored, told, validate_source
 from cm_jax.errors import UserError
 from cm_jax.evaluation.features import load_features
+from cm_jax.evaluation.given import open_images
+from cm_jax.evaluation.references.opened import open_reference
 from cm_jax.storage import bucket, fetched, lines, whole
 from cm_jax.storage.pictures import encode_png
 from tests import needs
@@ -167,8 +169,6 @@ def test_latents_an_archive_of_lsun_and_a_set_of_tfds(place, cache, tmp_path, mo
     gzip.decompress((REPO / "tests" / "data" / "lsun.mdb.gz").read_bytes())
   )
   put(tmp_path / "lsun", f"{place}/lsun")
-  from cm_jax.data.sources import Framing
-
   frame = Framing("center", 16)
   for end in ("", "/data.mdb"):
     validate_source(f"lmdb:{place}/lsun{end}")
@@ -357,6 +357,22 @@ def test_reports_comparisons_and_features_there_are_those_of_a_disk(place, cache
   for name in ("features.json", "features.safetensors"):
     assert whole.read(f"{place}/features/{name}") == whole.read(tmp_path / "features" / name)
   assert load_features(f"{place}/features").hash == load_features(tmp_path / "features").hash
+
+
+@pytest.mark.slow
+def test_a_folder_there_is_measured_and_is_a_reference(place, cache, tmp_path):
+  here = draw(tmp_path / "photos", 7)
+  put(here, place)
+  there = open_images(place, "images")
+  assert (len(there), there.shape, there.fingerprint) == (
+    7,
+    (5, 7, 3),
+    open_images(str(here), "images").fingerprint,
+  )
+  found = open_reference(place, "digits", Framing())
+  assert found.images is not None and found.images.fingerprint == there.fingerprint
+  with pytest.raises(UserError, match=r"^images = s3://data/.*/none: expected a file that is there"):
+    open_images(f"{place}/none", "images")
 
 
 @pytest.mark.slow
