@@ -18,7 +18,7 @@ from cm_jax.data.prepare import Prepare
 from cm_jax.data.prepare.cifar import find_archive
 from cm_jax.data.sources import SOURCES, Framing, open_source, stored, told, validate_source
 from cm_jax.errors import UserError
-from cm_jax.evaluation.features import load_features
+from cm_jax.evaluation.features import stored as features
 from cm_jax.evaluation.given import open_images
 from cm_jax.evaluation.references.opened import open_reference
 from cm_jax.storage import bucket, fetched, lines, whole
@@ -348,15 +348,10 @@ def test_reports_comparisons_and_features_there_are_those_of_a_disk(place, cache
     name = {"report": "report", "compare": "comparison"}[command]
     for end in files:
       assert whole.read(f"{place}/runs/{name}.{end}") == whole.read(runs / f"{name}.{end}")
-  draw(tmp_path / "photos", 200)
-  put(tmp_path / "photos", f"{place}/photos")
-  train = ["train-features", "--crop=center", "--resolution=8", "--num_steps=2", "--name=two"]
-  top = [place, str(tmp_path)]
-  for at in top:
-    succeed(capsys, *train, f"--source=folder:{at}/photos", f"--out={at}/features")
-  for name in ("features.json", "features.safetensors"):
-    assert whole.read(f"{place}/features/{name}") == whole.read(tmp_path / "features" / name)
-  assert load_features(f"{place}/features").hash == load_features(tmp_path / "features").hash
+  params = {"dense": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+  features.write(f"{place}/features", params, {"seed": 5})
+  found, info = features.read(f"{place}/features")
+  assert info == {"seed": 5} and found["dense"]["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.slow
