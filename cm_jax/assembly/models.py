@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -28,8 +28,10 @@ from cm_jax.notices import notice
 from cm_jax.objectives import OBJECTIVES
 from cm_jax.sampling.images import sample
 from cm_jax.storage import published, run, weights
-from cm_jax.training.checkpoint import CheckpointStore, Damaged
 from cm_jax.types import KINDS, Array, NoiseRange, Params
+
+if TYPE_CHECKING:
+  from cm_jax.training.checkpoint import CheckpointStore
 
 
 def build_network(
@@ -105,6 +107,8 @@ def _load_run(
   path: epath.PathLike, stored: Mapping[str, Any], step: int | str, average: str, kind: str | None
 ) -> Model:
   """Return the weights of a step; for -1 of the newest that can be read."""
+  from cm_jax.training.checkpoint import CheckpointStore, Damaged  # with Orbax, a quarter of a second
+
   store = CheckpointStore(path)
   if isinstance(step, str):
     if step != "best":
@@ -129,7 +133,7 @@ def _load_run(
 
 def _load_step(
   path: epath.PathLike,
-  store: CheckpointStore,
+  store: "CheckpointStore",
   stored: Mapping[str, Any],
   step: int,
   average: str,
