@@ -116,7 +116,7 @@ def make_train_step(
         value_and_grad, split_microbatches((ready, draws), accumulation, needs.group)
       )
     packing = NOTHING
-    if method.apart is not None and jax.default_backend() == "cpu":  # a GPU's XLA joins small updates itself
+    if method.apart is not None and jax.default_backend() == "cpu":  # measured there only
       packing = Packing(state.params, method.apart(state.params))
     grads, opt_state, params = packing.pack((grads, state.opt_state, state.params))
     updates, opt_state = optimizer.update(grads, opt_state, params, step=state.step, value=metrics["loss"])
