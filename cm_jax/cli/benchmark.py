@@ -3,6 +3,7 @@
   python -m cm_jax benchmark --network=digits16 --batch=1,8,64 --nfe=1,2,35 --out=rates.jsonl --png=rates.png
   python -m cm_jax benchmark --what=sampling,train,compile --model=runs/cd --dtype=float32,bfloat16
   python -m cm_jax benchmark --what=train --network=digits16 --beside=torch
+  python -m cm_jax benchmark --what=loop --config=configs/digits_edm.py --batch=96
   python -m cm_jax benchmark --what=objectives --config=configs/digits_edm.py --only=ct,cd_heun --rounds=15
   python -m cm_jax benchmark --what=writing --network=cifar --batch=16 --num=64
   python -m cm_jax benchmark --what=data --network=cifar --source=folder:/path --source=zip:/path.zip
@@ -16,6 +17,9 @@ every --batch, --nfe, --dtype and number of --devices: medians over rounds with 
 single images, memory, compile time, FLOPs, and MFU over the rate of a matrix product of the same rounds (or
 over --peak). Where that product's time varies, the machine is said to be noisy. --beside=torch (DDPM++)
 times the same network with the same weights in PyTorch in the same rounds.
+
+loop: images a second of `train`, in the midst of a run in a folder that is removed, and of its step alone, in
+turns: what input, metrics and waiting cost. Of a --config with its data and teacher.
 
 compile: seconds to trace, to compile with an empty cache, and to compile from the cache.
 
@@ -108,6 +112,8 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
       accelerator(values.peak)
   if values.config and (values.model or values.workdir):
     raise UserError("config", values.config, "either --config or --model")
+  if "loop" in values.what and not values.config:
+    raise UserError("what", "loop", "a --config beside it: it trains, on the config's own data")
   check_out(values.out)
   check_out(values.png, "png")
   start()

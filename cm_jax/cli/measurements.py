@@ -99,6 +99,17 @@ def _computes_in(values: flags.FlagValues, subject: "Subject") -> tuple[str, str
   return dtypes[0], subject.model.matmul_precision
 
 
+def _loop(values: flags.FlagValues, subject: "Subject") -> Measured:
+  from tqdm import tqdm
+
+  from cm_jax.benchmark import loop
+
+  config = _in_types(values, subject)[0].config.copy_and_resolve_references()
+  config.batch_size = batch_size(values, subject)
+  with tqdm(total=values.rounds, disable=not sys.stderr.isatty()) as bar:
+    return loop.measure(config, values.rounds, progress=bar.update), loop.COLUMNS
+
+
 def _compile(values: flags.FlagValues, subject: "Subject") -> Measured:
   from cm_jax.benchmark import compiling, sweep
 
@@ -205,6 +216,7 @@ def workload_of(values: flags.FlagValues, subject: "Subject") -> Workload:
 MEASUREMENTS: dict[str, Callable[[flags.FlagValues, Any], Measured]] = {
   "sampling": _sampling,
   "train": _train,
+  "loop": _loop,
   "compile": _compile,
   "objectives": _objectives,
   "writing": _writing,
