@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from cm_jax import outside
-from cm_jax.cli import signals
+from cm_jax.cli import environment, libraries, signals
 from cm_jax.errors import UserError, renamed
 from cm_jax.storage import bucket
 
@@ -26,10 +26,10 @@ def start(agree_on_the_end: bool = False) -> None:
   Raises:
     UserError: What the environment says of processes or of a platform cannot be.
   """
+  libraries.load()
   import jax
 
   from cm_jax import meetings
-  from cm_jax.cli import environment
   from cm_jax.training import peers, processes
 
   environment.keep_ours()

@@ -14,15 +14,14 @@ machine (fake ones on a CPU) and prints XLA's own figures. A count is of devices
 TPU7x is two.
 """
 
-import contextlib
 import dataclasses
-import gc
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from cm_jax.cli.flags import define_here, is_main, start
+from cm_jax.cli.libraries import uncollected
 from cm_jax.errors import UserError
 
 MOST_COMPILED = 512  # fake devices
@@ -48,19 +47,6 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("json", False, "Print the plan as one JSON object.", flag_values=values)
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-  """Look for no garbage: what is traced stays, and looking through it again and again takes a tenth of the
-  time."""
-  was_enabled = gc.isenabled()
-  gc.disable()
-  try:
-    yield
-  finally:
-    if was_enabled:
-      gc.enable()
-
-
 def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   """Plan, and print it."""
   from cm_jax.benchmark.plan import compiled, report
@@ -81,7 +67,7 @@ def main(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   start()
   if values.compile:
     compiled.check_devices(values.count)
-  with _uncollected():
+  with uncollected():
     setting = of_config(config, teacher_network(values.config) if values.config else None)
     planned = plan(setting, device, values.count, values.mfu, values.remat)
   by_xla = compiled.compile_step(setting) if values.compile else None
