@@ -102,7 +102,7 @@ SAMPLED = {
   "cifar10_cd": (True, "cm", 0.585), "cifar10_ct": (True, "cm", None), "cifar10_ict": (True, "cm", 0.821),
   "cifar10_ect": (False, "ect", 0.821), "cifar10_sct": (False, "ect", 0.982),
   "cifar10_scd": (False, "ect", 0.982), "imagenet64_cd": (True, "cm", 1.382),
-  "imagenet64_ct": (True, "cm", 1.913), "digits_cd": (True, "cm", 3.0), "digits_ect": (False, "ect", 0.8),
+  "imagenet64_ct": (True, "cm", 1.913), "digits_cd": (True, "cm", 3.0), "digits_ect": (False, "ect", 1.6),
   "digits_sct": (False, "ect", 1.6), "digits_scd": (False, "ect", 1.6), "digits_ict": (True, "cm", 1.6),
   "digits_ct": (True, "cm", 1.6), "digits_cd_continuous": (True, "cm", 1.6),
 }  # fmt: skip
