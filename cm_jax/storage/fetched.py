@@ -67,9 +67,7 @@ def is_folder(path: epath.PathLike, field: str = "path") -> bool:
   Raises:
     UserError: Names `field`: the store does not say it.
   """
-  store, address = bucket.filesystem(path), str(path)
-  with _told(field, address, "a folder"):
-    return bool(bucket.patiently(path, lambda: store.isdir(address)))
+  return _asked(path, field, "a folder", lambda store, address: store.isdir(address))
 
 
 def is_there(path: epath.PathLike, field: str = "path") -> bool:
@@ -78,9 +76,13 @@ def is_there(path: epath.PathLike, field: str = "path") -> bool:
   Raises:
     UserError: Names `field`: the store does not say it.
   """
+  return _asked(path, field, "a path", lambda store, address: store.exists(address))
+
+
+def _asked(path: epath.PathLike, field: str, what: str, question: Callable[[Any, str], object]) -> bool:
   store, address = bucket.filesystem(path), str(path)
-  with _told(field, address, "a path"):
-    return bool(bucket.patiently(path, lambda: store.exists(address)))
+  with _told(field, address, what):
+    return bool(bucket.patiently(path, lambda: question(store, address)))
 
 
 def local_folder(
