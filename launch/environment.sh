@@ -17,14 +17,15 @@ environment() {
   fi
 }
 
-# `extra NAME` adds an extra of setup.cfg, once. Where it cannot be installed, the tests that need it say so at their end.
+# `extra NAME` adds an extra of setup.cfg, once, in versions that agree with the test tools: moto alone would bring a boto that s3fs cannot
+# use. Where it cannot be installed, the tests that need it say so at their end.
 extra() {
   local stamp wanted
   stamp=.venv/cm_jax-extra-$1
   wanted=$(sha256sum <setup.cfg)
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing the extra $1 into .venv (once)" >&2
-    if "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[$1]"; then
+    if "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[test,$1]"; then
       echo "$wanted" >"$stamp"
     else
       echo "the extra $1 could not be installed: going on without" >&2

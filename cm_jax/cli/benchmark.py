@@ -4,6 +4,7 @@
   python -m cm_jax benchmark --what=sampling,train,compile --model=runs/cd --dtype=float32,bfloat16
   python -m cm_jax benchmark --what=train --network=digits16 --beside=torch
   python -m cm_jax benchmark --what=loop --config=configs/digits_edm.py --batch=96
+  python -m cm_jax benchmark --what=startup --model=digits-cd --nfe=1
   python -m cm_jax benchmark --what=objectives --config=configs/digits_edm.py --only=ct,cd_heun --rounds=15
   python -m cm_jax benchmark --what=writing --network=cifar --batch=16 --num=64
   python -m cm_jax benchmark --what=data --network=cifar --source=folder:/path --source=zip:/path.zip
@@ -22,6 +23,9 @@ loop: images a second of `train`, in the midst of a run in a folder that is remo
 turns: what input, metrics and waiting cost. Of a --config with its data and teacher.
 
 compile: seconds to trace, to compile with an empty cache, and to compile from the cache.
+
+startup: seconds from the start of a new process to its first --batch of images: with an empty cache, from the
+cache, and with a `jax.export` blob of the sampler in place of tracing, if flatbuffers is installed.
 
 objectives: a train step of every objective beside plain denoising; synthetic images, random weights also for
 the teacher. Columns: FLOPs of a step and their ratio to denoising's; median time; the median over rounds of

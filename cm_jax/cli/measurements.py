@@ -12,6 +12,7 @@ from cm_jax.benchmark.plan.accelerators import accelerator
 from cm_jax.benchmark.records import Column
 from cm_jax.cli.flags import parse_sigmas
 from cm_jax.errors import UserError
+from cm_jax.notices import notice
 
 if TYPE_CHECKING:
   from cm_jax.benchmark.subjects import Subject
@@ -122,6 +123,21 @@ def _compile(values: flags.FlagValues, subject: "Subject") -> Measured:
   return compiling.measure(programs), compiling.COLUMNS
 
 
+def _startup(values: flags.FlagValues, subject: "Subject") -> Measured:
+  from importlib.util import find_spec
+
+  from tqdm import tqdm
+
+  from cm_jax.benchmark import startup
+
+  one, blobs = _in_types(values, subject)[0], find_spec("flatbuffers") is not None
+  if not blobs:
+    notice("startup: no jax.export blob: pip install flatbuffers, which it is read with")
+  batch, nfes = batch_size(values, subject), whole_numbers(values, "nfe")
+  with tqdm(total=len(nfes) * values.rounds * (2 + blobs), disable=not sys.stderr.isatty()) as bar:
+    return startup.measure(one.model, batch, nfes, values.rounds, blobs, bar.update), startup.COLUMNS
+
+
 def _objectives(values: flags.FlagValues, subject: "Subject") -> Measured:
   from tqdm import tqdm
 
@@ -218,6 +234,7 @@ MEASUREMENTS: dict[str, Callable[[flags.FlagValues, Any], Measured]] = {
   "train": _train,
   "loop": _loop,
   "compile": _compile,
+  "startup": _startup,
   "objectives": _objectives,
   "writing": _writing,
   "data": _data,
