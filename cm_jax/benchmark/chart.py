@@ -19,6 +19,7 @@ def save(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
   lines: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
   for row in rows:
     lines.setdefault(tuple(row[key] for key in LINE), []).append(row)
+  compared = len({row["by"] for row in rows}) > 1
   figure = new_figure(7, 5)
   panel = figure.add_subplot()
   for key, points in lines.items():
@@ -30,7 +31,8 @@ def save(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
       [max(bound - rate, 0) for rate, bound in zip(rates, high, strict=True)],
     ]
     sizes = [row["batch"] for row in points]
-    panel.errorbar(sizes, rates, bars, marker="o", capsize=2, label=_label(dict(zip(LINE, key, strict=True))))
+    label = _label(dict(zip(LINE, key, strict=True)), compared)
+    panel.errorbar(sizes, rates, bars, marker="o", capsize=2, label=label)
   batches = sorted({row["batch"] for row in rows})
   log_axis(panel, "x", batches)
   panel.set_xticks(batches, [str(batch) for batch in batches])
@@ -41,15 +43,18 @@ def save(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
   save_figure(figure, path)
 
 
-def _label(line: Mapping[str, Any]) -> str:
-  """Return what a line is called.
+def _label(line: Mapping[str, Any], compared: bool) -> str:
+  """Return what a line is called; whose it is, where several are compared.
 
-  >>> _label({"what": "sampling", "by": "cm_jax", "dtype": "float32", "devices": 1, "nfe": 35})
+  >>> line = {"what": "sampling", "by": "cm_jax", "dtype": "float32", "devices": 1, "nfe": 35}
+  >>> _label(line, compared=False)
   'sampling, 35 NFE, float32'
+  >>> _label(line, compared=True)
+  'sampling, 35 NFE, float32, cm_jax'
   """
   parts = [line["what"]]
   parts += [] if line["nfe"] is None else [f"{line['nfe']} NFE"]
   parts += [line["dtype"]]
-  parts += [] if line["by"] == "cm_jax" else [line["by"]]
+  parts += [line["by"]] if compared else []
   parts += [] if line["devices"] == 1 else [f"{line['devices']} devices"]
   return ", ".join(parts)
