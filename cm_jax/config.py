@@ -177,10 +177,31 @@ def content(config: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, 
 
 
 def plain_json(config: Any) -> dict[str, Any]:
-  """Return a config as plain JSON types (tuples become lists)."""
+  """Return a config as plain JSON types (tuples become lists).
+
+  Raises:
+    UserError: A value is something else, such as an array.
+  """
   if isinstance(config, (ml_collections.ConfigDict, ml_collections.FrozenConfigDict)):
     config = config.to_dict()
-  return json.loads(json.dumps(config))
+  try:
+    return json.loads(json.dumps(config))
+  except TypeError:
+    _refuse_other_types(config, "config")
+    raise
+
+
+def _refuse_other_types(value: Any, field: str) -> None:
+  if isinstance(value, Mapping):
+    for key, inner in value.items():
+      _refuse_other_types(inner, f"{field}.{key}")
+  elif isinstance(value, (list, tuple)):
+    for index, inner in enumerate(value):
+      _refuse_other_types(inner, f"{field}[{index}]")
+  elif not isinstance(value, (str, int, float, bool, type(None))):
+    expected = "text, a number, a bool, None, or a list or dict of these, as JSON has them"
+    expected += " (images or a network of yours: python:MODULE:CLASS)"
+    raise UserError(field, f"<{type(value).__name__}>", expected)
 
 
 def sha256(config: Any) -> str:

@@ -116,7 +116,7 @@ def folder_of(given: epath.PathLike, opener: Callable[..., Any] | None = None) -
     return _unpacked(text, opener)
   known = shipped()
   if text not in known:
-    listed = f"; by name there are: {one_of(known, text)}" if known else ""
+    listed = f"; by name, {one_of(known, text)}" if known else ""
     expected = f"a run folder (config.json, checkpoints/) or a weights folder ({MODEL}, {WEIGHTS})"
     if Path(text).suffix:
       listed += ": `convert` makes a weights folder of a published checkpoint"

@@ -2,6 +2,8 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cm_jax.assembly import build
@@ -85,4 +87,22 @@ def test_a_component_that_has_to_be_there_is_not_null(key):
   with config.unlocked(), config.objective.ignore_type():
     config.objective[key] = None
   with pytest.raises(UserError, match=f"config.objective.{key} = None: expected one of"):
+    build(config)
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "said"),
+  [
+    ("data.source", np.zeros((2, 8, 8, 1), np.uint8), r"config.data.source = <ndarray>: .*python:MODULE"),
+    ("sampler.sigmas", (80.0, np.float32(1.5)), r"config.sampler.sigmas\[1\] = <float32>: expected text"),
+    ("optimizer.learning_rate", jnp.asarray(1e-3), r"config.optimizer.learning_rate = <ArrayImpl>"),
+    ("run.sample_every", {3}, r"config.run.sample_every = <set>"),
+  ],
+)
+def test_a_value_that_no_file_can_keep_is_named(path, value, said):
+  config = tiny.config(tiny.ECT)
+  section, _, key = path.rpartition(".")
+  with config.ignore_type():
+    config[section][key] = value
+  with pytest.raises(UserError, match=said):
     build(config)
