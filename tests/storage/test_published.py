@@ -213,7 +213,7 @@ def test_an_unknown_name_lists_those_there_are(weights, monkeypatch, tmp_path, c
   monkeypatch.chdir(tmp_path)
   assert load_model("digits-cd").provenance["path"] == "digits-cd"
   listed = r"'digits-cd' \(did you mean it\?\) or one of: digits-cd, digits-ect"
-  with pytest.raises(UserError, match=f"^model = digits-dc: expected a run folder .*; by name .*{listed}$"):
+  with pytest.raises(UserError, match=f"^model = digits-dc: expected a run folder .*; by name, {listed}$"):
     load_model("digits-dc")
   assert run(["search-steps", "--model=digits-cd", "--features=f"]) == 2
   assert "a folder of your own" in capsys.readouterr().err
