@@ -97,6 +97,7 @@ keep() {
 }
 
 if [ "${given[keep]}" = yes ]; then
+  restore "$runs/features" "$kept/features"
   there=()
   for method in edm "${students[@]}"; do
     keep "$method"
@@ -113,7 +114,8 @@ train edm
 train cd --teacher="$runs/weights/edm"
 for student in ect sct; do train "$student" --init="$runs/weights/edm"; done
 
-cm_jax train-features --source="zip:$runs/train16.zip" --name=cifar16 --out="$runs/features"
+restore "$kept/features" "$runs/features" # what was measured by one classifier is measured on by it
+[ -d "$runs/features" ] || cm_jax train-features --source="zip:$runs/train16.zip" --name=cifar16 --out="$runs/features"
 evaluate edm --num_steps=18
 for student in "${students[@]}"; do
   cm_jax search-steps --model="$runs/weights/$student" --nfe=2 --features="$runs/features" --reference="zip:$runs/train16.zip" --num=2000
@@ -132,6 +134,7 @@ edit ship colorize
 edit horse inpaint --mask="$runs/edited/mask.png"
 
 run mkdir -p "$kept"
+restore "$runs/features" "$kept/features"
 for method in edm "${students[@]}"; do
   keep "$method"
   for path in "$runs/$method/samples/"nfe_*.png; do
