@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 
 from cm_jax.assembly import load_model
@@ -109,18 +110,22 @@ def _seconds(how: str, folder: Path, cache: Path, nfe: int, batch: int) -> float
   code = f"from cm_jax.benchmark import startup; startup.{how}({str(folder)!r}, {nfe}, {batch})"
   env = {**os.environ, **_KEEPS_ALL, "JAX_COMPILATION_CACHE_DIR": str(cache)}
   before = time.perf_counter()
-  with subprocess.Popen(
-    [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  ) as child:
+  command = [sys.executable, "-c", code]
+  # Into a file: a pipe that nobody reads would stop a process that warns a lot.
+  with (
+    tempfile.TemporaryFile("w+", dir=folder) as errors,
+    subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+  ):
     said = ""
-    assert child.stdout is not None and child.stderr is not None
+    assert child.stdout is not None
     for said in child.stdout:
       if said.strip() == _READY:
         break
     took = time.perf_counter() - before
-    errors = child.stderr.read()
+    child.wait()
+    errors.seek(0)
+    last = errors.read().strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
   if child.returncode or said.strip() != _READY:
-    last = errors.strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
     raise UserError("what", "startup", f"a process that samples; it said: {last[0]}")
   return took
 

@@ -20,7 +20,7 @@ echo "$*" >>calls
 case $3 in
   train) [ "$workdir" != "runs/cifar16/$FAKE_STOPS" ] || exit 75
     mkdir -p "$workdir/checkpoints/90" && touch "$workdir/"{config.json,metrics.jsonl,saved.json} ;;
-  convert | edit) mkdir -p "$out" && touch "$out/grid.png" "$out/model.json" ;;
+  convert | edit | train-features) mkdir -p "$out" && touch "$out/grid.png" "$out/model.json" ;;
   evaluate) mkdir -p "$out/samples" && touch "$out/evaluations.jsonl" "$out/samples/nfe_${nfe:-035}.png" ;;
   report) touch runs/cifar16/{report.md,report.json,loss_curves.png} ;;
   compare) touch "$out" "${out%.png}.json" ;;
@@ -80,12 +80,18 @@ def test_all_of_it_and_again_nothing_is_trained_twice(place):
   kept = place / "configs" / "results" / "cifar16"
   found = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
   assert found >= {*EDITED, "report.md", "same_noise.png", "same_noise.json", "edm_nfe_035.png"}
-  assert found >= {"cd_nfe_1.png", "weights/sct/model.json", "ect/evaluations.jsonl", "edm/metrics.jsonl"}
+  assert found >= {
+    "cd_nfe_1.png",
+    "weights/sct/model.json",
+    "features/model.json",
+    "ect/evaluations.jsonl",
+    "edm/metrics.jsonl",
+  }
   assert not list(kept.rglob("checkpoints"))  # of runs that are done the weights are kept
   # elsewhere: what is kept is taken, and no training is begun again
   shutil.rmtree(place / "runs")
   assert script(place, f"--archive={place / 'a b.tar'}").returncode == 0
-  assert calls(place, "train ") == []
+  assert calls(place, "train") == []  # nor the classifier, by which others of these runs were measured
   assert (place / "runs" / "cifar16" / "weights" / "cd" / "model.json").exists()
 
 
