@@ -53,5 +53,5 @@ export NPROC=1 PYTHON runs steps teacher
 export -f student evaluate cm_jax
 # shellcheck disable=SC2016 # the inner shell expands it
 for seed in $seeds; do printf "%s $seed\n" "${methods[@]}"; done |
-  xargs -P "$jobs" -I{} bash -c 'set -euo pipefail; set -- {}; student "$1" "$2" || exit 255'
+  xargs -P "$jobs" -I{} bash -c 'set -Eeuo pipefail; trap "exit 255" ERR; set -- {}; student "$1" "$2"'
 cm_jax compare --folder="$runs" --jobs="$jobs"

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,6 +174,7 @@ class RealData:
   batch_size: int = 256
   num: int | None = None
   progress: bool = True
+  _made: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   @functools.cached_property
   def train(self) -> np.ndarray | None:
@@ -184,6 +185,12 @@ class RealData:
   def held_out(self) -> np.ndarray | None:
     """uint8 [N,H,W,C], real images it has not seen."""
     return None if self.held_out_source is None else self._images(self.held_out_source)
+
+  def remembered(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return what is made under a name, which happens the first time only."""
+    if name not in self._made:
+      self._made[name] = make()
+    return self._made[name]
 
   def _images(self, source: str) -> np.ndarray:
     return images(open_source(source, framing=self.framing))

@@ -1,6 +1,6 @@
 """What a metric is: values of samples, their counterpart of real images, and how reports show both."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +52,10 @@ class Real(Protocol):
 
   @property
   def held_out(self) -> np.ndarray | None: ...
+
+  def remembered(self, name: str, make: Callable[[], np.ndarray], /) -> np.ndarray:
+    """Return what is measured of them once, for all sets of samples, under a name."""
+    ...
 
 
 class Metric(Protocol):

@@ -21,6 +21,9 @@ from cm_jax.types import Array
 BLOCK = 1024  # rows at a time: memory is BLOCK x M x 8 bytes, a few times over
 _ROUNDING = 1e-11  # of a squared distance, relative to the squared norms: 1e5 units in the last place
 _SPARE = 8  # neighbours beyond the k-th that are looked at exactly
+_GROUP = (
+  64  # columns of which only the smallest is sorted at first: sorting them all costs ten times the product
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,9 @@ class PrecisionRecall:
 
   def values(self, samples: Known, real: Real) -> dict[str, float]:
     """Return them of samples."""
-    return prdc(samples.features, real.collected.features, self.neighbours)._asdict()
+    features = np.asarray(real.collected.features, np.float64)
+    radii = real.remembered(f"radii {self.neighbours}", lambda: squared_radii(features, self.neighbours))
+    return prdc(samples.features, features, self.neighbours, real_radii=radii)._asdict()
 
   def of_real(self, real: Real) -> None:
     """Return None: nothing is measured of real images."""
@@ -80,7 +85,13 @@ class Prdc(NamedTuple):
     return 2 * self.precision * self.recall / both if both else 0.0
 
 
-def prdc(samples: np.ndarray, real: np.ndarray, neighbours: int = 3, block: int = BLOCK) -> Prdc:
+def prdc(
+  samples: np.ndarray,
+  real: np.ndarray,
+  neighbours: int = 3,
+  block: int = BLOCK,
+  real_radii: np.ndarray | None = None,
+) -> Prdc:
   """Return precision, recall, density and coverage of samples.
 
   A ball's edge belongs to it, as in the official code of precision and recall and in torch-fidelity; the
@@ -91,6 +102,7 @@ def prdc(samples: np.ndarray, real: np.ndarray, neighbours: int = 3, block: int 
     samples, real: Features, [N, D] and [M, D]; N, M > neighbours.
     neighbours: k, at least 1.
     block: Samples at a time.
+    real_radii: `squared_radii` of real, where they are known already.
 
   Raises:
     UserError: No more images than neighbours.
@@ -102,7 +114,8 @@ def prdc(samples: np.ndarray, real: np.ndarray, neighbours: int = 3, block: int 
   if not 1 <= neighbours < smaller:
     raise UserError("neighbours", neighbours, f"1 to {smaller - 1}: less than the images there are")
   samples, real = np.asarray(samples, np.float64), np.asarray(real, np.float64)
-  radii, sample_radii = squared_radii(real, neighbours, block), squared_radii(samples, neighbours, block)
+  radii = squared_radii(real, neighbours, block) if real_radii is None else real_radii
+  sample_radii = squared_radii(samples, neighbours, block)
   balls = np.zeros(len(samples), np.int64)
   covered, recalled = np.zeros(len(real), bool), np.zeros(len(real), bool)
   for start in range(0, len(samples), block):
@@ -155,7 +168,14 @@ def _nearest(rows: np.ndarray, features: np.ndarray, count: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="count")
 def _top(rows: Array, features: Array, count: int) -> Array:
-  return jax.lax.top_k(-_squared(rows, features)[0], count)[1]
+  """Return the numbers of the nearest features, [n, count]: in the groups whose nearest are nearest."""
+  squared = _squared(rows, features)[0]
+  squared = jnp.pad(squared, ((0, 0), (0, -len(features) % _GROUP)), constant_values=jnp.inf)
+  squared = squared.reshape(len(rows), -1, _GROUP)
+  groups = jax.lax.top_k(-squared.min(2), min(count, squared.shape[1]))[1]
+  few = jnp.take_along_axis(squared, groups[:, :, None], 1).reshape(len(rows), -1)
+  found = jax.lax.top_k(-few, count)[1]
+  return jnp.take_along_axis(groups, found // _GROUP, 1) * _GROUP + found % _GROUP
 
 
 @jax.jit

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from cm_jax.errors import UserError
-from cm_jax.evaluation.metrics.neighbours import prdc, squared_radii
+from cm_jax.evaluation.collecting import Collected
+from cm_jax.evaluation.metrics import neighbours
+from cm_jax.evaluation.metrics.neighbours import PrecisionRecall, prdc, squared_radii
+from cm_jax.evaluation.real import RealData
 
 
 def brute(samples, real, k):
@@ -52,6 +55,44 @@ def test_float32_features_and_any_block_are_the_same():
   )
   assert prdc(features[:20], features[13:], 2, block=6) == prdc(
     features[:20].astype(np.float64), features[13:], 2
+  )
+
+
+@pytest.mark.parametrize("count", [12, 63, 64, 65, 700])
+@pytest.mark.parametrize("kind", ["apart", "sorted", "copies"])
+def test_neighbours_are_found_wherever_they_lie(kind, count):
+  random = np.random.default_rng(count)
+  features = random.normal(size=(count, 3))
+  if kind == "sorted":  # all neighbours of a row side by side
+    features = features[np.argsort(features[:, 0])] * [10, 1e-3, 1e-3]
+  if kind == "copies":
+    features = features[random.integers(0, count // 4, count)]
+  squared = ((features[:, None] - features[None]) ** 2).sum(2)
+  for k in (1, 5, 10):
+    np.testing.assert_allclose(squared_radii(features, k, 50), np.sort(squared, 1)[:, k], rtol=1e-12)
+
+
+def test_balls_of_the_reference_are_measured_once_for_all_samples(monkeypatch):
+  random = np.random.default_rng(3)
+  real = RealData(None, None, None, None, None, frozenset())
+  monkeypatch.setitem(
+    real.__dict__, "collected", Collected(30, {}, {"features": (random.normal(size=(30, 4)),)})
+  )
+  metric, sets = (
+    PrecisionRecall(4),
+    [Collected(20, {}, {"features": (random.normal(size=(20, 4)),)}) for _ in "ab"],
+  )
+  measured = []
+  monkeypatch.setattr(
+    neighbours,
+    "squared_radii",
+    lambda features, *rest: measured.append(len(features)) or squared_radii(features, *rest),
+  )
+  found = [metric.values(samples, real) for samples in sets]
+  assert measured == [30, 20, 20]
+  assert found == [prdc(samples.features, real.collected.features, 4)._asdict() for samples in sets]
+  assert (
+    PrecisionRecall(2).values(sets[0], real) == prdc(sets[0].features, real.collected.features, 2)._asdict()
   )
 
 
