@@ -14,7 +14,7 @@ from cm_jax.storage import bounded, whole
 
 NOT_YET = "not yet run"
 _CELLS = re.compile(r"(?<!\\)\|")
-_CONFIG = re.compile(r"(\w+)\.py(?::(\w+))?")
+_CONFIG = re.compile(r"(\w+)\.py(?::([\w.-]+))?")
 _WRITTEN = re.compile(r"\(.*\d NFE.*\)")  # what a cell that was written from records looks like
 
 
@@ -75,8 +75,8 @@ def _has(names: Sequence[str]) -> bool:
 def _configs(cell: str) -> list[str]:
   """Return the configs that a cell names.
 
-  >>> _configs(" `imagenet64_ct.py`, `imagenet64_ct.py:code` ")
-  ['imagenet64_ct', 'imagenet64_ct.code']
+  >>> _configs(" `imagenet64_ct.py`, `imagenet64_ect.py:xl-1024` ")
+  ['imagenet64_ct', 'imagenet64_ect.xl-1024']
   """
   return [name if not variant else f"{name}.{variant}" for name, variant in _CONFIG.findall(cell)]
 

@@ -61,6 +61,16 @@ def test_cells_are_those_of_the_newest_records(table, capsys):
   assert table.read_text() == written
 
 
+def test_a_variant_is_all_that_stands_behind_the_colon(table):
+  names = ("x.py:xl", "x.py:xl-1024", "y.py:cond-vp")
+  table.write_text("| config | ours |\n|---|---|\n" + "".join(f"| `{name}` | none |\n" for name in names))
+  keep(table, "x.xl", fd(4.5))
+  keep(table, "y.cond-vp", fd(1.75))
+  assert write_rows(table) == ["x.xl", "y.cond-vp"]
+  lines = [line.split("|")[2].strip() for line in table.read_text().splitlines()[2:]]
+  assert lines == ["FD-cifar 4.50 (1 NFE)", "none", "FD-cifar 1.75 (1 NFE)"]
+
+
 def test_bad_input_is_one_line(table, tmp_path, capsys):
   keep(table, "unknown", fd(1.0))
   with pytest.raises(UserError, match=r"^folder = unknown\.jsonl: expected records of configs that a row"):
