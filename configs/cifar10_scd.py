@@ -13,7 +13,9 @@ A pod, the same on every host:
 Paper: trigflow FID 3.66 with 1 NFE, 2.52 with 2 (sCM table 1). edm is in no paper; FastGen reports 3.22 from
 such a checkpoint (batch 512, 500k steps). Ours: not yet run.
 Compute: the paper does not say how long.
-Departures: as configs/cifar10_sct.py; the number of steps and the augmentation are UNCONFIRMED.
+Departures: as configs/cifar10_sct.py. FastGen's 3.22 too was made with N(-1, 1.4^2), a root mean square for
+the tangent's norm and another weight 1/sigma_t; edm has none of these, and whether it reaches 3.22 is not
+known. The number of steps and the augmentation are UNCONFIRMED.
 """
 
 import cifar10_sct

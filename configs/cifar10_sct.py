@@ -16,11 +16,14 @@ A pod, the same on every host:
 
 Paper: trigflow FID 2.85 with 1 NFE, 2.06 with 2 (sCM table 1). batch128: 3.97, 3.51, 3.09 with 1 after 100k,
 200k, 400k steps (sCM table 3). edm is in no paper; from such a checkpoint FastGen reports 3.23 (batch 512,
-350k steps): that is what to expect of it, not 2.85. Ours: not yet run.
+350k steps), with another loss than this (below). Ours: not yet run.
 Compute: the paper does not say how long.
 Departures: ln sigma ~ N(-1, 1.8^2) is the paper's for a plain DDPM++, N(-1, 1.4^2) for one with adaptive
-double normalisation. UNCONFIRMED: the number of steps at batch 512 (400k, the teacher's, is taken),
-augmentation (none), and that the angle's embedding in edm and batch128 stays ln(sigma)/4.
+double normalisation. FastGen's 3.23 was made with N(-1, 1.4^2) in spite of its EDM teacher, a tangent divided
+by its root mean square where the paper and this take the norm, and another weight 1/sigma_t: edm has
+none of these, and whether it reaches 3.23 is not known. UNCONFIRMED: the number of steps at batch 512 (400k,
+the teacher's, is taken), augmentation (none), and that the angle's embedding in edm and batch128 stays
+ln(sigma)/4.
 """
 
 import cifar10_edm

@@ -2,8 +2,8 @@
 0.95, batch 2048, 800k steps.
 
 ":paper", the default, is the paper's row: from scratch with the learning rate 8e-6. ":code" is the command of
-the released model (OpenAI's `launch.sh`), which made the numbers: it starts from the EDM teacher, with 1e-4
-and mu(k) = exp(s0 ln mu0 / (N(k) - 1)).
+the released model (OpenAI's `launch.sh`): from the EDM teacher, with 1e-4 and mu(k) = exp(s0 ln mu0 / (N(k) -
+1)).
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax train --config=configs/imagenet64_ct.py --workdir=runs/imagenet64/ct
@@ -17,7 +17,7 @@ Paper: FID 13.0 with 1 NFE, 11.1 with 2; precision, recall 0.71, 0.47 and 0.69, 
 yet run.
 Compute: 800k steps of 2,048 images on 64 A100 (CM table 3). On one device --config.accumulation=64.
 Departures: float32 with TensorFloat-32 products for float16: at N = 201 bfloat16's rounding is larger than
-what the loss compares.
+what the loss compares. Which of the two made the published numbers is UNCONFIRMED.
 """
 
 import imagenet64_cd

