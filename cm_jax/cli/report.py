@@ -5,7 +5,8 @@
 
 With --rows the column "ours" of the table of papers' rows is written from the records kept in --folder, by
 default results/rows beside --out: there NAME.jsonl is the evaluations.jsonl of a run of configs/NAME.py, and
-NAME.VARIANT.jsonl that of NAME.py:VARIANT. All else in the file stays as it is.
+NAME.VARIANT.jsonl that of NAME.py:VARIANT. A column "device-hours" is written from plans.json there, which
+launch/plans.py makes. All else in the file stays as it is.
 """
 
 from absl import flags

@@ -1,4 +1,5 @@
-"""The column "ours" of a table of papers' rows, written from the records that were kept of each config."""
+"""The columns "ours" and "device-hours" of a table of papers' rows, written from the records and the plans
+that were kept of each config."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,31 +9,35 @@ from etils import epath
 from cm_jax.errors import UserError
 from cm_jax.evaluation.entries import named
 from cm_jax.evaluation.metrics import METRICS
+from cm_jax.evaluation.plans import hours, read_plans, title
 from cm_jax.evaluation.records import Record, read
 from cm_jax.evaluation.tables import title_of
 from cm_jax.storage import bounded, whole
 
 NOT_YET = "not yet run"
+PLANS = "plans.json"
+_HOURS = "device-hours"  # how the name of that column begins
 _CELLS = re.compile(r"(?<!\\)\|")
 _CONFIG = re.compile(r"(\w+)\.py(?::([\w.-]+))?")
 _WRITTEN = re.compile(r"\(.*\d NFE.*\)")  # what a cell that was written from records looks like
 
 
 def write_rows(table: epath.PathLike, folder: epath.PathLike | None = None) -> list[str]:
-  """Write the cells "ours" of a Markdown file's tables that have columns "config" and "ours"; the rest stays.
+  """Write cells of a Markdown file's tables that have columns "config" and "ours"; the rest stays.
 
   A config NAME.py has its records in NAME.jsonl, NAME.py:VARIANT in NAME.VARIANT.jsonl: the evaluations.jsonl
-  of its run. Where none are kept a cell keeps its words, or loses its numbers.
+  of its run. Where none are kept a cell "ours" keeps its words, or loses its numbers. A column whose name
+  begins with "device-hours" is written from plans.json, its name too: see `launch/plans.py`.
 
   Args:
     table: The file.
-    folder: Of the records; by default results/rows beside the file.
+    folder: Of the records and plans; by default results/rows beside the file.
 
   Returns:
     Names of the configs that have records, sorted.
 
   Raises:
-    UserError: No such file, no such table, a record that is none, records of a config that no row names.
+    UserError: No such file, no such table, a record or plan that is none, or of a config that no row names.
   """
   place = whole.place(table)
   expected = "a Markdown file with a table of rows that is there"
@@ -40,7 +45,8 @@ def write_rows(table: epath.PathLike, folder: epath.PathLike | None = None) -> l
     text = bounded.content(place, bounded.SMALL).decode()
   except (OSError, UnicodeDecodeError) as error:
     raise UserError("out", str(table), f"{expected} ({error})") from error
-  kept = _kept(whole.place(folder) if folder is not None else place.parent / "results" / "rows")
+  folder = whole.place(folder) if folder is not None else place.parent / "results" / "rows"
+  kept, plans = _kept(folder), {_configs(plan.config)[0]: plan for plan in read_plans(folder / PLANS)}
   lines, used, found = [], set[str](), False
   columns: dict[str, int] | None = None
   for line in text.split("\n"):
@@ -48,28 +54,41 @@ def write_rows(table: epath.PathLike, folder: epath.PathLike | None = None) -> l
     if not line.startswith("|"):
       columns = None
     elif columns is None:
-      names = [cell.strip() for cell in cells]
-      columns = {"config": names.index("config"), "ours": names.index("ours")} if _has(names) else {}
+      columns = _columns([cell.strip() for cell in cells])
       found = found or bool(columns)
+      if _HOURS in columns and plans:
+        cells[columns[_HOURS]] = f" {title(next(iter(plans.values())))} "
+        line = "|".join(cells)
     elif columns and not set(line) <= set("|-: "):
       configs = _configs(cells[columns["config"]])
       used |= set(configs)
       cells[columns["ours"]] = _cell(cells[columns["ours"]], [kept.get(config, []) for config in configs])
+      if _HOURS in columns:
+        cells[columns[_HOURS]] = f" {hours(map(plans.get, configs))} "
       line = "|".join(cells)
     lines.append(line)
   if not found:
     raise UserError("out", str(table), 'a file with a table whose columns "config" and "ours" are filled in')
-  lost = sorted(kept.keys() - used)
-  if lost:
+  if lost := sorted(kept.keys() - used):
     raise UserError("folder", f"{lost[0]}.jsonl", f"records of configs that a row of {table} names")
+  if lost := sorted(plans.keys() - used):
+    raise UserError(PLANS, plans[lost[0]].config, f"plans of configs that a row of {table} names")
   written = "\n".join(lines)
   if written != text:
     whole.write(table, written)
   return sorted(kept)
 
 
-def _has(names: Sequence[str]) -> bool:
-  return "config" in names and "ours" in names
+def _columns(names: Sequence[str]) -> dict[str, int]:
+  """Return where a table's columns are that matter here; nothing of a table without them."""
+  if not {"config", "ours"} <= set(names):
+    return {}
+  planned = [index for index, name in enumerate(names) if name.startswith(_HOURS)]
+  return {
+    "config": names.index("config"),
+    "ours": names.index("ours"),
+    **({_HOURS: planned[0]} if planned else {}),
+  }
 
 
 def _configs(cell: str) -> list[str]:

@@ -1,5 +1,6 @@
-"""The column "ours" of the papers' rows says what the kept records say, and nothing else changes."""
+"""The columns of the papers' rows say what the kept records and plans say, and nothing else changes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,51 @@ def test_a_variant_is_all_that_stands_behind_the_colon(table):
   assert write_rows(table) == ["x.xl", "y.cond-vp"]
   lines = [line.split("|")[2].strip() for line in table.read_text().splitlines()[2:]]
   assert lines == ["FD-cifar 4.50 (1 NFE)", "none", "FD-cifar 1.75 (1 NFE)"]
+
+
+PLAN = {
+  "config": "x.py", "command": "plan", "device": "v9", "count": 2, "mfu": 0.25, "batch_size": 24,
+  "accumulation": 3, "device_hours": 7654.3, "memory_gb": 5.5, "usable_gb": 6.0, "fits": True,
+}  # fmt: skip
+
+
+def plan(table, *entries):
+  path = table.parent / "results" / "rows" / "plans.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(entries))
+
+
+def test_device_hours_are_those_of_the_plans(table):
+  rows = ("config | ours | device-hours", "---|---|---", "`x.py` | a | b", "`x.py:p-2`, `y.py` | c | d")
+  text = "".join(f"| {row} |\n" for row in rows)
+  table.write_text(text)
+  plan(table, PLAN, {**PLAN, "config": "x.py:p-2", "device_hours": 4})
+  assert write_rows(table) == []
+  expected = text.replace("| device-hours |", "| device-hours (2 v9, planned at MFU 0.25) |")
+  assert table.read_text() == expected.replace("| b |", "| 7,650 |").replace("| d |", "| 4, not planned |")
+  plan(table, PLAN)  # the column is known again by how its name begins
+  write_rows(table)
+  assert "| c | not planned, not planned |" in table.read_text()
+
+
+@pytest.mark.parametrize(
+  ("entries", "said"),
+  [
+    ([{**PLAN, "config": "nobody.py"}], "plans.json = nobody.py: expected plans of configs that a row"),
+    ([PLAN, PLAN], "one plan a config"),
+    ([PLAN, {**PLAN, "config": "y.py", "mfu": 0.5}], "at the same mfu"),
+    ([{**PLAN, "device_hours": "7"}], "0: device_hours"),
+    ([{**PLAN, "count": True}], "0: count"),
+    ([{**PLAN, "more": 1}], "a list of plans as launch/plans.py writes it"),
+    ([3], "a list of plans as launch/plans.py writes it"),
+  ],
+)
+def test_bad_plans_are_one_line(table, entries, said):
+  plan(table, *entries)
+  with pytest.raises(UserError) as raised:
+    write_rows(table)
+  assert said in str(raised.value) and "\n" not in str(raised.value)
+  assert table.read_text() == TEXT
 
 
 def test_bad_input_is_one_line(table, tmp_path, capsys):
