@@ -14,13 +14,13 @@ from cm_jax.assembly import build
 from cm_jax.benchmark.plan.accelerators import ACCELERATORS
 from cm_jax.benchmark.plan.estimate import plan
 from cm_jax.benchmark.plan.setting import of_config
-from cm_jax.cli.config_flags import override
+from cm_jax.cli.config_flags import override, teacher_network
 from cm_jax.networks import lpips
 from cm_jax.storage.weights import info_of, save_weights
 from cm_jax.training.step import make_train_step
 from cm_jax.types import Condition, TrainState
 from tests.compiling import quick_jit
-from tests.configs.rows import PAPERS, ROWS, commands, config_of, docstring, images_of
+from tests.configs.rows import PAPERS, ROWS, commands, config_of, docstring, file_of, images_of
 from tests.examples import EXAMPLES
 
 # What `convert` makes of published files, by the folder that the commands write: which row's network it has,
@@ -123,9 +123,8 @@ def as_commanded(row: str, folder: Path) -> ml_collections.ConfigDict:
   return override(config, [f"--{key}={value}" for key, value in flags.items() if key.startswith("config.")])
 
 
-# the first row of every file: its variants are assembled in test_overrides.py
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [row for row in PAPERS if ":" not in row])
+@pytest.mark.parametrize("row", PAPERS)
 def test_a_row_is_built_by_its_command(row, folder):
   experiment = build(as_commanded(row, folder))
   assert experiment.method.num_steps > 1000
@@ -137,11 +136,14 @@ def test_a_row_is_built_by_its_command(row, folder):
 def kind(row: str) -> tuple[str, str]:
   """Return which network and which objective a row has."""
   config = config_of(row)
-  return config.network.name, config.objective.name
+  network = config.network.name
+  if network == "teacher":
+    network = teacher_network(file_of(row))["name"]
+  return network, config.objective.name
 
 
-# the first row of each kind; a network that is the teacher's has its own above
-KINDS = sorted({kind(row): row for row in reversed(PAPERS) if kind(row)[0] != "teacher"}.values())
+# the first row of each kind; ("jcm_ncsnpp", "consistency") has its network from the teacher
+KINDS = sorted({kind(row): row for row in reversed(PAPERS)}.values())
 
 
 @pytest.mark.slow
@@ -184,6 +186,7 @@ def test_each_kind_of_network_and_objective_takes_steps_and_samples(row, folder)
 
 
 def test_there_is_a_kind_of_every_objective():
+  assert {"cifar10_cd_jcm"} <= set(KINDS)
   assert {config_of(row).objective.name for row in KINDS} >= {
     "denoising",
     "consistency",
