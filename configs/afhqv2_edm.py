@@ -2,8 +2,9 @@
 configs/ffhq64_edm.py, with more dropout. ":vp" is the default, ":ve" the other.
 
   python -m cm_jax data prepare --source=folder:afhqv2 --crop=edm --resolution=64 --out=afhqv2_64.zip
-  python -m cm_jax train --config=configs/afhqv2_edm.py --workdir=runs/afhqv2/edm
-  python -m cm_jax train --config=configs/afhqv2_edm.py:ve --workdir=runs/afhqv2/edm_ve
+  python -m cm_jax train --config=configs/afhqv2_edm.py --workdir=runs/afhqv2/edm --config.accumulation=2
+  python -m cm_jax train --config=configs/afhqv2_edm.py:ve --workdir=runs/afhqv2/edm_ve \
+    --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/afhqv2_edm.py --workdir=/data/afhqv2/edm
 

@@ -8,9 +8,9 @@ the command of the released model (OpenAI's `launch.sh`): from the EDM teacher, 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax convert --input=edm_bedroom256_ema.pt --out=weights/edm-bedroom
   python -m cm_jax train --config=configs/bedroom256_ct.py --workdir=runs/bedroom256/ct \
-    --config.accumulation=256
+    --config.accumulation=512
   python -m cm_jax train --config=configs/bedroom256_ct.py:code --teacher=weights/edm-bedroom \
-    --workdir=runs/bedroom256/ct_code --config.accumulation=32
+    --workdir=runs/bedroom256/ct_code --config.accumulation=64
 A pod, the same on every host:
   python -m cm_jax train --config=configs/bedroom256_ct.py --workdir=/data/bedroom256/ct
 

@@ -3,9 +3,9 @@
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax convert --input=edm_cat256_ema.pt --out=weights/edm-cat
-  python -m cm_jax train --config=configs/cat256_ct.py --workdir=runs/cat256/ct --config.accumulation=256
+  python -m cm_jax train --config=configs/cat256_ct.py --workdir=runs/cat256/ct --config.accumulation=512
   python -m cm_jax train --config=configs/cat256_ct.py:code --teacher=weights/edm-cat \
-    --workdir=runs/cat256/ct_code --config.accumulation=32
+    --workdir=runs/cat256/ct_code --config.accumulation=64
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cat256_ct.py --workdir=/data/cat256/ct
 

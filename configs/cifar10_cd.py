@@ -3,11 +3,11 @@ teacher, N = 18, mu = 0. ":lpips" (the default), ":l2", ":l1" are the distance.
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax train --config=configs/cifar10_cd.py --teacher=runs/cifar10/edm_ncsnpp \
-    --workdir=runs/cifar10/cd
+    --workdir=runs/cifar10/cd --config.accumulation=4
   python -m cm_jax train --config=configs/cifar10_cd.py:l2 --teacher=runs/cifar10/edm_ncsnpp \
-    --workdir=runs/cifar10/cd_l2
+    --workdir=runs/cifar10/cd_l2 --config.accumulation=2
   python -m cm_jax train --config=configs/cifar10_cd.py:l1 --teacher=runs/cifar10/edm_ncsnpp \
-    --workdir=runs/cifar10/cd_l1
+    --workdir=runs/cifar10/cd_l1 --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_cd.py --teacher=/data/cifar10/edm_ncsnpp \
     --workdir=/data/cifar10/cd

@@ -4,13 +4,13 @@ the default, and ":l1" have no stop-gradient (theorems 3 and 4), ":l2-stopgrad" 
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax train --config=configs/cifar10_cd_continuous.py --teacher=runs/cifar10/edm_ncsnpp \
-    --workdir=runs/cifar10/cd_continuous
+    --workdir=runs/cifar10/cd_continuous --config.accumulation=4
   python -m cm_jax train --config=configs/cifar10_cd_continuous.py:l1 --teacher=runs/cifar10/edm_ncsnpp \
-    --workdir=runs/cifar10/cd_continuous_l1
+    --workdir=runs/cifar10/cd_continuous_l1 --config.accumulation=4
   python -m cm_jax train --config=configs/cifar10_cd_continuous.py:l2-stopgrad \
-    --teacher=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/cd_continuous_l2_sg
+    --teacher=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/cd_continuous_l2_sg --config.accumulation=2
   python -m cm_jax train --config=configs/cifar10_cd_continuous.py:lpips-stopgrad \
-    --teacher=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/cd_continuous_lpips_sg
+    --teacher=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/cd_continuous_lpips_sg --config.accumulation=4
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_cd_continuous.py \
     --teacher=/data/cifar10/edm_ncsnpp --workdir=/data/cifar10/cd_continuous

@@ -4,11 +4,11 @@ the teacher's own, jcm's NCSN++. All else is configs/cifar10_cd.py (CM tables 1 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax convert --input=edm_cifar10_ema --out=weights/edm-cifar10-jcm
   python -m cm_jax train --config=configs/cifar10_cd_jcm.py --teacher=weights/edm-cifar10-jcm \
-    --workdir=runs/cifar10/cd_jcm
+    --workdir=runs/cifar10/cd_jcm --config.accumulation=4
   python -m cm_jax train --config=configs/cifar10_cd_jcm.py:l2 --teacher=weights/edm-cifar10-jcm \
-    --workdir=runs/cifar10/cd_jcm_l2
+    --workdir=runs/cifar10/cd_jcm_l2 --config.accumulation=2
   python -m cm_jax train --config=configs/cifar10_cd_jcm.py:l1 --teacher=weights/edm-cifar10-jcm \
-    --workdir=runs/cifar10/cd_jcm_l1
+    --workdir=runs/cifar10/cd_jcm_l1 --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_cd_jcm.py --teacher=/data/edm-cifar10-jcm \
     --workdir=/data/cifar10/cd_jcm

@@ -3,8 +3,9 @@ N(k) from 2 to 150 and mu(k) from mu0 = 0.9 (jcm `cifar10_ve_ct_adaptive_lpips`)
 mu = 0.99 throughout (jcm `cifar10_ve_ct_ema`).
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
-  python -m cm_jax train --config=configs/cifar10_ct.py --workdir=runs/cifar10/ct
-  python -m cm_jax train --config=configs/cifar10_ct.py:fixed --workdir=runs/cifar10/ct_fixed
+  python -m cm_jax train --config=configs/cifar10_ct.py --workdir=runs/cifar10/ct --config.accumulation=4
+  python -m cm_jax train --config=configs/cifar10_ct.py:fixed --workdir=runs/cifar10/ct_fixed \
+    --config.accumulation=4
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_ct.py --workdir=/data/cifar10/ct
 

@@ -4,9 +4,9 @@ other.
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax train --config=configs/cifar10_ct_continuous.py --init=runs/cifar10/edm_ncsnpp \
-    --workdir=runs/cifar10/ct_continuous
+    --workdir=runs/cifar10/ct_continuous --config.accumulation=2
   python -m cm_jax train --config=configs/cifar10_ct_continuous.py:lpips-stopgrad \
-    --init=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/ct_continuous_lpips
+    --init=runs/cifar10/edm_ncsnpp --workdir=runs/cifar10/ct_continuous_lpips --config.accumulation=4
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_ct_continuous.py --init=/data/cifar10/edm_ncsnpp \
     --workdir=/data/cifar10/ct_continuous

@@ -3,10 +3,13 @@ NCSN++ ("ve"), augmented, with or without classes. ":uncond-vp", the default, is
 sCD.
 
   python -m cm_jax data prepare --source=cifar10 --format=array_record --out=~/tensorflow_datasets
-  python -m cm_jax train --config=configs/cifar10_edm.py --workdir=runs/cifar10/edm
-  python -m cm_jax train --config=configs/cifar10_edm.py:cond-vp --workdir=runs/cifar10/edm_cond
-  python -m cm_jax train --config=configs/cifar10_edm.py:uncond-ve --workdir=runs/cifar10/edm_ve
-  python -m cm_jax train --config=configs/cifar10_edm.py:cond-ve --workdir=runs/cifar10/edm_ve_cond
+  python -m cm_jax train --config=configs/cifar10_edm.py --workdir=runs/cifar10/edm --config.accumulation=2
+  python -m cm_jax train --config=configs/cifar10_edm.py:cond-vp --workdir=runs/cifar10/edm_cond \
+    --config.accumulation=2
+  python -m cm_jax train --config=configs/cifar10_edm.py:uncond-ve --workdir=runs/cifar10/edm_ve \
+    --config.accumulation=2
+  python -m cm_jax train --config=configs/cifar10_edm.py:cond-ve --workdir=runs/cifar10/edm_ve_cond \
+    --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_edm.py --workdir=/data/cifar10/edm
 

@@ -1,7 +1,8 @@
 """EDM diffusion teacher on CIFAR-10, NCSN++ with flips only (CM table 1, row "EDM"; jcm
 `configs/cifar10_k_ve.py`): the teacher of CM's CD.
 
-  python -m cm_jax train --config=configs/cifar10_edm_ncsnpp.py --workdir=runs/cifar10/edm_ncsnpp
+  python -m cm_jax train --config=configs/cifar10_edm_ncsnpp.py --workdir=runs/cifar10/edm_ncsnpp \
+    --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_edm_ncsnpp.py --workdir=/data/cifar10/edm_ncsnpp
 

@@ -2,8 +2,9 @@
 pairs, doubling N(k), pseudo-Huber, 1/(t - r), no target average. ":deep" has 8 blocks a resolution instead
 of 4.
 
-  python -m cm_jax train --config=configs/cifar10_ict.py --workdir=runs/cifar10/ict
-  python -m cm_jax train --config=configs/cifar10_ict.py:deep --workdir=runs/cifar10/ict_deep
+  python -m cm_jax train --config=configs/cifar10_ict.py --workdir=runs/cifar10/ict --config.accumulation=4
+  python -m cm_jax train --config=configs/cifar10_ict.py:deep --workdir=runs/cifar10/ict_deep \
+    --config.accumulation=8
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_ict.py:deep --workdir=/data/cifar10/ict_deep
 

@@ -2,7 +2,7 @@
 4096 steps halved to 1.
 
   python -m cm_jax train --config=configs/cifar10_pd.py --teacher=runs/cifar10/edm_ncsnpp \
-    --workdir=runs/cifar10/pd
+    --workdir=runs/cifar10/pd --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_pd.py --teacher=/data/cifar10/edm_ncsnpp \
     --workdir=/data/cifar10/pd

@@ -3,9 +3,9 @@ default, distils an EDM teacher; ":trigflow" is the paper's row, from a TrigFlow
 double normalisation.
 
   python -m cm_jax train --config=configs/cifar10_scd.py --teacher=runs/cifar10/edm \
-    --workdir=runs/cifar10/scd
+    --workdir=runs/cifar10/scd --config.accumulation=2
   python -m cm_jax train --config=configs/cifar10_scd.py:trigflow --teacher=runs/cifar10/trigflow \
-    --workdir=runs/cifar10/scd_trigflow
+    --workdir=runs/cifar10/scd_trigflow --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_scd.py:trigflow --teacher=/data/cifar10/trigflow \
     --workdir=/data/cifar10/scd_trigflow

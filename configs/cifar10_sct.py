@@ -4,9 +4,10 @@
 from a teacher trained in TrigFlow with adaptive double normalisation; ":batch128" is the paper's comparison
 with ECT.
 
-  python -m cm_jax train --config=configs/cifar10_sct.py --init=runs/cifar10/edm --workdir=runs/cifar10/sct
+  python -m cm_jax train --config=configs/cifar10_sct.py --init=runs/cifar10/edm --workdir=runs/cifar10/sct \
+    --config.accumulation=2
   python -m cm_jax train --config=configs/cifar10_sct.py:trigflow --init=runs/cifar10/trigflow \
-    --workdir=runs/cifar10/sct_trigflow
+    --workdir=runs/cifar10/sct_trigflow --config.accumulation=2
   python -m cm_jax convert --input=edm-cifar10-32x32-uncond-vp.pkl --out=weights/edm-cifar10
   python -m cm_jax train --config=configs/cifar10_sct.py:batch128 --init=weights/edm-cifar10 \
     --workdir=runs/cifar10/sct_batch128

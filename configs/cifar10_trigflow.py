@@ -2,7 +2,8 @@
 normalisation, which is told TrigFlow's angle. The start of configs/cifar10_sct.py:trigflow and
 cifar10_scd.py:trigflow.
 
-  python -m cm_jax train --config=configs/cifar10_trigflow.py --workdir=runs/cifar10/trigflow
+  python -m cm_jax train --config=configs/cifar10_trigflow.py --workdir=runs/cifar10/trigflow \
+    --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/cifar10_trigflow.py --workdir=/data/cifar10/trigflow
 

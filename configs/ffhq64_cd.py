@@ -4,11 +4,12 @@ has this row.
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax convert --input=edm-ffhq-64x64-uncond-vp.pkl --out=weights/edm-ffhq
-  python -m cm_jax train --config=configs/ffhq64_cd.py --teacher=weights/edm-ffhq --workdir=runs/ffhq64/cd
+  python -m cm_jax train --config=configs/ffhq64_cd.py --teacher=weights/edm-ffhq --workdir=runs/ffhq64/cd \
+    --config.accumulation=8
   python -m cm_jax train --config=configs/ffhq64_cd.py:l2 --teacher=weights/edm-ffhq \
-    --workdir=runs/ffhq64/cd_l2
+    --workdir=runs/ffhq64/cd_l2 --config.accumulation=4
   python -m cm_jax train --config=configs/ffhq64_cd.py:l1 --teacher=weights/edm-ffhq \
-    --workdir=runs/ffhq64/cd_l1
+    --workdir=runs/ffhq64/cd_l1 --config.accumulation=4
 A pod, the same on every host:
   python -m cm_jax train --config=configs/ffhq64_cd.py --teacher=/data/edm-ffhq \
     --workdir=/data/ffhq64/cd

@@ -2,8 +2,9 @@
 (":vp", the default) or NCSN++ (":ve"), augmented.
 
   python -m cm_jax data prepare --source=folder:images1024x1024 --crop=edm --resolution=64 --out=ffhq64.zip
-  python -m cm_jax train --config=configs/ffhq64_edm.py --workdir=runs/ffhq64/edm
-  python -m cm_jax train --config=configs/ffhq64_edm.py:ve --workdir=runs/ffhq64/edm_ve
+  python -m cm_jax train --config=configs/ffhq64_edm.py --workdir=runs/ffhq64/edm --config.accumulation=2
+  python -m cm_jax train --config=configs/ffhq64_edm.py:ve --workdir=runs/ffhq64/edm_ve \
+    --config.accumulation=2
 A pod, the same on every host:
   python -m cm_jax train --config=configs/ffhq64_edm.py --workdir=/data/ffhq64/edm
 

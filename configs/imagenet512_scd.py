@@ -3,15 +3,15 @@ that is drawn uniformly from 1 to 2 and that the student is told. ":s" is the de
 ":xxl" the others.
 
   python -m cm_jax train --config=configs/imagenet512_scd.py --teacher=runs/imagenet512/trigflow_s \
-    --workdir=runs/imagenet512/scd_s
+    --workdir=runs/imagenet512/scd_s --config.accumulation=32
   python -m cm_jax train --config=configs/imagenet512_scd.py:m --teacher=runs/imagenet512/trigflow_m \
-    --workdir=runs/imagenet512/scd_m
+    --workdir=runs/imagenet512/scd_m --config.accumulation=64
   python -m cm_jax train --config=configs/imagenet512_scd.py:l --teacher=runs/imagenet512/trigflow_l \
-    --workdir=runs/imagenet512/scd_l
+    --workdir=runs/imagenet512/scd_l --config.accumulation=64
   python -m cm_jax train --config=configs/imagenet512_scd.py:xl --teacher=runs/imagenet512/trigflow_xl \
-    --workdir=runs/imagenet512/scd_xl
+    --workdir=runs/imagenet512/scd_xl --config.accumulation=128
   python -m cm_jax train --config=configs/imagenet512_scd.py:xxl --teacher=runs/imagenet512/trigflow_xxl \
-    --workdir=runs/imagenet512/scd_xxl
+    --workdir=runs/imagenet512/scd_xxl --config.accumulation=256
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet512_scd.py:xxl \
     --teacher=/data/imagenet512/trigflow_xxl --workdir=/data/imagenet512/scd_xxl \
@@ -22,7 +22,7 @@ The scale is given when sampling:
 Paper: FID with 1 and 2 NFE of s 3.07, 2.50, m 2.75, 2.26, l 2.55, 2.04, xl 2.40, 1.93, xxl 2.28, 1.88, the
 best scale of each, about 1.3 to 1.5 for 1 NFE and 1.2 to 1.4 for 2 (sCM table 5); it is of decoded images,
 and the decoder is not yet built. Ours: not yet run.
-Compute: 200k steps of 2,048 images; the paper does not say how long. On one device --config.accumulation=64.
+Compute: 200k steps of 2,048 images; the paper does not say how long.
 Departures: as configs/imagenet64_sct.py.
 """
 

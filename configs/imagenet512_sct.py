@@ -2,15 +2,15 @@
 the default, ":m", ":l", ":xl", ":xxl" the others.
 
   python -m cm_jax train --config=configs/imagenet512_sct.py --init=runs/imagenet512/trigflow_s \
-    --workdir=runs/imagenet512/sct_s
+    --workdir=runs/imagenet512/sct_s --config.accumulation=32
   python -m cm_jax train --config=configs/imagenet512_sct.py:m --init=runs/imagenet512/trigflow_m \
-    --workdir=runs/imagenet512/sct_m
+    --workdir=runs/imagenet512/sct_m --config.accumulation=64
   python -m cm_jax train --config=configs/imagenet512_sct.py:l --init=runs/imagenet512/trigflow_l \
-    --workdir=runs/imagenet512/sct_l
+    --workdir=runs/imagenet512/sct_l --config.accumulation=64
   python -m cm_jax train --config=configs/imagenet512_sct.py:xl --init=runs/imagenet512/trigflow_xl \
-    --workdir=runs/imagenet512/sct_xl
+    --workdir=runs/imagenet512/sct_xl --config.accumulation=128
   python -m cm_jax train --config=configs/imagenet512_sct.py:xxl --init=runs/imagenet512/trigflow_xxl \
-    --workdir=runs/imagenet512/sct_xxl
+    --workdir=runs/imagenet512/sct_xxl --config.accumulation=256
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet512_sct.py:xxl \
     --init=/data/imagenet512/trigflow_xxl --workdir=/data/imagenet512/sct_xxl \
@@ -18,7 +18,7 @@ A pod, the same on every host:
 
 Paper: FID with 1 and 2 NFE of s 10.13, 9.86, m 5.84, 5.53, l 5.15, 4.65, xl 4.33, 3.73, xxl 4.29, 3.76 (sCM
 table 5); it is of decoded images, and the decoder is not yet built. Ours: not yet run.
-Compute: 100k steps of 2,048 images; the paper does not say how long. On one device --config.accumulation=64.
+Compute: 100k steps of 2,048 images; the paper does not say how long.
 Departures: as configs/imagenet64_sct.py.
 """
 

@@ -2,20 +2,23 @@
 positional embedding of the angle and adaptive double normalisation, their labels dropped in a tenth of the
 cases, for guidance. ":s" is the default, ":m", ":l", ":xl", ":xxl" the others. Those of sCT and sCD.
 
-  python -m cm_jax train --config=configs/imagenet512_trigflow.py --workdir=runs/imagenet512/trigflow_s
-  python -m cm_jax train --config=configs/imagenet512_trigflow.py:m --workdir=runs/imagenet512/trigflow_m
-  python -m cm_jax train --config=configs/imagenet512_trigflow.py:l --workdir=runs/imagenet512/trigflow_l
-  python -m cm_jax train --config=configs/imagenet512_trigflow.py:xl --workdir=runs/imagenet512/trigflow_xl
+  python -m cm_jax train --config=configs/imagenet512_trigflow.py --workdir=runs/imagenet512/trigflow_s \
+    --config.accumulation=16
+  python -m cm_jax train --config=configs/imagenet512_trigflow.py:m --workdir=runs/imagenet512/trigflow_m \
+    --config.accumulation=32
+  python -m cm_jax train --config=configs/imagenet512_trigflow.py:l --workdir=runs/imagenet512/trigflow_l \
+    --config.accumulation=64
+  python -m cm_jax train --config=configs/imagenet512_trigflow.py:xl --workdir=runs/imagenet512/trigflow_xl \
+    --config.accumulation=64
   python -m cm_jax train --config=configs/imagenet512_trigflow.py:xxl \
-    --workdir=runs/imagenet512/trigflow_xxl
+    --workdir=runs/imagenet512/trigflow_xxl --config.accumulation=128
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet512_trigflow.py:xxl \
     --workdir=/data/imagenet512/trigflow_xxl --config.mesh.fsdp=8
 
 Paper: FID in sCM table 5, UNCONFIRMED here; it is of decoded images, and the decoder is not yet built. Ours:
 not yet run.
-Compute: 1048k, 1048k, 696k, 598k, 376k steps of 2,048 images; the paper does not say how long. On one device
---config.accumulation=64.
+Compute: 1048k, 1048k, 696k, 598k, 376k steps of 2,048 images; the paper does not say how long.
 Departures: as configs/imagenet64_trigflow.py.
 """
 

@@ -5,15 +5,15 @@ configs/imagenet64_cd.py (CM tables 2 and 3), with its distances.
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
   python -m cm_jax convert --input=edm_imagenet64_ema.pt --out=weights/edm-imagenet64-openai
   python -m cm_jax train --config=configs/imagenet64_cd_openai.py --teacher=weights/edm-imagenet64-openai \
-    --workdir=runs/imagenet64/cd_openai
-  python -m cm_jax train --config=configs/imagenet64_cd_openai.py:l2 \
-    --teacher=weights/edm-imagenet64-openai --workdir=runs/imagenet64/cd_openai_l2
+    --workdir=runs/imagenet64/cd_openai --config.accumulation=64
+  python -m cm_jax train --config=configs/imagenet64_cd_openai.py:l2 --teacher=weights/edm-imagenet64-openai \
+    --workdir=runs/imagenet64/cd_openai_l2 --config.accumulation=32
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_cd_openai.py \
     --teacher=/data/edm-imagenet64-openai --workdir=/data/imagenet64/cd_openai
 
 Paper: lpips FID 6.20 with 1 NFE, 4.70 with 2 (CM table 2). l2 is not in the table. Ours: not yet run.
-Compute: 600k steps of 2,048 images on 64 A100 (CM table 3). On one device --config.accumulation=64.
+Compute: 600k steps of 2,048 images on 64 A100 (CM table 3).
 Departures: as configs/imagenet64_cd.py.
 """
 

@@ -6,16 +6,17 @@ the released model (OpenAI's `launch.sh`): from the EDM teacher, with 1e-4 and m
 1)).
 
   python -m cm_jax convert --from=lpips --out=weights/lpips.safetensors
-  python -m cm_jax train --config=configs/imagenet64_ct.py --workdir=runs/imagenet64/ct
+  python -m cm_jax train --config=configs/imagenet64_ct.py --workdir=runs/imagenet64/ct \
+    --config.accumulation=64
   python -m cm_jax train --config=configs/imagenet64_ct.py:code --teacher=runs/imagenet64/edm \
-    --workdir=runs/imagenet64/ct_code
+    --workdir=runs/imagenet64/ct_code --config.accumulation=64
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_ct.py:code --teacher=/data/imagenet64/edm \
     --workdir=/data/imagenet64/ct_code
 
 Paper: FID 13.0 with 1 NFE, 11.1 with 2; precision, recall 0.71, 0.47 and 0.69, 0.56 (CM table 2). Ours: not
 yet run.
-Compute: 800k steps of 2,048 images on 64 A100 (CM table 3). On one device --config.accumulation=64.
+Compute: 800k steps of 2,048 images on 64 A100 (CM table 3).
 Departures: float32 with TensorFloat-32 products for float16: at N = 201 bfloat16's rounding is larger than
 what the loss compares. Which of the two made the published numbers is UNCONFIRMED.
 """

@@ -7,15 +7,15 @@ published checkpoint's batch of 1,024.
   python -m cm_jax convert --input=edm2-img64-l-1073741-0.040.pkl --out=weights/edm2-img64-l
   python -m cm_jax convert --input=edm2-img64-xl-0671088-0.040.pkl --out=weights/edm2-img64-xl
   python -m cm_jax train --config=configs/imagenet64_ect.py --init=weights/edm2-img64-s \
-    --workdir=runs/imagenet64/ect_s
+    --workdir=runs/imagenet64/ect_s --config.accumulation=2
   python -m cm_jax train --config=configs/imagenet64_ect.py:m --init=weights/edm2-img64-m \
-    --workdir=runs/imagenet64/ect_m
+    --workdir=runs/imagenet64/ect_m --config.accumulation=4
   python -m cm_jax train --config=configs/imagenet64_ect.py:l --init=weights/edm2-img64-l \
-    --workdir=runs/imagenet64/ect_l
+    --workdir=runs/imagenet64/ect_l --config.accumulation=4
   python -m cm_jax train --config=configs/imagenet64_ect.py:xl --init=weights/edm2-img64-xl \
-    --workdir=runs/imagenet64/ect_xl
+    --workdir=runs/imagenet64/ect_xl --config.accumulation=8
   python -m cm_jax train --config=configs/imagenet64_ect.py:xl-1024 --init=weights/edm2-img64-xl \
-    --workdir=runs/imagenet64/ect_xl_1024 --config.accumulation=8
+    --workdir=runs/imagenet64/ect_xl_1024 --config.accumulation=64
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_ect.py:xl-1024 --init=/data/edm2-img64-xl \
     --workdir=/data/imagenet64/ect_xl --config.mesh.fsdp=8

@@ -2,13 +2,13 @@
 ":s" is the default, ":m", ":l", ":xl" the others.
 
   python -m cm_jax train --config=configs/imagenet64_edm2.py --workdir=runs/imagenet64/edm2_s \
-    --config.accumulation=32
+    --config.accumulation=16
   python -m cm_jax train --config=configs/imagenet64_edm2.py:m --workdir=runs/imagenet64/edm2_m \
-    --config.accumulation=64
+    --config.accumulation=32
   python -m cm_jax train --config=configs/imagenet64_edm2.py:l --workdir=runs/imagenet64/edm2_l \
-    --config.accumulation=64
+    --config.accumulation=32
   python -m cm_jax train --config=configs/imagenet64_edm2.py:xl --workdir=runs/imagenet64/edm2_xl \
-    --config.accumulation=128
+    --config.accumulation=64
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_edm2.py:xl --workdir=/data/imagenet64/edm2_xl \
     --config.mesh.fsdp=8

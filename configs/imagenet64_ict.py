@@ -3,9 +3,9 @@ without AdaGN, which diverges here, and dropout at 16 pixels and below. ":deep" 
 resolution.
 
   python -m cm_jax train --config=configs/imagenet64_ict.py --workdir=runs/imagenet64/ict \
-    --config.accumulation=64
-  python -m cm_jax train --config=configs/imagenet64_ict.py:deep --workdir=runs/imagenet64/ict_deep \
     --config.accumulation=128
+  python -m cm_jax train --config=configs/imagenet64_ict.py:deep --workdir=runs/imagenet64/ict_deep \
+    --config.accumulation=256
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_ict.py:deep --workdir=/data/imagenet64/ict_deep
 

@@ -3,14 +3,14 @@ throughout: the stages, the rate and its decay are those of CM's CIFAR-10 run, t
 table 3.
 
   python -m cm_jax train --config=configs/imagenet64_pd.py --teacher=runs/imagenet64/edm \
-    --workdir=runs/imagenet64/pd
+    --workdir=runs/imagenet64/pd --config.accumulation=32
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_pd.py --teacher=/data/imagenet64/edm \
     --workdir=/data/imagenet64/pd
 
 Paper: FID 15.39 with 1 NFE, 8.95 with 2; precision, recall 0.59, 0.62 and 0.63, 0.65 (CM table 2). Ours: not
 yet run.
-Compute: the paper does not say. On one device --config.accumulation=64.
+Compute: the paper does not say.
 Departures: what they are is UNCONFIRMED. Two-step samples are those of the student of the stage M = 2.
 """
 

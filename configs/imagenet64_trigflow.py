@@ -2,18 +2,21 @@
 the angle and adaptive double normalisation. ":s" is the default, ":m", ":l", ":xl" the others. Those of
 sCT and sCD.
 
-  python -m cm_jax train --config=configs/imagenet64_trigflow.py --workdir=runs/imagenet64/trigflow_s
-  python -m cm_jax train --config=configs/imagenet64_trigflow.py:m --workdir=runs/imagenet64/trigflow_m
-  python -m cm_jax train --config=configs/imagenet64_trigflow.py:l --workdir=runs/imagenet64/trigflow_l
-  python -m cm_jax train --config=configs/imagenet64_trigflow.py:xl --workdir=runs/imagenet64/trigflow_xl
+  python -m cm_jax train --config=configs/imagenet64_trigflow.py --workdir=runs/imagenet64/trigflow_s \
+    --config.accumulation=16
+  python -m cm_jax train --config=configs/imagenet64_trigflow.py:m --workdir=runs/imagenet64/trigflow_m \
+    --config.accumulation=32
+  python -m cm_jax train --config=configs/imagenet64_trigflow.py:l --workdir=runs/imagenet64/trigflow_l \
+    --config.accumulation=64
+  python -m cm_jax train --config=configs/imagenet64_trigflow.py:xl --workdir=runs/imagenet64/trigflow_xl \
+    --config.accumulation=64
 A pod, the same on every host:
   python -m cm_jax train --config=configs/imagenet64_trigflow.py:xl \
     --workdir=/data/imagenet64/trigflow_xl --config.mesh.fsdp=8
 
 Paper: FID of s 1.70, m 1.55, l 1.44, xl 1.38 (sCM table 4; the number of steps is UNCONFIRMED, EDM2's 63 NFE
 are taken). Ours: not yet run.
-Compute: 1048k, 1486k, 761k, 540k steps of 2,048 images; the paper does not say how long. On one device
---config.accumulation=64.
+Compute: 1048k, 1486k, 761k, 540k steps of 2,048 images; the paper does not say how long.
 Departures: bfloat16 for float16. Where the double normalisation goes in EDM2's blocks is our reading
 (cm_jax/networks/edm2.py): the paper counts 0.1 M parameters more for l and xl. Its learned weight is EDM2's
 head.

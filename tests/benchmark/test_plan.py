@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +26,7 @@ from cm_jax.benchmark.plan.setting import Setting, images_of, of_config
 from cm_jax.cli.config_flags import our_configs, read_file
 from cm_jax.config import default
 from cm_jax.errors import UserError
+from cm_jax.evaluation.plans import read_plans
 from cm_jax.training.averages.track import split_averages
 from cm_jax.training.step import init_state, make_train_step
 from tests import tiny
@@ -153,6 +158,7 @@ def test_flops_by_part_are_whole_evaluations(case, expected):
 
 
 CONFIGS = our_configs()
+REPO = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +252,23 @@ def test_images_are_known_from_the_config_or_the_name_of_the_data():
     UserError, match=r"config.data.image_shape = \(\): expected \(height, width, channels\)"
   ):
     images_of(config)
+
+
+@pytest.mark.slow
+def test_the_kept_plans_of_rows_are_what_is_planned(tmp_path):
+  """Of a row with classes, one with a teacher, and one whose network only its file names."""
+  rows = ["cifar10_edm.py:cond-ve", "cifar10_cd.py:l2", "cifar10_cd_jcm.py:l1"]
+  command = [sys.executable, "launch/plans.py", *rows, f"--out={tmp_path / 'plans.json'}"]
+  subprocess.run(command, cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)}, check=True, timeout=600)
+  now = read_plans(tmp_path / "plans.json")
+  kept = {found.config: found for found in read_plans(REPO / "configs" / "results" / "rows" / "plans.json")}
+  assert sorted(found.config for found in now) == sorted(rows)
+  for found in now:
+    before = kept[found.config]
+    assert found.device_hours == pytest.approx(before.device_hours, rel=2e-3)
+    assert found.memory_gb == pytest.approx(before.memory_gb, rel=2e-2)
+    same = dataclasses.replace(found, device_hours=before.device_hours, memory_gb=before.memory_gb)
+    assert same == before
 
 
 CONFIG = """

@@ -120,7 +120,10 @@ def as_commanded(row: str, folder: Path) -> ml_collections.ConfigDict:
       if path.startswith("weights/"):
         assert re.search(rf"convert --input=\S+ --out={path}\s", docstring(row)), path
       config[name].path = weights_of(path, folder)
-  return override(config, [f"--{key}={value}" for key, value in flags.items() if key.startswith("config.")])
+  config = override(config, [f"--{key}={value}" for key, value in flags.items() if key.startswith("config.")])
+  # the command is of one device, and here are several: each takes one image of a micro-batch at least
+  config.accumulation = min(config.accumulation, config.batch_size // jax.device_count())
+  return config
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import pytest
 
 from cm_jax.cli.config_flags import read_file
 from cm_jax.errors import UserError
+from cm_jax.evaluation.plans import read_plans
+from cm_jax.evaluation.rows import PLANS
 from tests.configs.rows import (
   CONFIGS,
   NAMES,
@@ -66,11 +68,25 @@ def table() -> list[list[str]]:
 
 def test_the_table_has_every_row_once_with_its_command():
   listed = []
-  for row, config, paper, ours, command in table():
+  for row, config, paper, ours, command, hours in table():
     match = re.fullmatch(r"`(\w+)\.py(:[\w.-]+)?`", config)
-    assert match and row and paper and ours, config
+    assert match and row and paper and ours and hours, config
     listed.append(match[1] + (match[2] or ""))
     flags = flags_of(command.strip("`"))
     assert flags in commands(listed[-1]), f"{config}: its file has another command"
     assert flags["config"] == file_of(listed[-1])
   assert sorted(listed) == sorted(PAPERS)
+
+
+def test_the_command_of_every_row_was_planned_and_fits_one_device():
+  plans = {plan.config: plan for plan in read_plans(CONFIGS / "results" / "rows" / PLANS)}
+  listed = [config.strip("`") for _, config, *_ in table()]
+  assert list(plans) == listed
+  for _, config, _, _, command, hours in table():
+    plan, flags = plans[config.strip("`")], flags_of(command.strip("`"))
+    planned = flags_of(plan.command)
+    assert (plan.device, plan.count) == (planned.pop("device"), int(planned.pop("count"))) == ("h100", 1)
+    assert planned == {key: value for key, value in flags.items() if key.startswith("config")} | {"json": ""}
+    assert plan.accumulation == int(flags.get("config.accumulation", 1)), config
+    assert plan.fits and 0 < plan.memory_gb <= plan.usable_gb == 60, config
+    assert float(hours.replace(",", "")) == pytest.approx(plan.device_hours, rel=0.006), config
