@@ -16,6 +16,7 @@ options archive= keep=no -- "$@"
 [[ ${given[keep]} =~ ^(yes|no)$ ]] || refuse "--keep = ${given[keep]}: expected yes or no"
 
 runs=runs/cifar16 kept=configs/results/cifar16
+named=configs/results/weights/cifar16- # --model=cifar16-cd finds them
 students=(cd ect sct)
 if [ "${given[keep]}" = no ] && [ ! -e "$runs/images" ] && [ -z "${given[archive]}" ]; then
   refuse "missing: --archive, a tar of train/CLASS/*.jpg and test/CLASS/*.jpg"
@@ -53,7 +54,7 @@ train() {
     ect | sct) from=(--init="$runs/weights/edm") ;;
   esac
   restore "$kept/$1" "$runs/$1"
-  restore "$kept/weights/$1" "$runs/weights/$1"
+  restore "$named$1" "$runs/weights/$1"
   [ ! -d "$runs/weights/$1" ] || return 0
   cm_jax train --config="configs/cifar16_$1.py" --workdir="$runs/$1" "${from[@]}"
   cm_jax convert --input="$runs/$1" --out="$runs/weights/$1"
@@ -86,13 +87,18 @@ keep() {
     if [[ ${path##*/} =~ ^[0-9]+$ && ${path##*/} -gt $newest ]]; then newest=${path##*/}; fi
   done
   [ -d "$runs/weights/$1" ] || [ "$newest" -ge 0 ] || return 0 # nothing to go on from yet
-  run rm -rf "${kept:?}/$1" "$kept/weights/$1" "$kept/$1.png"
+  run rm -rf "${kept:?}/$1" "${named:?}$1" "$kept/$1.png"
   run mkdir -p "$kept/$1"
   for path in config.json metrics.jsonl evaluations.jsonl; do
     [ ! -e "$runs/$1/$path" ] || run cp "$runs/$1/$path" "$kept/$1/$path"
   done
   if [ -d "$runs/weights/$1" ]; then
-    restore "$runs/weights/$1" "$kept/weights/$1"
+    restore "$runs/weights/$1" "$named$1"
+    run sed -i.before 's/"licence": "yours"/"licence": "Apache-2.0"/' "$named$1/model.json" # this repository's
+    run rm "$named$1/model.json.before"
+    for path in "$named$1/"*.png; do
+      [ ! -e "$path" ] || run mv "$path" "$kept/$1_${path##*/}" # how the noise levels were found
+    done
     return 0
   fi
   run mkdir -p "$kept/$1/checkpoints"
@@ -120,7 +126,7 @@ train edm
 cores=$(getconf _NPROCESSORS_ONLN)
 jobs=$((cores < ${#students[@]} ? cores : ${#students[@]}))
 [ -z "$dry" ] || jobs=1 # in order
-export NPROC=$((cores / jobs)) PYTHON runs kept dry
+export NPROC=$((cores / jobs)) PYTHON runs kept named dry
 export -f train restore cm_jax run quoted
 # shellcheck disable=SC2016 # the inner shell expands it
 printf '%s\n' "${students[@]}" | xargs -P "$jobs" -I{} bash -c 'set -Eeuo pipefail; trap "exit 255" ERR; train "$1"' student {}
@@ -131,7 +137,7 @@ restore "$kept/features" "$runs/features" # what was measured by one classifier 
 evaluate edm --num_steps=18
 for student in "${students[@]}"; do
   cm_jax search-steps --model="$runs/weights/$student" --nfe=2 --features="$runs/features" --reference="zip:$runs/train16.zip" --num=2000
-  for nfe in 1 2; do evaluate "$student" --nfe="$nfe"; done
+  evaluate "$student" --nfe=1 --nfe=2
 done
 cm_jax report --folder="$runs"
 

@@ -20,7 +20,8 @@ echo "$*" >>calls
 case $3 in
   train) [ "$workdir" != "runs/cifar16/$FAKE_STOPS" ] || exit 75
     mkdir -p "$workdir/checkpoints/90" && touch "$workdir/"{config.json,metrics.jsonl,saved.json} ;;
-  convert | edit | train-features) mkdir -p "$out" && touch "$out/grid.png" "$out/model.json" ;;
+  convert | edit | train-features) mkdir -p "$out" && touch "$out/grid.png"
+    echo '{"licence": "yours"}' >"$out/model.json" ;;
   evaluate) mkdir -p "$out/samples" && touch "$out/evaluations.jsonl" "$out/samples/nfe_${nfe:-035}.png" ;;
   report) touch runs/cifar16/{report.md,report.json,loss_curves.png} ;;
   compare) touch "$out" "${out%.png}.json" ;;
@@ -81,16 +82,21 @@ def test_all_of_it_and_again_nothing_is_trained_twice(place):
     ("configs/cifar16_ect.py", "--init=runs/cifar16/weights/edm"),
     ("configs/cifar16_sct.py", "--init=runs/cifar16/weights/edm"),
   }
-  kept = place / "configs" / "results" / "cifar16"
+  results = place / "configs" / "results"
+  kept = results / "cifar16"
   found = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
   assert found >= {*EDITED, "report.md", "same_noise.png", "same_noise.json", "edm_nfe_035.png"}
   assert found >= {
-    "cd_nfe_1.png",
-    "weights/sct/model.json",
+    "cd_nfe_2.png",
     "features/model.json",
     "ect/evaluations.jsonl",
     "edm/metrics.jsonl",
   }
+  assert flag([line for line in everything if "search" not in line], "nfe") == ["1", "2"] * 3 + ["1,2"]
+  weights = results / "weights" / "cifar16-sct"
+  assert [path.name for path in weights.iterdir()] == ["model.json"]
+  assert (kept / "sct_grid.png").exists()
+  assert (weights / "model.json").read_text() == '{"licence": "Apache-2.0"}\n'
   assert not list(kept.rglob("checkpoints"))  # of runs that are done the weights are kept
   # elsewhere: what is kept is taken, and no training is begun again
   shutil.rmtree(place / "runs")
@@ -115,7 +121,8 @@ def test_a_run_that_was_stopped_is_kept_and_goes_on_elsewhere(place):
   assert script(place, "--keep=yes").returncode == 0
   assert [path.name for path in (kept / "ect" / "checkpoints").iterdir()] == ["40"]
   assert (kept / "ect.png").exists() and (kept / "loss_curves.png").exists() and not (kept / "sct").exists()
-  assert sorted(path.name for path in (kept / "weights").iterdir()) == ["cd", "edm"]
+  weights = kept.parent / "weights"
+  assert sorted(path.name for path in weights.iterdir()) == ["cifar16-cd", "cifar16-edm"]
   calls(place, "")
   shutil.rmtree(runs)
   assert script(place, f"--archive={place / 'a b.tar'}").returncode == 0
