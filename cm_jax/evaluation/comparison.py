@@ -209,4 +209,4 @@ def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], key: str, floor: float 
 
 def _samples(panel: Any, picture: epath.Path) -> None:
   if picture.exists():
-    panel.imshow(pictures.corner_of_grid(picture, SIDE), interpolation="antialiased")
+    panel.imshow(pictures.corner_of_grid(picture, SIDE))
