@@ -237,7 +237,9 @@ def log_axis(panel: Any, which: str, values: Sequence[float | None]) -> None:
   axis = {"x": panel.xaxis, "y": panel.yaxis}[which]
   span = max(shown) / min(shown) if shown else 1.0
   steps = (1.0, 2.0, 5.0) if span < 300 else (1.0,)
-  few = span < 4  # less than three of those ticks would be seen
+  few = span < 8  # less than three of those ticks would be seen
   axis.set_major_locator(ticker.MaxNLocator(4) if few else ticker.LogLocator(subs=steps))
   axis.set_major_formatter(ticker.StrMethodFormatter(style.NUMBER))
+  if few:
+    axis.set_minor_locator(ticker.NullLocator())
   axis.set_minor_formatter(ticker.NullFormatter())
