@@ -1,7 +1,7 @@
 """Draw what one consistency model makes of digits that it has not seen, task by task (CM Alg. 4).
 
-python launch/editing.py                                     # of the run that launch/demo.sh trained
-python launch/editing.py runs/digits/cd configs/results/editing/tasks.png
+python launch/editing.py                                     # of the model that comes with cm_jax
+python launch/editing.py runs/digits/cd tasks.png            # of the run that launch/demo.sh trained
 """
 
 import sys
@@ -11,48 +11,34 @@ import numpy as np
 from cm_jax import edit, load_model
 from cm_jax.data.sources import open_source
 from cm_jax.sampling.operators import Mask, SuperResolution
-from cm_jax.storage.pictures import GAP, new_figure, save_figure
+from cm_jax.storage.sheets import save_sheet
 
-DIGITS = 6
+DIGITS = 8
 
 
-def panels(run: str) -> list[tuple[str, np.ndarray]]:
-  """Return each task's title and its images, uint8 [rows, columns, 8, 8]: what is given, known and made."""
-  model, source = load_model(run), open_source("digits:test")
-  digits = np.stack([source[i]["image"] for i in range(DIGITS)])
+def main(model_name: str = "digits-cd", out: str = "configs/results/editing/tasks.png") -> None:
+  """Edit, and draw what is given, known and made: a row each, a column a digit."""
+  model, source = load_model(model_name), open_source("digits:test")
+  given = [source[i] for i in range(DIGITS)]
+  digits = np.stack([item["image"] for item in given])
   upper = np.concatenate([np.ones((4, 8)), np.zeros((4, 8))]).astype(np.float32)
   noise = np.random.default_rng(0).standard_normal(digits.shape)
   noisy = np.clip(np.rint(digits + 127.5 * 0.5 * noise), 0, 255).astype(np.uint8)
-  made = {
-    "inpaint:\ninput, kept, result": edit(model, Mask(upper), digits),
-    "superres --factor=2:\ninput, block means, result": edit(model, SuperResolution(2), digits),
-    "denoise --sigma=0.5:\ninput, result": edit(model, "denoise", noisy, sigma=0.5),
-    "variation --num=3:\ninput, results": edit(model, "variation", digits, num=3),
-    "interpolate\n--num=6": edit(model, "interpolate", num=DIGITS),
-  }
-  drawn = []
-  for title, edited in made.items():
-    columns = [edited.results.reshape(DIGITS, -1, 8, 8)]
-    if edited.inputs is not None and edited.known is not None:
-      shown = [edited.inputs, edited.known] if (edited.known != edited.inputs).any() else [edited.inputs]
-      columns = [images.reshape(DIGITS, -1, 8, 8)[:, :1] for images in shown] + columns
-    drawn.append((title, np.concatenate(columns, axis=1)))
-  return drawn
-
-
-def main(run: str = "runs/digits/cd", out: str = "configs/results/editing/tasks.png") -> None:
-  """Edit, and draw the tasks side by side."""
-  drawn = panels(run)
-  figure = new_figure(9, 4.9)
-  axes = figure.subplots(1, len(drawn), width_ratios=[images.shape[1] for _, images in drawn])
-  for panel, (title, images) in zip(axes, drawn, strict=True):
-    large = np.pad(images.repeat(8, 2).repeat(8, 3), ((0, 0), (0, 0), (0, 2), (0, 2)), constant_values=GAP)
-    rows, columns, height, width = large.shape
-    sheet = large.swapaxes(1, 2).reshape(rows * height, columns * width)[:-2, :-2]
-    panel.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    panel.set_title(title, fontsize=9)
-    panel.axis("off")
-  save_figure(figure, out)
+  filled, larger = edit(model, Mask(upper), digits), edit(model, SuperResolution(2), digits)
+  variations = edit(model, "variation", digits, num=3).results.reshape(DIGITS, 3, 8, 8, 1)
+  rows = [
+    ("input", digits),
+    ("inpaint:\nwhat is kept", filled.known),
+    ("inpaint:\nresult", filled.results),
+    ("superres --factor=2:\nmeans of blocks", larger.known),
+    ("superres --factor=2:\nresult", larger.results),
+    ("denoise --sigma=0.5:\nnoisy input", noisy),
+    ("denoise --sigma=0.5:\nresult", edit(model, "denoise", noisy, sigma=0.5).results),
+    *((f"variation --num=3:\nresult {i + 1}", variations[:, i]) for i in range(3)),
+    (f"interpolate --num={DIGITS}:\nof no input", edit(model, "interpolate", num=DIGITS).results),
+  ]
+  titles, images = zip(*rows, strict=True)
+  save_sheet(np.stack(images), out, titles, [str(item["label"]) for item in given])
   print(out)
 
 

@@ -22,10 +22,9 @@ from cm_jax import load_model
 from cm_jax.cli.config_flags import find_config, read_file
 from cm_jax.models import Model
 from cm_jax.sampling.ode import Heun
-from cm_jax.storage.pictures import GAP, enlargement, new_figure, save_figure
+from cm_jax.storage import pictures, style
 
 COLOURS = matplotlib.colormaps["turbo"].resampled(512)
-PAPER, INK, FAINT = "#ffffff", "#303030", "#9a9a9a"
 HALF = 1.55  # of the side of the square that is drawn
 SIDE = 240  # places of the plane that are coloured
 PATHS, POINTS = 160, 4000
@@ -68,12 +67,13 @@ def drawn_smaller(model: Model, sigma: float) -> float:
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
   """Return uint8 images [N, H, W, C] side by side, enlarged, with a grey gap: [h, w, 3]."""
-  scale = max(enlargement(*images.shape[1:3]), 1)
+  scale = style.enlargement(*images.shape[1:3])
   large = images.repeat(scale, 1).repeat(scale, 2)
-  large = np.pad(large, ((0, 0), (0, scale), (0, scale), (0, 0)), constant_values=GAP)
+  gap = style.gap(*large.shape[1:3])
+  large = np.pad(large, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=style.GAP)
   count, height, width, channels = large.shape
   sheet = large.reshape(count // columns, columns, height, width, channels).swapaxes(1, 2)
-  sheet = sheet.reshape(count // columns * height, columns * width, channels)[:-scale, :-scale]
+  sheet = sheet.reshape(count // columns * height, columns * width, channels)[:-gap, :-gap]
   return np.broadcast_to(sheet, (*sheet.shape[:2], 3))
 
 
@@ -89,33 +89,31 @@ def draw(teacher: Model, student: Model, images: np.ndarray, what: str, out: str
   start = noise[:PATHS]
   walked = paths(teacher, start)
   made = evaluate(student, noise, sigma)
-  figure = new_figure(15, 4.3)
-  figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12, wspace=0.02)
-  figure.set_facecolor(PAPER)
-  panels = figure.subplots(1, 4)
-  square = (-HALF, HALF, -HALF, HALF)
-  panels[0].imshow(colour, extent=square, origin="lower", interpolation="bilinear", alpha=0.9)
-  panels[0].scatter(*(noise[:900] * scale).T, s=3, c="white", alpha=0.55, linewidths=0)
-  tints = COLOURS(place_on_roll(walked[-1]))
-  for line, tint in zip(walked.swapaxes(0, 1), tints, strict=True):
-    panels[1].plot(*line.T, color=tint, linewidth=0.9, alpha=0.75, solid_capstyle="round")
-  panels[1].scatter(*walked[0].T, s=7, c=FAINT, linewidths=0, zorder=3)
-  panels[1].scatter(*walked[-1].T, s=9, c=tints, linewidths=0, zorder=4)
-  panels[2].scatter(*made.T, s=5, c=COLOURS(place_on_roll(made)), linewidths=0, alpha=0.8)
-  panels[3].imshow(grid(images, int(np.sqrt(len(images)))), interpolation="nearest")
-  titles = (
-    "the learned function f(x, σ):\nnoise, coloured by where it is taken",
-    "the teacher walks there:\n79 evaluations a path",
-    f"f jumps there:\n{POINTS:,} samples, 1 evaluation each",
-    f"{what}:\n{len(images)} samples, 1 evaluation each",
-  )
-  for panel, title in zip(panels, titles, strict=True):
-    panel.set_title(title, fontsize=12, color=INK, pad=9, linespacing=1.35)
-    panel.set(xticks=[], yticks=[], aspect="equal")
-    panel.spines[:].set_visible(False)
-  for panel in panels[:3]:
-    panel.set(xlim=(-HALF, HALF), ylim=(-HALF, HALF))
-  save_figure(figure, out, dpi=110)
+  with pictures.figure(out, 15, 4.3) as figure:
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12, wspace=0.02)
+    panels = figure.subplots(1, 4)
+    square = (-HALF, HALF, -HALF, HALF)
+    panels[0].imshow(colour, extent=square, origin="lower", interpolation="bilinear", alpha=0.9)
+    panels[0].scatter(*(noise[:900] * scale).T, s=3, c="white", alpha=0.55, linewidths=0)
+    tints = COLOURS(place_on_roll(walked[-1]))
+    for line, tint in zip(walked.swapaxes(0, 1), tints, strict=True):
+      panels[1].plot(*line.T, color=tint, linewidth=0.9, alpha=0.75, solid_capstyle="round")
+    panels[1].scatter(*walked[0].T, s=7, c=style.FAINT, linewidths=0, zorder=3)
+    panels[1].scatter(*walked[-1].T, s=9, c=tints, linewidths=0, zorder=4)
+    panels[2].scatter(*made.T, s=5, c=COLOURS(place_on_roll(made)), linewidths=0, alpha=0.8)
+    panels[3].imshow(grid(images, int(np.sqrt(len(images)))))
+    titles = (
+      "the learned function f(x, σ):\nnoise, coloured by where it is taken",
+      "the teacher walks there:\n79 evaluations a path",
+      f"f jumps there:\n{POINTS:,} samples, 1 evaluation each",
+      f"{what}:\n{len(images)} samples, 1 evaluation each",
+    )
+    for panel, title in zip(panels, titles, strict=True):
+      panel.set_title(title, fontsize="large", pad=9, linespacing=1.35)
+      panel.set(xticks=[], yticks=[], aspect="equal")
+      panel.spines[:].set_visible(False)
+    for panel in panels[:3]:
+      panel.set(xlim=(-HALF, HALF), ylim=(-HALF, HALF))
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cm_jax.storage.pictures import log_axis, new_figure, save_figure
+from cm_jax.storage import pictures
 
 LINE = ("what", "by", "dtype", "devices", "nfe")  # what tells lines apart
 
@@ -20,27 +20,26 @@ def save(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
   for row in rows:
     lines.setdefault(tuple(row[key] for key in LINE), []).append(row)
   compared = len({row["by"] for row in rows}) > 1
-  figure = new_figure(7, 5)
-  panel = figure.add_subplot()
-  for key, points in lines.items():
-    points = sorted(points, key=lambda row: row["batch"])
-    rates = [row["images_per_second"] for row in points]
-    low, high = zip(*(row["images_per_second_quartiles"] for row in points), strict=True)
-    bars = [
-      [max(rate - bound, 0) for rate, bound in zip(rates, low, strict=True)],
-      [max(bound - rate, 0) for rate, bound in zip(rates, high, strict=True)],
-    ]
-    sizes = [row["batch"] for row in points]
-    label = _label(dict(zip(LINE, key, strict=True)), compared)
-    panel.errorbar(sizes, rates, bars, marker="o", capsize=2, label=label)
-  batches = sorted({row["batch"] for row in rows})
-  log_axis(panel, "x", batches)
-  panel.set_xticks(batches, [str(batch) for batch in batches])
-  log_axis(panel, "y", [row["images_per_second"] for row in rows])
-  panel.set(xlabel="batch", ylabel="images/s")
-  panel.grid(alpha=0.3)
-  figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-  save_figure(figure, path)
+  with pictures.figure(path, 7, 5) as figure:
+    panel = figure.add_subplot()
+    for key, points in lines.items():
+      points = sorted(points, key=lambda row: row["batch"])
+      rates = [row["images_per_second"] for row in points]
+      low, high = zip(*(row["images_per_second_quartiles"] for row in points), strict=True)
+      bars = [
+        [max(rate - bound, 0) for rate, bound in zip(rates, low, strict=True)],
+        [max(bound - rate, 0) for rate, bound in zip(rates, high, strict=True)],
+      ]
+      sizes = [row["batch"] for row in points]
+      label = _label(dict(zip(LINE, key, strict=True)), compared)
+      panel.errorbar(sizes, rates, bars, marker="o", capsize=2, label=label)
+    batches = sorted({row["batch"] for row in rows})
+    pictures.log_axis(panel, "x", batches)
+    panel.set_xticks(batches, [str(batch) for batch in batches])
+    pictures.log_axis(panel, "y", [row["images_per_second"] for row in rows])
+    panel.set(xlabel="batch", ylabel="images/s")
+    panel.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
 
 
 def _label(line: Mapping[str, Any], compared: bool) -> str:

@@ -254,7 +254,9 @@ def read_mask(path: str | None, size: tuple[int, ...]) -> np.ndarray:
 
 def write(out: epath.Path, edited: "Edited", names: Sequence[str], num: int) -> None:
   """Write the results and the grid into a folder that appears whole or not at all."""
+  from cm_jax.storage import style
   from cm_jax.storage.pictures import encode_png, save_grid
+  from cm_jax.storage.sheets import save_sheet
 
   with whole.folder(out, last="grid.png") as folder:
     for name, image in zip(names, edited.results, strict=True):
@@ -264,8 +266,12 @@ def write(out: epath.Path, edited: "Edited", names: Sequence[str], num: int) -> 
       return
     # A row an input: the input, what is known of it where that is less, its results.
     per_input = lambda images: images.reshape(-1, num, *images.shape[1:])
-    parts = [per_input(edited.inputs)[:, :1], per_input(edited.results)]
+    parts = [("input", per_input(edited.inputs)[:, 0])]
     if (edited.known != edited.inputs).any():
-      parts.insert(1, per_input(edited.known)[:, :1])
-    rows = np.concatenate(parts, axis=1)
-    save_grid(rows.reshape(-1, *rows.shape[2:]), folder / "grid.png", columns=rows.shape[1])
+      parts.append(("known", per_input(edited.known)[:, 0]))
+    results = per_input(edited.results)
+    parts += [(f"result {k + 1}" if num > 1 else "result", results[:, k]) for k in range(num)]
+    heads, columns = zip(*parts, strict=True)
+    stems = [name.rpartition(".")[0].removesuffix("_0" if num > 1 else "") for name in names[::num]]
+    titles = [style.fitting(stem, 24, len) for stem in stems]
+    save_sheet(np.stack(columns, axis=1), folder / "grid.png", titles, heads)

@@ -4,9 +4,10 @@
   python -m cm_jax sample --model=weights/cd --nfe=2 --num=50000 --out=samples.npz
   python -m cm_jax sample --workdir=runs/edm --num_steps=18 --guidance=2 --label=3 --num=64 --out=folder/
 
---out is a PNG grid (.png), uint8 images in ADM's form (.npz: arr_0 [N,H,W,C], arr_1 labels), EDM's data set
-format (.zip) or, with any other name, a folder of PNGs. A run that is interrupted goes on where it stopped
-when it is started again; the result appears when it is whole. Latents go to an .npz, as float32.
+--out is a PNG grid (.png), titled with the classes where the model has some, uint8 images in ADM's form
+(.npz: arr_0 [N,H,W,C], arr_1 labels), EDM's data set format (.zip) or, with any other name, a folder of PNGs.
+A run that is interrupted goes on where it stopped when it is started again; the result appears when it is
+whole. Latents go to an .npz, as float32.
 """
 
 import contextlib
@@ -54,7 +55,7 @@ def main(values: flags.FlagValues) -> None:
   from cm_jax.diffusion.pixels import is_latent
   from cm_jax.sampling.doubts import doubts
   from cm_jax.sampling.generate import generate, local_mesh, make_generator, replicate
-  from cm_jax.sampling.labels import class_number
+  from cm_jax.sampling.labels import class_number, class_titles
   from cm_jax.storage.pictures import most_bytes, save_grid
 
   if values.state == "float64":
@@ -84,14 +85,15 @@ def main(values: flags.FlagValues) -> None:
     seed=values.seed,
   )
   if suffix == ".png":
-    whole.check_room("--out", values.out, most_bytes(values.num, model.image_shape))
+    titles = class_titles(model.num_classes, model.class_names, values.num, label)
+    whole.check_room("--out", values.out, most_bytes(values.num, model.image_shape, titles))
     if is_main():
       images = []
       with progress_bar(total=values.num, desc="sampling", unit="img") as bar:
         for batch in draw(range(values.num)):
           images.append(batch)
           bar.update(len(batch))
-      save_grid(np.concatenate(images), values.out)
+      save_grid(np.concatenate(images), values.out, titles=titles)
   else:
     stream(draw, described(values, model, sampler, label), values, model)
   if is_main():

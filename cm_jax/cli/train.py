@@ -200,6 +200,7 @@ def sample_grids(experiment: "Experiment", workdir: str) -> "Hook":
   import numpy as np
 
   from cm_jax.sampling.generate import generate, make_generator
+  from cm_jax.sampling.labels import class_titles
   from cm_jax.storage.pictures import save_grid
   from cm_jax.storage.run import RunFolder
   from cm_jax.training.averages.track import read_average
@@ -207,12 +208,13 @@ def sample_grids(experiment: "Experiment", workdir: str) -> "Hook":
   config, method, folder = experiment.config, experiment.method, RunFolder.at(workdir)
   num, name, seed = config.run.num_samples, next(iter(config.averages)), config.seed
   generator = make_generator(experiment.model({}), method.sampler)
+  titles = class_titles(method.num_classes, config.data.class_names, num)
 
   def save(step: int, state: "TrainState") -> None:
     average = read_average(state.opt_state, name)
     batches = generate(generator, average, range(num), method.num_classes, num, experiment.mesh, seed=seed)
     images = np.concatenate(list(batches))
     if is_main():
-      save_grid(images, folder.grid_of_step(step))
+      save_grid(images, folder.grid_of_step(step), titles=titles)
 
   return save

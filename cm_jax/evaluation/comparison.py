@@ -13,13 +13,12 @@ from cm_jax.evaluation.entries import metrics_of
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.report import evaluated, run_entries
 from cm_jax.evaluation.tables import about, data_sets, heading
-from cm_jax.storage import bounded, pictures, whole
+from cm_jax.storage import bounded, pictures, style, whole
 from cm_jax.storage.run import RunFolder
 from cm_jax.storage.tables import markdown_table
 
 SIDE = 4  # of the square of samples that a method is shown by
-TILE = 66  # pixels, at least, that one of them takes
-DPI = 110
+SQUARE = 2.7  # inches that it takes with its title: more than 64 pixels a sample
 ACROSS = 5  # methods in a row of the picture
 _ABOUT = """{what}, mean and standard deviation over the training seeds (one number: one seed). {about}
 Every student has the same network, batch size and number of training images; seconds are of training, with
@@ -171,22 +170,23 @@ def _plot(
     methods.setdefault(row["method"], row)
   across = min(len(methods), ACROSS)
   lines = -(-len(methods) // across)  # of samples of the fewest evaluations, and as many of the most
-  panel_inches = SIDE * TILE / DPI + 0.15
-  figure = pictures.new_figure(panel_inches * across, 3.2 * len(tables) + 2 * lines * (panel_inches + 0.2))
-  heights = (*(3.2 for _ in tables), *(panel_inches for _ in range(2 * lines)))
-  grid = figure.add_gridspec(len(tables) + 2 * lines, across, height_ratios=heights)
-  for line, (data, rows) in enumerate(tables.items()):
-    _bars(figure.add_subplot(grid[line, :]), rows, keys[data], floors[data], what[data])
-  for number, (method, row) in enumerate(methods.items()):
-    seed = evaluated(place / method)[0]
-    levels = row[keys[row["data"]]]
-    for below, nfe in enumerate(sorted({min(levels), max(levels)})):
-      line, column = divmod(number, across)
-      panel = figure.add_subplot(grid[len(tables) + below * lines + line, column])
-      panel.axis("off")
-      _samples(panel, RunFolder.at(place / method / seed).grid_of_nfe(nfe))
-      panel.set_title(f"{method}, {nfe} NFE", fontsize=10)
-  pictures.save_figure(figure, place / "comparison.png", dpi=DPI)
+  high = style.INCHES
+  with pictures.figure(
+    place / "comparison.png", SQUARE * across, high * len(tables) + 2 * lines * SQUARE
+  ) as figure:
+    heights = (*(high for _ in tables), *(SQUARE for _ in range(2 * lines)))
+    grid = figure.add_gridspec(len(heights), across, height_ratios=heights)
+    for line, (data, rows) in enumerate(tables.items()):
+      _bars(figure.add_subplot(grid[line, :]), rows, keys[data], floors[data], what[data])
+    for number, (method, row) in enumerate(methods.items()):
+      seed = evaluated(place / method)[0]
+      levels = row[keys[row["data"]]]
+      for below, nfe in enumerate(sorted({min(levels), max(levels)})):
+        line, column = divmod(number, across)
+        panel = figure.add_subplot(grid[len(tables) + below * lines + line, column])
+        panel.axis("off")
+        _samples(panel, RunFolder.at(place / method / seed).grid_of_nfe(nfe))
+        panel.set_title(f"{method}, {nfe} NFE")
 
 
 def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], key: str, floor: float | None, title: str) -> None:
@@ -200,13 +200,13 @@ def _bars(panel: Any, rows: Sequence[Mapping[str, Any]], key: str, floor: float 
     spreads = [spread or 0 for _, (_, spread) in shown]
     panel.bar(places, [mean for _, (mean, _) in shown], width, yerr=spreads, label=f"{nfe} NFE")
   if floor is not None:
-    panel.axhline(floor, color="0.4", linestyle=":", label="real halves")
+    panel.axhline(floor, color=style.INK, linestyle=":", label="real halves")
   means = [pair[0] for row in rows for pair in row[key].values()]
   pictures.log_axis(panel, "y", means)
   panel.set(ylabel=title, xticks=range(len(rows)), xticklabels=[row["method"] for row in rows])
-  panel.legend(ncols=len(levels) + 1, frameon=False)
+  panel.legend(ncols=len(levels) + 1)
 
 
 def _samples(panel: Any, picture: epath.Path) -> None:
   if picture.exists():
-    panel.imshow(pictures.corner_of_grid(picture, SIDE), cmap="gray", interpolation="nearest")
+    panel.imshow(pictures.corner_of_grid(picture, SIDE))

@@ -101,7 +101,8 @@ class Recorder:
     self.add([*real, *sample_records(collected, self._asked, common)])
     nfe = subject.fields.get("nfe")
     if self._run is not None and self._is_main and nfe is not None:
-      save_grid(first.images(min(num, GRID_IMAGES)), self._run.grid_of_nfe(nfe))
+      images = first.images(min(num, GRID_IMAGES))
+      save_grid(images, self._run.grid_of_nfe(nfe), titles=subject.titles(len(images)))
     if self._run is not None and self._is_main and self._nearest is not None:
       train = self._asked.real.train
       assert train is not None  # its source is known

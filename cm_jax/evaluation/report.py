@@ -13,7 +13,7 @@ from cm_jax.evaluation.entries import entries_of
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, read
 from cm_jax.evaluation.tables import about, data_sets, headings, table
-from cm_jax.storage import lines, pictures, whole
+from cm_jax.storage import lines, pictures, style, whole
 from cm_jax.storage.run import RunFolder, identity, read_config
 
 FIRST = ("edm", "cd", "ict", "ect")  # the runs of launch/demo.sh, in the order of what they build on
@@ -123,42 +123,40 @@ def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:
-  """Draw smoothed loss against step, one panel a run, logarithmic upwards."""
-  figure = pictures.new_figure(4 * len(metrics), 3.4)
-  panels = figure.subplots(1, len(metrics), squeeze=False)[0]
-  for panel, (method, found) in zip(panels, metrics.items(), strict=True):
-    losses = [(line["step"], line["loss"]) for line in found if line.get("loss") is not None]
-    points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
-    panel.set(title=method, xlabel="step", ylabel="loss of its objective")
-    _plot_measured(panel, found)
-    if points:
-      steps, values = np.array(points, np.float64).T
-      window = max(1, len(values) // 20)
-      panel.plot(steps, values, color="0.8", linewidth=0.8, label="logged")
-      panel.plot(steps, smooth(values, window), color="C0", label=f"mean of {window}")
-      pictures.log_axis(panel, "y", values)
-      panel.legend(frameon=False, fontsize="small")
-  if len(metrics) > 1:
-    figure.suptitle("each run's own loss: heights do not compare between panels", fontsize="small")
-  pictures.save_figure(figure, path)
+  """Draw smoothed loss against step, one panel a run, logarithmic upwards; below it what was measured of the
+  run's samples while it was trained, a panel a quantity."""
+  names = [name for metric in METRICS.values() for name in metric.records]
+  measured = [name for name in names if any(_curve(found, name) for found in metrics.values())]
+  rows = 1 + len(measured)
+  with pictures.figure(path, 4 * len(metrics), style.INCHES * rows) as figure:
+    panels = figure.subplots(rows, len(metrics), squeeze=False)
+    for (top, *below), (method, found) in zip(panels.T, metrics.items(), strict=True):
+      top.set(title=method, xlabel="step", ylabel="loss of its objective")
+      points = _curve(found, "loss")
+      if points:
+        steps, values = np.array(points, np.float64).T
+        window = max(1, len(values) // 20)
+        top.plot(steps, values, color=style.FAINT, linewidth=0.8, label="logged")
+        top.plot(steps, smooth(values, window), color="C0", label=f"mean of {window}")
+        pictures.log_axis(top, "y", values)
+        top.legend()
+      for panel, name in zip(below, measured, strict=True):
+        points = _curve(found, name)
+        if not points:
+          panel.set_axis_off()
+          continue
+        panel.plot(*zip(*points, strict=True), color="C1", marker=".", label="of samples")
+        pictures.log_axis(panel, "y", [value for _, value in points])
+        panel.set(xlabel="step", ylabel=name)
+        panel.legend()
+    if len(metrics) > 1:
+      figure.suptitle("each run's own loss: heights do not compare between panels")
 
 
-def _plot_measured(panel: Any, found: Sequence[Mapping[str, Any]]) -> None:
-  """Draw the metrics that were measured while training beside the loss, on an axis of their own."""
-  names = [value for metric in METRICS.values() for value in metric.records]
-  curves = {
-    name: [(line["step"], line[name]) for line in found if line.get(name) is not None] for name in names
-  }
-  shown = {name: points for name, points in curves.items() if points}
-  if not shown:
-    return
-  beside = panel.twinx()
-  for number, (name, points) in enumerate(shown.items(), 1):
-    steps, values = np.array(points, np.float64).T
-    beside.plot(steps, values, color=f"C{number}", marker=".", label=f"{name} of samples")
-  pictures.log_axis(beside, "y", [value for points in shown.values() for _, value in points])
-  beside.set_ylabel(", ".join(shown))
-  beside.legend(frameon=False, fontsize="small", loc="lower left")
+def _curve(found: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+  """Return the steps and finite values of what lines of metrics have of a name."""
+  known = [(line["step"], line[name]) for line in found if line.get(name) is not None]
+  return [(step, value) for step, value in known if math.isfinite(value)]
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:

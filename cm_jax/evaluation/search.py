@@ -24,7 +24,7 @@ from cm_jax.sampling.choose import listed, own_multistep
 from cm_jax.sampling.generate import generate_all, local_mesh
 from cm_jax.sampling.multistep import Multistep
 from cm_jax.sampling.step_search import Evaluation, Metric, StepSearch
-from cm_jax.storage import pictures
+from cm_jax.storage import pictures, style
 from cm_jax.storage.run import RunFolder, store_sigmas
 from cm_jax.types import Array, Condition, Params
 
@@ -141,18 +141,17 @@ def frechet_metric(
 
 def plot(history: Sequence[Evaluation], best: Evaluation, path: epath.PathLike) -> None:
   """Draw the metric against every level that was varied."""
-  figure = pictures.new_figure(4 * (len(best.sigmas) - 1), 3.2)
-  panels = figure.subplots(1, len(best.sigmas) - 1, squeeze=False)[0]
-  for k, panel in enumerate(panels, start=1):
-    for n in sorted({evaluation.n for evaluation in history}):
-      chosen = [evaluation for evaluation in history if evaluation.n == n]
-      label = f"{n:,} samples"
-      panel.plot([e.sigmas[k] for e in chosen], [e.value for e in chosen], ".", label=label)
-    panel.axvline(best.sigmas[k], color="0.5", linestyle=":")
-    title = f"best: {best.sigmas[k]:.3g}, FD {best.value:.3g} of {best.n:,} samples"
-    panel.set_title(title, fontsize="medium")
-    pictures.log_axis(panel, "x", [evaluation.sigmas[k] for evaluation in history])
-    pictures.log_axis(panel, "y", [evaluation.value for evaluation in history])
-    panel.set(xlabel=f"{ORDINALS[k]} noise level", ylabel="FD (higher with fewer samples)")
-    panel.legend(frameon=False)
-  pictures.save_figure(figure, path, dpi=110)
+  with pictures.figure(path, 4 * (len(best.sigmas) - 1), style.INCHES) as figure:
+    panels = figure.subplots(1, len(best.sigmas) - 1, squeeze=False)[0]
+    for k, panel in enumerate(panels, start=1):
+      for n in sorted({evaluation.n for evaluation in history}):
+        chosen = [evaluation for evaluation in history if evaluation.n == n]
+        label = f"{n:,} samples"
+        panel.plot([e.sigmas[k] for e in chosen], [e.value for e in chosen], ".", label=label)
+      panel.axvline(best.sigmas[k], color=style.FAINT, linestyle=":")
+      title = f"best: {best.sigmas[k]:.3g}, FD {best.value:.3g} of {best.n:,} samples"
+      panel.set_title(title)
+      pictures.log_axis(panel, "x", [evaluation.sigmas[k] for evaluation in history])
+      pictures.log_axis(panel, "y", [evaluation.value for evaluation in history])
+      panel.set(xlabel=f"{ORDINALS[k]} noise level", ylabel="FD (higher with fewer samples)")
+      panel.legend()

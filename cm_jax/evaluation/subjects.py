@@ -1,6 +1,7 @@
 """What can be measured: samples of a model, drawn while they are measured, and images that are there."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from cm_jax.models import Model
 from cm_jax.sampling.choose import sampler_name, unusual
 from cm_jax.sampling.generate import Generator as Sampling
 from cm_jax.sampling.generate import generate, make_generator
+from cm_jax.sampling.labels import class_titles
 from cm_jax.types import Array, Params, Sampler
 
 
@@ -30,6 +32,7 @@ class Subject(NamedTuple):
     identity: Returns what else tells it from another, for what is left of an interrupted measurement.
     shape: (H, W, C).
     batches: (start, stop) -> images start to stop - 1, uint8, in batches.
+    titles: What the first so many images are called in a picture, [] for nothing.
   """
 
   title: str
@@ -37,6 +40,7 @@ class Subject(NamedTuple):
   identity: Callable[[], Mapping[str, Any]]
   shape: tuple[int, ...]
   batches: Callable[[int, int], Generator[np.ndarray, None, None]]
+  titles: Callable[[int], list[str]] = lambda count: []
 
 
 def described(sampler: Sampler, guidance: float | None) -> dict[str, Any]:
@@ -102,7 +106,8 @@ class Sampled:
         yield _whole_numbers(images, start)
         start += len(images)
 
-    return Subject(title, self.fields(model, sampler, seed), identity, model.image_shape, batches)
+    titles = functools.partial(class_titles, model.num_classes, model.class_names)
+    return Subject(title, self.fields(model, sampler, seed), identity, model.image_shape, batches, titles)
 
 
 def given_images(images: Images, batch_size: int) -> Subject:

@@ -1,19 +1,19 @@
 """Pictures for people: one image as PNG, a grid of many, a figure; whole or not there."""
 
+import contextlib
 import io
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from cm_jax.errors import DAMAGE, UserError
-from cm_jax.storage import whole
+from cm_jax.storage import style, whole
 
-GAP = 128  # between the images of a grid: neither black nor white, which images may be themselves
 MAX_PIXELS = 1 << 26  # of a grid that is read
-TILE = "cm_jax tile"  # a note in a grid's PNG: height and width of an image with its gap
+TILE = "cm_jax tile"  # a note in a grid's PNG: how it is laid out, for who reads it back
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -59,28 +59,45 @@ def png_name(index: int) -> str:
 
 
 def save_grid(
-  images: np.ndarray, path: epath.PathLike, columns: int | None = None, scale: int | None = None
+  images: np.ndarray,
+  path: epath.PathLike,
+  columns: int | None = None,
+  scale: int | None = None,
+  titles: Sequence[str] = (),
 ) -> None:
-  """Write images side by side as one PNG, row by row.
+  """Write images side by side as one PNG, row by row, with a grey gap between them.
 
   Args:
     images: uint8 [N, H, W, C], N >= 1, C = 1 or 3.
     path: Where to write.
-    columns: Images a row; by default the smallest square that holds them.
-    scale: Pixels a pixel becomes (nearest neighbour); by default enough for 96 pixels an image, 1 from 48.
+    columns: Images a row; by default the smallest square that holds them, or the next wider grid whose
+      columns have one title each, if it is at most twice as wide.
+    scale: Pixels a pixel becomes (nearest neighbour); by default enough for 96 pixels an image, 1 from 64.
+    titles: N of one line, such as classes, cut where they are wider than an image; none for none. One that
+      all images have stands over the grid once, those that a column has in common over the column, others
+      over each image.
 
   Raises:
-    UserError: The place cannot be written, or the disk is full.
+    UserError: Titles that are not as many as images; the place cannot be written, or the disk is full.
   """
   count, height, width, channels = images.shape
-  rows, columns, scale, gap = _laid_out(count, height, width, columns, scale)
-  size = (height * scale + gap, width * scale + gap)
-  cells = np.full((rows * columns, *size, channels), GAP, np.uint8)
-  cells[:count, : height * scale, : width * scale] = images.repeat(scale, 1).repeat(scale, 2)
-  by_rows = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
-  sheet = by_rows.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
+  if len(titles) not in (0, count):
+    raise UserError("titles", len(titles), f"{count}, one an image, or none")
+  laid = _laid_out((count, height, width), columns, scale, titles)
+  cells = np.full((laid.rows * laid.columns, *laid.tile, channels), style.GAP, np.uint8)
+  high, wide = height * laid.scale, width * laid.scale
+  cells[:count, : laid.caption, :wide] = style.PAPER
+  cells[:count, laid.caption : laid.caption + high, :wide] = images.repeat(laid.scale, 1).repeat(
+    laid.scale, 2
+  )
+  by_rows = cells.reshape(laid.rows, laid.columns, *cells.shape[1:]).swapaxes(1, 2)
+  sheet = by_rows.reshape(laid.rows * cells.shape[1], laid.columns * cells.shape[2], channels)
+  head = np.full((laid.head, *sheet.shape[1:]), style.PAPER, np.uint8)
+  picture = to_pil(np.concatenate([head, sheet])[: -laid.gap, : -laid.gap])
+  _write_titles(picture, titles, laid)
+  note = " ".join(map(str, (*laid.tile, laid.gap, laid.head)))
   with whole.writing(path) as temporary:
-    to_pil(sheet).save(temporary, format="PNG", pnginfo=_note(f"{size[0]} {size[1]}"))
+    picture.save(temporary, format="PNG", pnginfo=_note(note))
 
 
 def _note(tile: str) -> Any:
@@ -92,7 +109,8 @@ def _note(tile: str) -> Any:
 
 
 def corner_of_grid(path: epath.PathLike, side: int) -> np.ndarray:
-  """Return the first `side` x `side` images of a grid that `save_grid` wrote (all of it, if an older one).
+  """Return the first `side` x `side` images of a grid that `save_grid` wrote, with their titles (all of the
+  grid, if an older one).
 
   Raises:
     UserError: It is no PNG, damaged, or of more than `MAX_PIXELS`.
@@ -105,53 +123,103 @@ def corner_of_grid(path: epath.PathLike, side: int) -> np.ndarray:
         raise ValueError(f"{image.width}x{image.height} pixels")
       tile = image.info.get(TILE)
       sheet = np.asarray(image)
-    height, width = map(int, tile.split()) if tile is not None else (0, 0)
+    # before there were titles, a grid said its tile only, and ended with a gap
+    if tile is None:
+      return sheet
+    height, width, gap, head = (*map(int, tile.split()), 0, 0)[:4]
+    if min(height, width) <= gap or min(gap, head) < 0:
+      raise ValueError(f"tiles of {tile}")
   except (OSError, SyntaxError, *DAMAGE, Image.DecompressionBombError) as error:
     raise UserError(str(path), f"unreadable: {error}", "a picture that evaluate drew") from error
-  if tile is None:
-    return sheet
-  return sheet[: side * height, : side * width]
+  return sheet[: head + side * height - gap, : side * width - gap]
 
 
-def most_bytes(count: int, shape: tuple[int, ...]) -> int:
+def most_bytes(count: int, shape: tuple[int, ...], titles: Sequence[str] = ()) -> int:
   """Return the bytes that a grid's PNG may come to: those of its pixels, as those of noise cannot be pressed.
 
   >>> most_bytes(4, (64, 32, 3))
-  24576
+  29376
   """
   height, width, channels = shape
-  rows, columns, scale, gap = _laid_out(count, height, width)
-  return rows * (height * scale + gap) * columns * (width * scale + gap) * channels
+  laid = _laid_out((count, height, width), titles=titles)
+  return (laid.head + laid.rows * laid.tile[0]) * laid.columns * laid.tile[1] * channels
 
 
-def enlargement(height: int, width: int) -> int:
-  """Return the pixels that a pixel becomes where people look at an image: 1 from 48 on, else enough for 96.
+class _Grid(NamedTuple):
+  """How a grid is laid out: rows and columns, then pixels.
 
-  >>> enlargement(8, 16), enlargement(64, 64)
-  (6, 1)
+  Attributes:
+    scale: That a pixel becomes.
+    tile: Height and width of an image with its caption above and the gap below and at the right.
+    gap: Between images.
+    head: Over the grid, for the titles of columns.
+    caption: Over each image, for its own title.
   """
-  side = max(height, width)
-  return 1 if side >= 48 else math.ceil(96 / side)
+
+  rows: int
+  columns: int
+  scale: int
+  tile: tuple[int, int]
+  gap: int
+  head: int
+  caption: int
 
 
 def _laid_out(
-  count: int, height: int, width: int, columns: int | None = None, scale: int | None = None
-) -> tuple[int, int, int, int]:
-  """Return the rows and columns of a grid, the pixels a pixel becomes, and those between two images."""
-  columns = columns or math.ceil(math.sqrt(count))
-  scale = scale or enlargement(height, width)
-  # enlarged images run into each other without a gap
-  return math.ceil(count / columns), columns, scale, 2 if scale > 1 else 0
+  size: tuple[int, int, int], columns: int | None = None, scale: int | None = None, titles: Sequence[str] = ()
+) -> _Grid:
+  """Lay out so many images of a height and width."""
+  count, height, width = size
+  square = math.ceil(math.sqrt(count))
+  if columns is None:
+    period = next((n for n in range(1, 2 * square + 1) if titles[:-n] == titles[n:]), count)
+    wider = math.ceil(square / period) * period
+    columns = wider if wider <= 2 * square else square
+  scale = scale or style.enlargement(height, width)
+  high, wide = height * scale, width * scale
+  gap, band = style.gap(high, wide), style.TEXT + style.MARGIN if titles else 0
+  has_common = all(len(set(titles[column::columns])) == 1 for column in range(min(columns, count)))
+  head, caption = (band, 0) if has_common else (0, band)
+  tile = (caption + high + gap, wide + gap)
+  return _Grid(math.ceil(count / columns), columns, scale, tile, gap, head, caption)
 
 
-def new_figure(width: float, height: float) -> Any:
-  """Return a matplotlib figure that needs no display, laid out without overlaps; sizes in inches."""
+def _write_titles(picture: Any, titles: Sequence[str], laid: _Grid) -> None:
+  """Draw the titles in the middle of their bands."""
+  from PIL import ImageDraw
+
+  draw, font, (high, wide) = ImageDraw.Draw(picture), style.font(), laid.tile
+  shown = titles[: laid.columns] if laid.head else titles
+  if laid.head and len(set(titles)) == 1:
+    shown, wide = titles[:1], picture.width + laid.gap
+  for i, title in enumerate(shown):
+    row, column = divmod(i, laid.columns)
+    text = style.fitting(" ".join(title.split()), wide - laid.gap, font.getlength)
+    at = (column * wide + (wide - laid.gap) // 2, row * high + (laid.head or laid.caption) // 2)
+    draw.text(at, text, fill=style.INK, font=font, anchor="mm")
+
+
+@contextlib.contextmanager
+def figure(path: epath.PathLike, width: float, height: float) -> Iterator[Any]:
+  """Give a matplotlib figure to draw into, in cm_jax's style and without a display, and write it as PNG.
+
+  Args:
+    path: Where to write.
+    width, height: Inches.
+
+  Raises:
+    UserError: The place cannot be written, or the disk is full.
+  """
+  import matplotlib
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(width, height), layout="constrained")
-  FigureCanvasAgg(figure)
-  return figure
+  with matplotlib.rc_context(style.FIGURE):
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawn)
+    yield drawn
+    with whole.writing(path) as temporary:
+      drawn.savefig(temporary, format="png")
 
 
 def log_axis(panel: Any, which: str, values: Sequence[float | None]) -> None:
@@ -169,17 +237,9 @@ def log_axis(panel: Any, which: str, values: Sequence[float | None]) -> None:
   axis = {"x": panel.xaxis, "y": panel.yaxis}[which]
   span = max(shown) / min(shown) if shown else 1.0
   steps = (1.0, 2.0, 5.0) if span < 300 else (1.0,)
-  few = span < 4  # less than three of those ticks would be seen
+  few = span < 8  # less than three of those ticks would be seen
   axis.set_major_locator(ticker.MaxNLocator(4) if few else ticker.LogLocator(subs=steps))
-  axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+  axis.set_major_formatter(ticker.StrMethodFormatter(style.NUMBER))
+  if few:
+    axis.set_minor_locator(ticker.NullLocator())
   axis.set_minor_formatter(ticker.NullFormatter())
-
-
-def save_figure(figure: Any, path: epath.PathLike, dpi: int = 120) -> None:
-  """Write a figure as PNG.
-
-  Raises:
-    UserError: The place cannot be written, or the disk is full.
-  """
-  with whole.writing(path) as temporary:
-    figure.savefig(temporary, format="png", dpi=dpi)

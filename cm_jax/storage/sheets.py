@@ -7,20 +7,15 @@ import numpy as np
 from etils import epath
 
 from cm_jax.errors import UserError
-from cm_jax.storage import whole
-from cm_jax.storage.pictures import GAP, enlargement, to_pil
-
-TEXT = 14  # height of the letters, in pixels
-MARGIN = 8  # around a title
-LINE = 4  # between two images, and two lines of a title
-PAPER, INK = 255, 48
-LEAST = 64  # pixels of an image, that its title fits above it
+from cm_jax.storage import style, whole
+from cm_jax.storage.pictures import to_pil
+from cm_jax.storage.style import LEAST, LINE, MARGIN
 
 
 def save_sheet(
   images: np.ndarray, path: epath.PathLike, rows: Sequence[str], columns: Sequence[str] = ()
 ) -> None:
-  """Write rows of images as one PNG, enlarged as `pictures.save_grid` does, at least to `LEAST` pixels.
+  """Write rows of images as one PNG, enlarged as `pictures.save_grid` does, at least to 64 pixels.
 
   Args:
     images: uint8 [R, N, H, W, C], C = 1 or 3.
@@ -36,19 +31,20 @@ def save_sheet(
     raise UserError("rows", len(rows), f"{count} titles, one a row of images")
   if len(columns) not in (0, across):
     raise UserError("columns", len(columns), f"{across} titles, one a column of images, or none")
-  scale = max(enlargement(height, width), -(-LEAST // min(height, width)))
+  scale = max(style.enlargement(height, width), -(-LEAST // min(height, width)))
   high, wide = height * scale, width * scale
-  font = _font()
+  gap, font = style.gap(high, wide), style.font()
   left = max((int(font.getlength(line)) for title in rows for line in title.split("\n")), default=0)
-  left, top = left + 2 * MARGIN, TEXT + 2 * MARGIN if columns else 0
-  sheet = np.full((top + count * (high + LINE), left + across * (wide + LINE), 3), PAPER, np.uint8)
-  sheet[top:, left:] = GAP
+  left, top = left + 2 * MARGIN, style.TEXT + 2 * MARGIN if columns else 0
+  size = (top + count * (high + gap) - gap, left + across * (wide + gap) - gap, 3)
+  sheet = np.full(size, style.PAPER, np.uint8)
+  sheet[top:, left:] = style.GAP
   for i, row in enumerate(images):
     for j, image in enumerate(row):
-      down, right = top + i * (high + LINE), left + j * (wide + LINE)
+      down, right = top + i * (high + gap), left + j * (wide + gap)
       sheet[down : down + high, right : right + wide] = image.repeat(scale, 0).repeat(scale, 1)
   picture = to_pil(sheet)
-  _write_titles(picture, rows, columns, (left, top), (wide + LINE, high + LINE), font)
+  _write_titles(picture, rows, columns, (left, top), (wide, high), gap)
   with whole.writing(path) as temporary:
     picture.save(temporary, format="PNG")
 
@@ -58,39 +54,16 @@ def _write_titles(
   rows: Sequence[str],
   columns: Sequence[str],
   corner: tuple[int, int],
-  tile: tuple[int, int],
-  font: Any,
+  size: tuple[int, int],
+  gap: int,
 ) -> None:
   """Draw the titles: those of rows at the height of their middle, those of columns over theirs."""
   from PIL import ImageDraw
 
-  draw, (left, top), (wide, high) = ImageDraw.Draw(picture), corner, tile
+  draw, font, (left, top), (wide, high) = ImageDraw.Draw(picture), style.font(), corner, size
   for i, title in enumerate(rows):
-    middle = top + i * high + high // 2
-    draw.multiline_text((MARGIN, middle), title, fill=(INK,) * 3, font=font, anchor="lm", spacing=LINE)
+    middle = top + i * (high + gap) + high // 2
+    draw.multiline_text((MARGIN, middle), title, fill=style.INK, font=font, anchor="lm", spacing=LINE)
   for j, title in enumerate(columns):
-    text = fitting(" ".join(title.split()), wide - 2 * LINE, font.getlength)
-    draw.text((left + j * wide + wide // 2, top // 2), text, fill=(INK,) * 3, font=font, anchor="mm")
-
-
-def fitting(text: str, width: float, length: Any) -> str:
-  """Return a text, or as much of its beginning as fits with "..." behind it.
-
-  Args:
-    text: One line.
-    width: What it may take.
-    length: What a text takes.
-
-  >>> fitting("automobile", 8, len), fitting("automobile", 10, len)
-  ('autom...', 'automobile')
-  """
-  if length(text) <= width:
-    return text
-  kept = next((end for end in range(len(text) - 1, 0, -1) if length(f"{text[:end]}...") <= width), 0)
-  return f"{text[:kept]}..." if kept else ""
-
-
-def _font() -> Any:
-  from PIL import ImageFont
-
-  return ImageFont.load_default(TEXT)
+    text = style.fitting(" ".join(title.split()), wide - LINE, font.getlength)
+    draw.text((left + j * (wide + gap) + wide // 2, top // 2), text, fill=style.INK, font=font, anchor="mm")

@@ -147,10 +147,18 @@ def _fill(argument: str, places) -> str:
   return f"{flag}={places.get(value, value)}"
 
 
+HEAD = 30  # pixels of the titles over columns
+
+
 def grid_of(out) -> tuple[int, int]:
-  """Return the rows and columns of a grid of 8x8 images."""
+  """Return the rows and columns of a grid of 8x8 images, whose rows have short titles."""
   width, height = Image.open(out / "grid.png").size
-  return height // 98, width // 98
+  return (height - HEAD + 6) // 102, (width + 6) // 102
+
+
+def images_of(out) -> np.ndarray:
+  """Return the pixels [height, width] of a grid of two columns without its titles."""
+  return np.asarray(Image.open(out / "grid.png"))[HEAD:, -(2 * 96 + 6) :, 0]
 
 
 def test_results_have_their_inputs_names_and_rows(folder, tmp_path):
@@ -162,6 +170,12 @@ def test_results_have_their_inputs_names_and_rows(folder, tmp_path):
   mask = f"--mask={folder / 'mask.png'}"
   assert edit(folder, tmp_path / "b", "--task=inpaint", given, mask, "--num=2") == 0
   assert grid_of(tmp_path / "b") == (3, 4)
+  sheet = np.asarray(Image.open(tmp_path / "b" / "grid.png"))[..., 0]
+  left = sheet.shape[1] - 4 * 102 + 6
+  assert all(
+    sheet[HEAD + i * 102 : HEAD + i * 102 + 96, :left].min() < 100 for i in range(3)
+  )  # inputs' names
+  assert all(sheet[:HEAD, left + i * 102 : left + i * 102 + 96].min() < 100 for i in range(4))
 
 
 def test_a_small_image_is_enlarged(folder, tmp_path):
@@ -169,9 +183,9 @@ def test_a_small_image_is_enlarged(folder, tmp_path):
   Image.fromarray(small).save(tmp_path / "small.png")
   given = f"--input={tmp_path / 'small.png'}"
   assert edit(folder, tmp_path / "x", "--task=superres", given, "--factor=4") == 0
-  sheet = np.asarray(Image.open(tmp_path / "x" / "grid.png"))
+  sheet = images_of(tmp_path / "x")
   np.testing.assert_array_equal(sheet[5:90:48, 5:90:48], small)
-  assert sheet.shape == (98, 2 * 98)
+  assert sheet.shape == (96, 2 * 96 + 6)
 
 
 def test_interpolation_between_any_two_samples(folder, tmp_path):
@@ -193,7 +207,7 @@ def test_resize_crops_and_resizes(folder, tmp_path):
   red = f"--input={tmp_path / 'red.png'}"
   assert edit(folder, tmp_path / "y", "--task=superres", red, "--resize", "--factor=8") == 0
   grey = round(250 * 0.2989 + 10 * 0.701)
-  assert abs(int(np.asarray(Image.open(tmp_path / "y" / "grid.png"))[40, 40]) - grey) <= 1
+  assert abs(int(images_of(tmp_path / "y")[40, 40]) - grey) <= 1
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(folder, tmp_path, capsys):

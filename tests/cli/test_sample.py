@@ -8,12 +8,16 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from cm_jax.assembly import build
 from cm_jax.cli import run
+from cm_jax.cli.train import sample_grids
 from cm_jax.data.sources import images, labels, open_source
 from cm_jax.errors import UserError
 from cm_jax.storage import samples
+from cm_jax.storage.pictures import save_grid
+from cm_jax.storage.run import RunFolder
 from cm_jax.storage.samples import SampleStore
 from cm_jax.training import loop
 from tests import tiny
@@ -23,9 +27,11 @@ from tests.cli.weights import weights_folder
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("sample")
-  config = tiny.config(tiny.CT, num_steps=3)
+  config = tiny.config(tiny.CT, num_steps=3, num_samples=30)
   config.data.conditional = True
-  loop.train(build(config), folder / "run", progress=False)
+  experiment = build(config)
+  grids = sample_grids(experiment, str(folder / "run"))
+  loop.train(experiment, folder / "run", [(3, grids)], progress=False)
   return folder / "run"
 
 
@@ -62,6 +68,24 @@ def test_one_class_can_be_asked_for(trained, tmp_path):
   assert draw(trained, tmp_path / "x.npz", "--label=7") == 0
   with np.load(tmp_path / "x.npz") as stored:
     assert set(stored["arr_1"].tolist()) == {7}
+
+
+@pytest.mark.slow
+def test_a_picture_has_the_classes_over_its_images(trained, tmp_path):
+  assert draw(trained, tmp_path / "all.npz") == draw(trained, tmp_path / "all.png") == 0
+  drawn = np.load(tmp_path / "all.npz")["arr_0"]
+  save_grid(drawn, tmp_path / "expected.png", columns=10, titles=[str(i % 10) for i in range(30)])
+  sheets = {path.stem: np.asarray(Image.open(path)) for path in tmp_path.glob("*.png")}
+  np.testing.assert_array_equal(sheets["all"], sheets["expected"])
+  while_training = np.asarray(Image.open(RunFolder.at(trained).grid_of_step(3)))
+  assert while_training.shape == sheets["all"].shape
+  np.testing.assert_array_equal(while_training[:22], sheets["all"][:22])  # the line of titles
+  assert (
+    draw(trained, tmp_path / "one.npz", "--label=7") == draw(trained, tmp_path / "one.png", "--label=7") == 0
+  )
+  save_grid(np.load(tmp_path / "one.npz")["arr_0"], tmp_path / "sevens.png", columns=6, titles=["7"] * 30)
+  sheets = [np.asarray(Image.open(tmp_path / name)) for name in ("one.png", "sevens.png")]
+  np.testing.assert_array_equal(*sheets)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from cm_jax.data.sources import images, labels, open_source
 from cm_jax.errors import UserError
@@ -21,6 +22,7 @@ from cm_jax.evaluation.records import read
 from cm_jax.evaluation.search import search
 from cm_jax.sampling.choose import choose_samplers
 from cm_jax.sampling.generate import generate, make_generator
+from cm_jax.storage.pictures import save_grid
 from cm_jax.storage.run import read_sigmas
 from cm_jax.types import NoiseRange
 from tests.gaussian import GaussianPreconditioned
@@ -102,6 +104,18 @@ def test_features_and_sources_of_other_images(features, tmp_path):
     measure(features, measured=other)
   with pytest.raises(UserError, match="^features = of"):
     search(other, 2, features, progress=False)
+
+
+@pytest.mark.slow
+def test_the_grid_of_a_model_of_classes_says_them(features, tmp_path):
+  classes = ("fox", "owl", "bee")
+  several = model(num_classes=3, class_names=classes)
+  measure(features, SAMPLERS[:1], several, out=tmp_path / "run", metrics=["class_entropy"])
+  drawn = generate(make_generator(several, SAMPLERS[0]), several.params, range(40), 3, 16)
+  titles = [classes[i % 3] for i in range(40)]
+  save_grid(np.concatenate(list(drawn)), tmp_path / "expected.png", columns=9, titles=titles)
+  paths = tmp_path / "expected.png", tmp_path / "run" / "samples" / "nfe_001.png"
+  np.testing.assert_array_equal(*(np.asarray(Image.open(path)) for path in paths))
 
 
 @pytest.mark.slow

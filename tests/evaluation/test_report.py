@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cm_jax.config import default, plain_json, sha256
@@ -12,7 +13,7 @@ from cm_jax.evaluation.comparison import compare
 from cm_jax.evaluation.entries import named
 from cm_jax.evaluation.metrics import METRICS
 from cm_jax.evaluation.records import Record, append
-from cm_jax.evaluation.report import read_metrics, report
+from cm_jax.evaluation.report import plot_losses, read_metrics, report
 
 KEYS = [
   "method",
@@ -166,10 +167,31 @@ def test_the_longest_name_is_meant():
     assert named(name) == found
 
 
+def figures(monkeypatch) -> list[Figure]:
+  """Return where every figure that is drawn from here on will be found."""
+  drawn: list[Figure] = []
+  save = Figure.savefig
+  keep = lambda figure, *given, **options: (drawn.append(figure), save(figure, *given, **options))
+  monkeypatch.setattr(Figure, "savefig", keep)
+  return drawn
+
+
+def test_loss_curves_have_a_panel_a_quantity_and_a_legend(tmp_path, monkeypatch):
+  drawn = figures(monkeypatch)
+  lines = [{"step": 10 * i, "loss": 3.0 / i, **({"fd": 9.0 / i} if i % 2 == 0 else {})} for i in range(1, 9)]
+  never = [{"step": 5, "loss": 2.0, "fd": None}, {"step": 15, "loss": float("nan")}]
+  plot_losses({"cd": lines, "ct": never}, tmp_path / "x.png")
+  loss, other, measured, empty = drawn[0].axes
+  assert (loss.get_ylabel(), measured.get_ylabel()) == ("loss of its objective", "fd")
+  assert [panel.get_legend() is None for panel in (loss, other, measured)] == [False] * 3
+  assert not empty.axison and len(measured.lines) == 1
+  assert measured.lines[0].get_xydata().tolist() == [[20, 4.5], [40, 2.25], [60, 1.5], [80, 1.125]]
+  assert other.lines[0].get_xydata().tolist() == [[5, 2]]
+
+
 def test_a_methods_bars_stand_over_its_name(tmp_path, monkeypatch):
   """However few of all numbers of evaluations it has: a teacher's one bar stood beside it."""
-  drawn = []
-  monkeypatch.setattr("cm_jax.storage.pictures.save_figure", lambda figure, *_, **__: drawn.append(figure))
+  drawn = figures(monkeypatch)
   write_run(tmp_path / "cd" / "0", nfes=(1, 2, 4))
   write_run(tmp_path / "ect" / "0", nfes=(2, 4))
   write_run(tmp_path / "edm" / "0", nfes=(35,))

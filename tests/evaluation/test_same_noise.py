@@ -84,9 +84,9 @@ def test_the_picture_and_the_numbers(rows, tmp_path):
   sheet = np.asarray(Image.open(tmp_path / "deep" / "x.png"))
   scale = 16  # 96 pixels for the longer side of 6
   tile = rows[3].images[4].repeat(scale, 0).repeat(scale, 1)
-  high, wide = 6 * scale + 4, 5 * scale + 4
-  left = sheet.shape[1] - 5 * wide
-  np.testing.assert_array_equal(sheet[3 * high :, left + 4 * wide :][: high - 4, : wide - 4], tile)
+  high, wide = 6 * scale + 6, 5 * scale + 6
+  left = sheet.shape[1] - 5 * wide + 6
+  np.testing.assert_array_equal(sheet[3 * high :, left + 4 * wide :][: high - 6, : wide - 6], tile)
   assert len(np.unique(sheet[:high, :left])) > 2  # a title
 
 
@@ -95,9 +95,9 @@ def test_classes_stand_over_their_columns(rows, tmp_path):
   named = dataclasses.replace(TEACHER, class_names=names)
   save([rows[0]._replace(model=named), rows[1]], tmp_path / "x.png", 0)
   sheet = np.asarray(Image.open(tmp_path / "x.png"))
-  top, left = sheet.shape[0] - 2 * 100, sheet.shape[1] - 5 * 84
+  top, left = sheet.shape[0] - 2 * 102 + 6, sheet.shape[1] - 5 * 86 + 6
   assert top > 14
-  titles = [sheet[:top, left + i * 84 : left + (i + 1) * 84] for i in range(5)]
+  titles = [sheet[:top, left + i * 86 : left + i * 86 + 80] for i in range(5)]
   assert all(title.min() < 100 for title in titles)
   np.testing.assert_array_equal(titles[0], titles[3])  # classes take turns
   assert (titles[0] != titles[1]).any()

@@ -21,7 +21,7 @@ from cm_jax.diffusion.drifts import drift_of
 from cm_jax.diffusion.precision import computing_in
 from cm_jax.errors import UserError
 from cm_jax.models import Experiment
-from cm_jax.storage import lines, pictures
+from cm_jax.storage import lines, pictures, style
 from cm_jax.storage.run import RunFolder
 from cm_jax.training import sharding
 from cm_jax.training.averages.track import read_average
@@ -212,23 +212,25 @@ def plot(records: Sequence[dict[str, Any]], path: epath.PathLike) -> None:
 
   quantity = next(name for name in records[-1] if name.startswith("self_consistency_"))
   last = records[-1][quantity]
-  figure = pictures.new_figure(10, 3.4 * len(last))
-  panels = figure.subplots(len(last), len(next(iter(last.values()))), squeeze=False, sharex=True, sharey=True)
-  for row, (params, points) in zip(panels, last.items(), strict=True):
-    for panel, (point, bins) in zip(row, points.items(), strict=True):
-      for i, name in enumerate(bins):
-        values = [(line["step"], line[quantity][params][point].get(name)) for line in records]
-        panel.plot(
-          *zip(*values, strict=True),
-          color=colormaps["viridis"](i / len(bins)),
-          marker=".",
-          label=name.replace("_", " "),
+  with pictures.figure(path, 10, style.INCHES * len(last)) as figure:
+    panels = figure.subplots(
+      len(last), len(next(iter(last.values()))), squeeze=False, sharex=True, sharey=True
+    )
+    for row, (params, points) in zip(panels, last.items(), strict=True):
+      for panel, (point, bins) in zip(row, points.items(), strict=True):
+        for i, name in enumerate(bins):
+          values = [(line["step"], line[quantity][params][point].get(name)) for line in records]
+          panel.plot(
+            *zip(*values, strict=True),
+            color=colormaps["viridis"](i / len(bins)),
+            marker=".",
+            label=name.replace("_", " "),
+          )
+        panel.set(
+          title=f"{quantity.replace('_', ' ')}, {point}: {params}",
+          xlabel="step",
+          ylabel="rms over pixels",
         )
-      panel.set(
-        title=f"{quantity.replace('_', ' ')}, {point}: {params}",
-        xlabel="step",
-        ylabel="rms over pixels",
-        yscale="log",
-      )
-  figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
-  pictures.save_figure(figure, path)
+    drawn = [value for line in panels.flat for curve in line.lines for value in curve.get_ydata()]
+    pictures.log_axis(panels[0][0], "y", drawn)  # of all panels, which share it
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center")
