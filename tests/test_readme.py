@@ -47,7 +47,7 @@ _TRAIN = ["--config.network=toy", "--config.run.num_steps=2", "--config.run.num_
 MADE = {
   "# cm_jax": ["digits.png", "runs/mine/checkpoints"],
   "## Train, sample, measure": ["samples.npz", "folder", "edited/grid.png"],
-  "## Your own images": ["runs/photos/checkpoints", "photos.zip"],
+  "## Your own images": ["runs/photos/checkpoints", "runs/photos_ect/checkpoints", "photos.zip"],
   "## Evaluate": ["runs/photos/features"],
   "## Published weights": ["y.png"],
 }
