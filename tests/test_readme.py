@@ -117,7 +117,7 @@ def typed(block: str, photos: Path) -> str:
   """Run the lines of a block here and return what they print."""
   printed = io.StringIO()
   for line in filter(runs, block.splitlines()):
-    words = shlex.split(line.replace("/photos ", f"{photos} "), comments=True)
+    words = shlex.split(line.replace("folder:/photos ", f"folder:{photos} "), comments=True)
     assert words[:3] == ["python", "-m", "cm_jax"], line
     small = SMALL.get(words[3], [])
     if "--init=digits-edm" in words:  # which says what the network is
