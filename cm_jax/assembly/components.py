@@ -130,7 +130,8 @@ def call(factory: Callable, section: Any, path: str, batch_size: int = 1, **give
     key for key, name in options.items() if name not in arguments and parameters[name].default is required
   ]
   if missing:
-    raise UserError(f"{path}.{missing[0]}", "", "set: it has no default")
+    choices = f"; {one_of(COMPONENTS[missing[0]], '')}" if missing[0] in COMPONENTS else ""
+    raise UserError(f"{path}.{missing[0]}", "", f"set: it has no default{choices}")
   try:
     with _naming(path):
       made = factory(**arguments)

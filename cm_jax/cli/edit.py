@@ -243,7 +243,8 @@ def read_mask(path: str | None, size: tuple[int, ...]) -> np.ndarray:
   from cm_jax.data.sources.files import read_file
 
   if not path or not epath.Path(path).exists() or epath.Path(path).is_dir():
-    raise UserError("--mask", path or "", "an image, white where the input is kept")
+    there = "an image that is there" if path else "an image"
+    raise UserError("--mask", path or "", f"{there}, white where the input is kept")
   image = decode(read_file(path), path)
   if image.shape[:2] != size:
     raise UserError("--mask", f"{image.shape[0]}x{image.shape[1]}", f"{size[0]}x{size[1]}, the model's size")

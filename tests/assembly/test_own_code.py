@@ -158,6 +158,7 @@ def test_own_parts_train_and_sample_where_they_are_named_now_and_nowhere_else(ow
     ("objective=python:broken_parts:Loss", "python:MODULE:CLASS .NameError"),
     ("sampler=python:own_parts", "python:MODULE:CLASS"),
     ("objective=python:own_parts:Loss", "set: it has no default"),
+    ("objective=consistency", "set: it has no default; one of: .*continuous"),
     ("network=python:own_parts:Linear --config.network.hiden=3", "'hidden' .did you mean it"),
   ],
 )

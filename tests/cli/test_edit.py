@@ -101,6 +101,10 @@ def test_denoising_and_interpolation(folder, tmp_path):
   [
     (["--task=paint"], "--task = paint: expected 'inpaint' (did you mean it?)"),
     (["--task=inpaint", "--input=IN"], "--mask = : expected an image, white where the input is kept"),
+    (
+      ["--task=inpaint", "--input=IN", "--mask=none.png"],
+      "--mask = none.png: expected an image that is there",
+    ),
     (["--task=inpaint", "--input=IN", "--mask=LARGE"], "--mask = 9x9: expected 8x8"),
     (["--task=inpaint", "--input=IN", "--mask=GREY"], "black (0) and white (255) only"),
     (["--task=stroke"], "--input = : expected an image"),
