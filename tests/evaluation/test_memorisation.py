@@ -24,9 +24,9 @@ def test_the_picture_shows_copies_beside_the_samples(tmp_path):
   near = save_neighbours(tmp_path / "near.png", train[[3, 11]], train, columns=4)
   assert near.shape == (2, 4) and near[:, 0].tolist() == [3, 11]
   sheet = np.asarray(Image.open(tmp_path / "near.png"))
-  assert sheet.shape == (100, 48 * 5, 3)
-  np.testing.assert_array_equal(sheet[50:, :96].reshape(50, 2, 48, 3)[:, 1], train[11])
-  np.testing.assert_array_equal(sheet[:50, 96:144], train[near[0, 1]])
+  assert sheet.shape == (2 * 100 + 6, 5 * 96 + 4 * 6, 3)
+  np.testing.assert_array_equal(sheet[106:, 102:198][::2, ::2], train[11])
+  np.testing.assert_array_equal(sheet[:100, 204:300][::2, ::2], train[near[0, 1]])
 
 
 def test_by_features(tmp_path):
