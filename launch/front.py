@@ -1,7 +1,7 @@
 """Draw README's picture: what a consistency model learns, in two dimensions, and what it draws at once.
 
   python launch/front.py        # of the runs of configs/swiss_roll.py, and of the digits' CD model
-  python launch/front.py --roll=runs/roll --model=runs/cifar16/cd --out=configs/results/front.png
+  python launch/front.py --model=cifar16-cd --what="CIFAR-10 at 16x16" --num=64        # README's
 
 From left to right: the plane of noise, each place in the colour of the place on the roll that f takes it to;
 the paths of the teacher's ODE; noise after one evaluation of f; the images of a model, likewise.
