@@ -1,7 +1,6 @@
 """What a person has who installs a wheel and works in a folder of their own, without a way to the network:
 the commands, the configs and the models that come with cm_jax, from the installed place."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -37,9 +36,8 @@ def wheel(tmp_path_factory) -> Path:
   shutil.copytree(REPO / "configs" / "results" / "weights", source / "configs" / "results" / "weights")
   for config in (REPO / "configs").glob("*.py"):
     shutil.copy(config, source / "configs")
-  # without setuptools pip fetches it
-  isolation = [] if importlib.util.find_spec("setuptools") is None else ["--no-build-isolation"]
-  done(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *isolation, "-w", out, source)
+  # isolated: a new environment has no setuptools, or one of before bdist_wheel was in it; pip fetches ours
+  done(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", out, source)
   (built,) = out.glob("*.whl")
   return built
 
