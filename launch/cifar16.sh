@@ -136,7 +136,8 @@ restore "$kept/features" "$runs/features" # what was measured by one classifier 
 [ -d "$runs/features" ] || cm_jax train-features --source="zip:$runs/train16.zip" --name=cifar16 --out="$runs/features"
 evaluate edm --num_steps=18
 for student in "${students[@]}"; do
-  cm_jax search-steps --model="$runs/weights/$student" --nfe=2 --features="$runs/features" --reference="zip:$runs/train16.zip" --num=2000
+  [ -e "$kept/${student}_search_nfe_002.png" ] || # its levels came with the weights
+    cm_jax search-steps --model="$runs/weights/$student" --nfe=2 --features="$runs/features" --reference="zip:$runs/train16.zip" --num=2000
   evaluate "$student" --nfe=1 --nfe=2
 done
 cm_jax report --folder="$runs"

@@ -59,7 +59,7 @@ def _of_start(config: ml_collections.ConfigDict, method: Method) -> Iterator[str
   if method.objective.needs.start and not config.init.path:
     whose = component_name(config.objective)
     tuned = f"its paper starts {whose} from a diffusion model's weights, this run starts from random ones"
-    yield f"config.init.path = : expected a run or weights folder of one, --init=PATH: {tuned}"
+    yield f"--init = , config.init.path = : expected a run or weights folder of one: {tuned}"
 
 
 def _fitting(method: Method, wanted: bool) -> str:

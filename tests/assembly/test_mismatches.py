@@ -205,7 +205,7 @@ def test_a_method_that_tunes_a_diffusion_model_and_is_given_none_is_told(teacher
   config = config_of(objective)
   config.precond = {"name": precond}
   (told,) = build(config).cautions
-  assert told.startswith("config.init.path = : expected a run or weights folder") and "--init=PATH" in told
+  assert told.startswith("--init = , config.init.path = : expected a run or weights folder")
   config.init.path, config.run.on_mismatch = teacher, "allow"
   assert not any("init.path" in line for line in build(config).cautions)
 

@@ -23,6 +23,7 @@ case $3 in
   convert | edit | train-features) mkdir -p "$out" && touch "$out/grid.png"
     echo '{"licence": "yours"}' >"$out/model.json" ;;
   evaluate) mkdir -p "$out/samples" && touch "$out/evaluations.jsonl" "$out/samples/nfe_${nfe:-035}.png" ;;
+  search-steps) touch "$model/search_nfe_002.png" ;;
   report) touch runs/cifar16/{report.md,report.json,loss_curves.png} ;;
   compare) touch "$out" "${out%.png}.json" ;;
   *) [ -z "$out" ] || { mkdir -p "$(dirname "$out")" && touch "$out"; } ;;
@@ -95,13 +96,16 @@ def test_all_of_it_and_again_nothing_is_trained_twice(place):
   assert flag([line for line in everything if "search" not in line], "nfe") == ["1", "2"] * 3 + ["1,2"]
   weights = results / "weights" / "cifar16-sct"
   assert [path.name for path in weights.iterdir()] == ["model.json"]
-  assert (kept / "sct_grid.png").exists()
+  assert {"sct_grid.png", "sct_search_nfe_002.png"} <= found
   assert (weights / "model.json").read_text() == '{"licence": "Apache-2.0"}\n'
   assert not list(kept.rglob("checkpoints"))  # of runs that are done the weights are kept
   # elsewhere: what is kept is taken, and no training is begun again
   shutil.rmtree(place / "runs")
   assert script(place, f"--archive={place / 'a b.tar'}").returncode == 0
-  assert calls(place, "train") == []  # nor the classifier, by which others of these runs were measured
+  again = calls(place, "")
+  assert flag(again, "model")  # measured again, but
+  # nothing trained, nor the classifier, by which others of these runs were measured, and no level searched
+  assert not [line for line in again if line.split()[2] in ("train", "train-features", "search-steps")]
   assert (place / "runs" / "cifar16" / "weights" / "cd" / "model.json").exists()
 
 
