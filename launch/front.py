@@ -11,12 +11,14 @@ points fill the same square.
 
 import argparse
 import itertools
+import tempfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from PIL import Image
 
 from cm_jax import load_model
 from cm_jax.cli.config_flags import find_config, read_file
@@ -65,16 +67,13 @@ def drawn_smaller(model: Model, sigma: float) -> float:
   return float(deviation / np.hypot(sigma, deviation))
 
 
-def grid(images: np.ndarray, columns: int) -> np.ndarray:
-  """Return uint8 images [N, H, W, C] side by side, enlarged, with a grey gap: [h, w, 3]."""
-  scale = style.enlargement(*images.shape[1:3])
-  large = images.repeat(scale, 1).repeat(scale, 2)
-  gap = style.gap(*large.shape[1:3])
-  large = np.pad(large, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=style.GAP)
-  count, height, width, channels = large.shape
-  sheet = large.reshape(count // columns, columns, height, width, channels).swapaxes(1, 2)
-  sheet = sheet.reshape(count // columns * height, columns * width, channels)[:-gap, :-gap]
-  return np.broadcast_to(sheet, (*sheet.shape[:2], 3))
+def grid(images: np.ndarray) -> np.ndarray:
+  """Return uint8 images [N, H, W, C] as `sample` draws them side by side: [h, w, 3]."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder, "grid.png")
+    pictures.save_grid(images, path)
+    with Image.open(path) as sheet:
+      return np.asarray(sheet.convert("RGB"))
 
 
 def draw(teacher: Model, student: Model, images: np.ndarray, what: str, out: str) -> None:
@@ -101,7 +100,7 @@ def draw(teacher: Model, student: Model, images: np.ndarray, what: str, out: str
     panels[1].scatter(*walked[0].T, s=7, c=style.FAINT, linewidths=0, zorder=3)
     panels[1].scatter(*walked[-1].T, s=9, c=tints, linewidths=0, zorder=4)
     panels[2].scatter(*made.T, s=5, c=COLOURS(place_on_roll(made)), linewidths=0, alpha=0.8)
-    panels[3].imshow(grid(images, int(np.sqrt(len(images)))))
+    panels[3].imshow(grid(images))
     titles = (
       "the learned function f(x, σ):\nnoise, coloured by where it is taken",
       "the teacher walks there:\n79 evaluations a path",

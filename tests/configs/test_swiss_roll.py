@@ -45,7 +45,7 @@ def test_the_tutorial_runs_and_draws(roll, tmp_path, monkeypatch, capsys):
   for line in lines:
     words = shlex.split(line)
     if words[1] == "launch/front.py":
-      monkeypatch.setattr(sys, "argv", ["front.py", "--model=digits-cd", "--num=4", "--out=front.png"])
+      monkeypatch.setattr(sys, "argv", ["front.py", "--model=digits-cd", "--num=5", "--out=front.png"])
       front().main()
       continue
     small = {"train": ["--config.run.num_steps=2", "--noprogress"], "sample": ["--num=20"]}[words[3]]
