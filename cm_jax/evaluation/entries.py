@@ -1,5 +1,6 @@
 """Records of a run, put together: one entry a data set and way of sampling, as reports and tables show it."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from cm_jax.evaluation.records import Record
 from cm_jax.evaluation.references import data_name
 from cm_jax.storage.run import identity, read_config
 
+# What may differ, beside the seed, between records whose mean over the seeds is taken.
+_OF_EACH = {"value", "seed", "seconds", "images_per_second", "device", "versions", "commit"}
 BESIDE = "inception"  # what is measured in its features stands beside FID, in the table of the data
 
 
@@ -75,6 +78,8 @@ def entries_of(
 ) -> list[dict[str, Any]]:
   """Return the entries of records of a run, one a data set and number of network evaluations, of the newest.
 
+  What was measured alike with several seeds of samples is their mean; which they are is "sampling_seeds".
+
   Args:
     method: What they are called.
     records: Oldest first.
@@ -96,15 +101,19 @@ def entries_of(
     mine = [r for r in records if data_of(r) in (None, name)]
     ours = {r.metric: r for r in mine if r.nfe == nfe}
     real = {r.metric: r for r in mine if r.nfe is None}
-    values, whose = _values(ours, real, name)
+    seeds = {metric: of_seeds(record, mine) for metric, record in ours.items()}
+    means = {metric: _mean(record, seeds[metric]) for metric, record in ours.items()}
+    values, whose = _values(means, real, name)
     speed = next((r for r in reversed(mine) if (r.metric, r.nfe) == ("images_per_second", nfe)), None)
     if whose is None:
       continue
+    several = list(seeds[whose.metric])
     entries.append(
       {
         "method": method,
         "data": name,
         "nfe": nfe,
+        **({"sampling_seeds": several} if len(several) > 1 else {}),
         "sigmas": None if whose.sigmas is None else list(whose.sigmas),
         **values,
         "images_per_second": None if speed is None else speed.value,
@@ -116,6 +125,23 @@ def entries_of(
       }
     )
   return entries
+
+
+def of_seeds(record: Record, records: Sequence[Record]) -> Mapping[int | None, Record]:
+  """Return the records that are like one but for the seed of the samples, the newest of each seed; the record
+  itself if it does not say its seed."""
+  if record.seed is None:
+    return {None: record}
+  alike = lambda other: [str(value) for name, value in vars(other).items() if name not in _OF_EACH]
+  same = [other for other in records if other.seed is not None and alike(other) == alike(record)]
+  return dict(sorted({other.seed: other for other in same}.items()))
+
+
+def _mean(record: Record, of: Mapping[int | None, Record]) -> Record:
+  """Return a record with the mean of some; with none, where one of them has none."""
+  values = [other.value for other in of.values() if other.value is not None]
+  mean = sum(values) / len(values) if len(values) == len(of) else None
+  return dataclasses.replace(record, value=mean)
 
 
 def _values(

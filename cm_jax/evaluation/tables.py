@@ -85,6 +85,8 @@ def about(tables: Mapping[str, Entries], values: Set[str] | None = None) -> str:
     for data, entries in tables.items()
     if metric in metrics_of(entries).values() and (values is None or not values.isdisjoint(metric.records))
   )
+  if any("sampling_seeds" in entry for entries in tables.values() for entry in entries):
+    said["seeds: of the samples; the values are means over them."] = None
   return textwrap.fill(" ".join(said), 130)
 
 
@@ -98,6 +100,7 @@ def table(entries: Entries, more: Mapping[str, str] | None = None) -> str:
   columns = {
     "method": "{method}",
     **(more or {}),
+    **({"seeds": "{seeds}"} if any("sampling_seeds" in entry for entry in entries) else {}),
     "NFE": "{nfe}",
     "sigmas": "{shown}",
     **titles(entries),
@@ -107,7 +110,9 @@ def table(entries: Entries, more: Mapping[str, str] | None = None) -> str:
   }
   rows = [list(columns)]
   for entry in entries:
-    cells = {**dict.fromkeys(_names(columns.values())), **entry, "shown": _sigmas(entry["sigmas"])}
+    seeds = ", ".join(map(str, entry.get("sampling_seeds", ()))) or None
+    made = {"shown": _sigmas(entry["sigmas"]), "seeds": seeds}
+    cells = {**dict.fromkeys(_names(columns.values())), **entry, **made}
     rows.append([_DASHES.format(form, **cells) for form in columns.values()])
   return markdown_table(rows)
 

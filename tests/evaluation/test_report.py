@@ -99,6 +99,31 @@ def test_records_of_another_config_do_not_count(tmp_path):
   assert json.loads((tmp_path / "report.json").read_text())[0]["fd"] == 0.5
 
 
+def test_sampling_seeds_are_averaged_and_named(tmp_path):
+  run = tmp_path / "cd"
+  digest = write_run(run, nfes=(1,))
+  at = lambda seed, value, **more: Record(
+    metric="fd_digits", value=value, nfe=2, config_sha256=digest, seed=seed, **{"n": 100, **more}
+  )
+  # of an older step, of fewer samples, measured again: what is newest counts, a seed at a time
+  older = [at(4, 90.0, step=7), at(5, 80.0, n=50), at(4, 70.0, commit="x")]
+  append(run / "evaluations.jsonl", [*older, at(11, 1.5), at(4, 1.0), at(6, 2.0)])
+  shown = report(tmp_path).splitlines()
+  one, two = json.loads((tmp_path / "report.json").read_text())
+  assert two["sampling_seeds"] == [4, 6, 11] and two["fd"] == 1.5 and "sampling_seeds" not in one
+  assert shown[0].startswith("| method | seeds    | NFE |")
+  assert shown[2].startswith("| cd     | -        | 1   |") and "| 0.500 " in shown[2]
+  assert shown[3].startswith("| cd     | 4, 6, 11 | 2   |") and "| 1.500 " in shown[3]
+  assert "seeds: of the samples; the values are means over them." in (tmp_path / "report.md").read_text()
+  newest = lambda: json.loads((tmp_path / "report.json").read_text())[1]
+  append(run / "evaluations.jsonl", [at(9, None)])
+  report(tmp_path)
+  assert newest()["fd"] is None  # no mean of fewer than are named
+  append(run / "evaluations.jsonl", [at(3, 8.0, n=20)])
+  report(tmp_path)
+  assert newest()["fd"] == 8.0 and "sampling_seeds" not in newest()  # it is of other samples
+
+
 def test_what_was_not_measured_is_null(tmp_path):
   write_run(tmp_path / "cd", nfes=())
   append(tmp_path / "cd" / "evaluations.jsonl", [Record(metric="fd_digits", value=1.0, nfe=1)])
@@ -187,6 +212,18 @@ def test_loss_curves_have_a_panel_a_quantity_and_a_legend(tmp_path, monkeypatch)
   assert not empty.axison and len(measured.lines) == 1
   assert measured.lines[0].get_xydata().tolist() == [[20, 4.5], [40, 2.25], [60, 1.5], [80, 1.125]]
   assert other.lines[0].get_xydata().tolist() == [[5, 2]]
+
+
+def test_a_loss_that_sinks_below_zero_is_seen(tmp_path, monkeypatch):
+  """That of sCM and of EDM2's uncertainty: a logarithmic axis showed none of it."""
+  drawn = figures(monkeypatch)
+  sinking = [{"step": i, "loss": 0.5 - i} for i in range(1, 9)]
+  plot_losses(
+    {"sct": sinking, "cd": [{"step": 1, "loss": 0.25}, {"step": 2, "loss": 4.0}]}, tmp_path / "x.png"
+  )
+  low, high = drawn[0].axes[0].get_ylim()
+  assert low <= -7.5 < -0.5 <= high
+  assert [panel.get_yscale() for panel in drawn[0].axes] == ["linear", "log"]
 
 
 def test_a_methods_bars_stand_over_its_name(tmp_path, monkeypatch):
