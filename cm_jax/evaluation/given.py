@@ -123,7 +123,7 @@ class SourceImages:
       for index, image in zip(rows, images, strict=True):
         if image.shape != self.shape:
           given, wanted = ("x".join(map(str, shape)) for shape in (image.shape, self.shape))
-          raise UserError(f"{self.spec}, image {index}", given, f"{wanted} as the first, or a --crop")
+          raise UserError(f"{self.spec}, image {index}", given, f"{wanted} as the first, or a crop")
       yield np.stack(images)
 
 

@@ -21,8 +21,7 @@ def check_shape(name: str, shape: tuple[int, ...], first_name: str, first_shape:
   """Raise UserError unless an image has the height, width and channels of the set's first one."""
   if shape != first_shape:
     given, wanted = ("x".join(map(str, size)) for size in (shape, first_shape))
-    wanted = f"{wanted} (height x width x channels) as in {first_name}"
-    raise UserError(name, given, f"{wanted}, or a crop (--crop, config.data.crop)")
+    raise UserError(name, given, f"{wanted} (height x width x channels) as in {first_name}, or a crop")
 
 
 class EncodedImages(abc.ABC):
