@@ -90,6 +90,7 @@ def ended(experiment: "Experiment", workdir: str, step: int, goodput: "Goodput |
     goodput: How its time was spent; None if there was nothing left to do.
   """
   from cm_jax import cli
+  from cm_jax.assembly.method import length_of
   from cm_jax.storage.run import RunFolder
 
   config, program = experiment.config, cli.program()
@@ -103,7 +104,7 @@ def ended(experiment: "Experiment", workdir: str, step: int, goodput: "Goodput |
   lines.append(f"next: {program} sample --workdir={workdir} --num=64 --out={workdir}.png")
   if experiment.method.objective.trains == "diffusion":
     lines.append(f"      {program} train --config=CONFIG.py --teacher={workdir} --workdir=...   # distil it")
-  if config.num_images and step * config.batch_size < config.num_images:
+  if step < length_of(config):
     lines.append(
       f"      {program} train --workdir={workdir} --config.run.num_steps=0   # on, to the run's end"
     )

@@ -55,6 +55,17 @@ def test_header_lines_and_what_is_next(tmp_path, capsys):
   assert "run: step" not in said.err
 
 
+def test_a_run_at_its_end_is_not_to_go_on(tmp_path, capsys):
+  """Of 74 images in batches of 16 it has 5 steps less 6 images, or 4 of 72 and 8 images too many."""
+  (tmp_path / "config.py").write_text(CONFIG)
+  for images, step in ((74, 5), (72, 4)):
+    command = ["train", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / str(images)}"]
+    more = [f"--config.num_images={images}", "--config.run.num_steps=0", "--noprogress"]
+    assert cli.run([*command, *more]) == 0
+    said = capsys.readouterr().out
+    assert f"trained to step {step}" in said and "next: " in said and "to the run's end" not in said
+
+
 def test_a_dry_run_says_all_and_writes_nothing(tmp_path, capsys):
   (tmp_path / "config.py").write_text(CONFIG)
   command = ["train", f"--config={tmp_path / 'config.py'}", "--config.noise.rho=5", "--dry_run"]
