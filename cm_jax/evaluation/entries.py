@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -63,13 +63,36 @@ def _pattern(template: str) -> str:
   return re.escape(template).replace(re.escape("{data}"), "(.+)")
 
 
-def data_of(record: Record) -> str | None:
-  """Return the data set, or the published features, that a record belongs to; None: to any."""
+Labels = Mapping[tuple[str | None, str | None], Set[str]]
+
+
+def labels_of(records: Sequence[Record]) -> Labels:
+  """Return what data or features the names of records call, by reference and hash of the network."""
+  found: dict[tuple[str | None, str | None], set[str]] = {}
+  for record in records:
+    if (label := _label(record)) is not None:
+      found.setdefault((record.reference, record.features_hash), set()).add(label)
+  return found
+
+
+def data_of(record: Record, labels: Labels) -> str | None:
+  """Return the data set, or the published features, that a record belongs to; None: to any.
+
+  A metric that names neither, such as the class entropy, stands with the distance that was measured by the
+  same network against the same images.
+
+  Args:
+    record: What was measured.
+    labels: Of all records.
+  """
   about = named(record.metric)
   if about is None:
     return None
   if about.label not in (None, BESIDE) or record.reference is None:
     return about.label
+  beside = labels.get((record.reference, record.features_hash), set())
+  if about.label is None and len(beside) == 1 and BESIDE not in beside:
+    return next(iter(beside))
   return data_name(record.reference)
 
 
@@ -90,7 +113,9 @@ def entries_of(
   digest = identity(stored) if stored else None
   last = last or {}
   samples = [record for record in records if (about := named(record.metric)) and not about.is_real]
-  data = {(data_of(record), record.nfe) for record in samples}
+  labels = labels_of(records)
+  of = {id(record): data_of(record, labels) for record in records}
+  data = {(of[id(record)], record.nfe) for record in samples}
   sets = sorted(
     {(name, nfe) for name, nfe in data if name is not None}, key=lambda pair: (pair[0], pair[1] or 0)
   )
@@ -98,7 +123,7 @@ def entries_of(
     sets = sorted({("samples", record.nfe) for record in samples}, key=lambda pair: pair[1] or 0)
   entries = []
   for name, nfe in sets:
-    mine = [r for r in records if data_of(r) in (None, name)]
+    mine = [r for r in records if of[id(r)] in (None, name)]
     ours = {r.metric: r for r in mine if r.nfe == nfe}
     real = {r.metric: r for r in mine if r.nfe is None}
     seeds = {metric: of_seeds(record, mine) for metric, record in ours.items()}

@@ -156,6 +156,25 @@ def test_other_data_have_a_table_of_their_own(tmp_path):
   assert (tmp_path / "report.md").read_text().startswith("# FD-digits, FD-folder and speed by method\n")
 
 
+def test_what_one_network_measured_against_one_set_is_one_table(tmp_path):
+  """Also where its distance is called by another name than the set: train-features --name."""
+  digest = write_run(tmp_path / "cd", nfes=())
+  by = {"nfe": 1, "config_sha256": digest, "reference": "folder:pets"}
+  own, other = {**by, "features_hash": "a1"}, {**by, "features_hash": "b2"}
+  found = [Record(metric="fd_pets", value=3.0, **own), Record(metric="class_entropy", value=0.75, **own)]
+  append(tmp_path / "cd" / "evaluations.jsonl", found)
+  shown = report(tmp_path)
+  assert len(shown.splitlines()) == 3 and "| 3.000 " in shown and "| 0.750 " in shown
+  more = [
+    Record(metric="fid", value=9.0, **other),
+    Record(metric="nn_distance", value=2.5, **other),
+  ]
+  append(tmp_path / "cd" / "evaluations.jsonl", more)
+  report(tmp_path)
+  entries = json.loads((tmp_path / "report.json").read_text())
+  assert [(entry["data"], entry["nn_distance"]) for entry in entries] == [("folder", 2.5), ("pets", None)]
+
+
 def test_a_folder_without_a_config_is_reported_as_the_weights_that_were_measured(tmp_path):
   write_run(tmp_path / "weights", nfes=(1,))
   (tmp_path / "weights" / "config.json").unlink()
