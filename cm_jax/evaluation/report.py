@@ -124,8 +124,8 @@ def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:
-  """Draw smoothed loss against step, one panel a run, logarithmic upwards if it is positive; below it what
-  was measured of the run's samples while it was trained, a panel a quantity."""
+  """Draw smoothed loss against step, one panel a run, logarithmic upwards unless it is negative; below it
+  what was measured of the run's samples while it was trained, a panel a quantity."""
   names = [name for metric in METRICS.values() for name in metric.records]
   measured = [name for name in names if any(_curve(found, name) for found in metrics.values())]
   rows = 1 + len(measured)
@@ -139,7 +139,7 @@ def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.
         window = max(1, len(values) // 20)
         top.plot(steps, values, color=style.FAINT, linewidth=0.8, label="logged")
         top.plot(steps, smooth(values, window), color="C0", label=f"mean of {window}")
-        _upwards(top, values)
+        pictures.log_axis(top, "y", values)
         top.legend()
       for panel, name in zip(below, measured, strict=True):
         points = _curve(found, name)
@@ -147,18 +147,11 @@ def plot_losses(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.
           panel.set_axis_off()
           continue
         panel.plot(*zip(*points, strict=True), color="C1", marker=".", label="of samples")
-        _upwards(panel, [value for _, value in points])
+        pictures.log_axis(panel, "y", [value for _, value in points])
         panel.set(xlabel="step", ylabel=name)
         panel.legend()
     if len(metrics) > 1:
       figure.suptitle("each run's own loss: heights do not compare between panels")
-
-
-def _upwards(panel: Any, values: Sequence[float]) -> None:
-  """Make the upward axis logarithmic, unless a value is not positive: a loss that is weighted by its learned
-  uncertainty, such as sCM's, sinks below 0."""
-  if min(values) > 0:
-    pictures.log_axis(panel, "y", values)
 
 
 def _curve(found: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

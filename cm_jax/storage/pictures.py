@@ -225,16 +225,23 @@ def figure(path: epath.PathLike, width: float, height: float) -> Iterator[Any]:
 def log_axis(panel: Any, which: str, values: Sequence[float | None]) -> None:
   """Make an axis of a panel logarithmic, with ticks that are plain numbers, also where it spans no decade.
 
+  It stays linear where a value is negative, as losses that are weighted by a learnt uncertainty come to be,
+  or all are zero.
+
   Args:
     panel: Matplotlib's axes.
     which: "x" or "y".
-    values: What is drawn along it; what is not positive and finite is not drawn.
+    values: What is drawn along it; what is not finite is not drawn, nor a zero if the axis is logarithmic.
   """
   from matplotlib import ticker
 
-  shown = [value for value in values if value is not None and math.isfinite(value) and value > 0]
-  panel.set(**{f"{which}scale": "log"})
+  finite = [value for value in values if value is not None and math.isfinite(value)]
+  shown = [value for value in finite if value > 0]
   axis = {"x": panel.xaxis, "y": panel.yaxis}[which]
+  if finite and (min(finite) < 0 or not shown):
+    axis.set_major_formatter(ticker.StrMethodFormatter(style.NUMBER))
+    return
+  panel.set(**{f"{which}scale": "log"})
   span = max(shown) / min(shown) if shown else 1.0
   steps = (1.0, 2.0, 5.0) if span < 300 else (1.0,)
   few = span < 8  # less than three of those ticks would be seen

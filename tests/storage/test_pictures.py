@@ -142,6 +142,21 @@ def test_a_logarithmic_axis_has_plain_ticks(values, tmp_path):
   assert len(seen) >= (3 if len(values) > 1 else 0)
 
 
+@pytest.mark.parametrize(
+  ("values", "scale"), [((2.0, -3.5), "linear"), ((0.0,), "linear"), ((4.0, 0.0, 1.0), "log")]
+)
+def test_what_is_negative_is_seen(values, scale, tmp_path):
+  """Of sCM's loss a logarithmic axis showed nothing."""
+  with figure(tmp_path / "a.png", 3, 3) as drawn:
+    panel = drawn.subplots()
+    panel.plot(range(len(values)), values)
+    log_axis(panel, "y", values)
+  low, high = panel.get_ylim()
+  assert panel.get_yscale() == scale
+  assert low <= min(value for value in values if scale == "linear" or value > 0) <= max(values) <= high
+  assert any(low < tick < high for tick in panel.yaxis.get_major_locator()())
+
+
 def test_the_style_is_that_of_the_picture_only(tmp_path):
   before = matplotlib.rcParams["legend.frameon"], matplotlib.rcParams["text.color"]
   with figure(tmp_path / "a.png", 3, 2) as drawn:
