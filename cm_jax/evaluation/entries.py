@@ -101,7 +101,7 @@ def entries_of(
 ) -> list[dict[str, Any]]:
   """Return the entries of records of a run, one a data set and number of network evaluations, of the newest.
 
-  What was measured alike with several seeds of samples is their mean; which they are is "sampling_seeds".
+  What was measured alike with several seeds of samples is their mean; "sampling_seeds" are all of a row.
 
   Args:
     method: What they are called.
@@ -121,24 +121,25 @@ def entries_of(
   )
   if not sets and samples:  # what says no more than its own name
     sets = sorted({("samples", record.nfe) for record in samples}, key=lambda pair: pair[1] or 0)
+  alike = {id(record): group for group in by_seed(records) for record in group.values()}
   entries = []
   for name, nfe in sets:
     mine = [r for r in records if of[id(r)] in (None, name)]
     ours = {r.metric: r for r in mine if r.nfe == nfe}
     real = {r.metric: r for r in mine if r.nfe is None}
-    seeds = {metric: of_seeds(record, mine) for metric, record in ours.items()}
-    means = {metric: _mean(record, seeds[metric]) for metric, record in ours.items()}
-    values, whose = _values(means, real, name)
+    groups = {metric: alike[id(r)] for metric, r in ours.items() if id(r) in alike and named(metric)}
+    means = {metric: _mean(ours[metric], group) for metric, group in groups.items()}
+    values, whose = _values({**ours, **means}, real, name)
     speed = next((r for r in reversed(mine) if (r.metric, r.nfe) == ("images_per_second", nfe)), None)
     if whose is None:
       continue
-    several = list(seeds[whose.metric])
+    seeds = sorted({seed for group in groups.values() for seed in group})
     entries.append(
       {
         "method": method,
         "data": name,
         "nfe": nfe,
-        **({"sampling_seeds": several} if len(several) > 1 else {}),
+        **({"sampling_seeds": seeds} if len(seeds) > 1 else {}),
         "sigmas": None if whose.sigmas is None else list(whose.sigmas),
         **values,
         "images_per_second": None if speed is None else speed.value,
@@ -152,20 +153,24 @@ def entries_of(
   return entries
 
 
-def of_seeds(record: Record, records: Sequence[Record]) -> Mapping[int | None, Record]:
-  """Return the records that are like one but for the seed of the samples, the newest of each seed; the record
-  itself if it does not say its seed."""
-  if record.seed is None:
-    return {None: record}
-  alike = lambda other: [str(value) for name, value in vars(other).items() if name not in _OF_EACH]
-  same = [other for other in records if other.seed is not None and alike(other) == alike(record)]
-  return dict(sorted({other.seed: other for other in same}.items()))
+def by_seed(records: Sequence[Record]) -> list[dict[int, Record]]:
+  """Return the records that say the seed of their samples, those together that are alike but for it: the
+  newest of each seed, in the order of the seeds."""
+  groups: dict[tuple[str, ...], dict[int, Record]] = {}
+  for record in records:
+    if record.seed is not None:
+      groups.setdefault(_but_seed(record), {})[record.seed] = record
+  return [dict(sorted(group.items())) for group in groups.values()]
 
 
-def _mean(record: Record, of: Mapping[int | None, Record]) -> Record:
-  """Return a record with the mean of some; with none, where one of them has none."""
-  values = [other.value for other in of.values() if other.value is not None]
-  mean = sum(values) / len(values) if len(values) == len(of) else None
+def _but_seed(record: Record) -> tuple[str, ...]:
+  return tuple(str(value) for name, value in vars(record).items() if name not in _OF_EACH)
+
+
+def _mean(record: Record, group: Mapping[int, Record]) -> Record:
+  """Return a record with the mean of its group; with none, where one of them has none."""
+  values = [other.value for other in group.values() if other.value is not None]
+  mean = sum(values) / len(values) if len(values) == len(group) else None
   return dataclasses.replace(record, value=mean)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from cm_jax.evaluation.conventions import FULL, USUAL
-from cm_jax.evaluation.entries import entries_of, metrics_of, named
+from cm_jax.evaluation.entries import by_seed, entries_of, metrics_of, named
 from cm_jax.evaluation.metrics import METRICS, ON_REQUEST
 from cm_jax.evaluation.records import Record
 from cm_jax.storage.tables import markdown_table
@@ -86,7 +86,7 @@ def about(tables: Mapping[str, Entries], values: Set[str] | None = None) -> str:
     if metric in metrics_of(entries).values() and (values is None or not values.isdisjoint(metric.records))
   )
   if any("sampling_seeds" in entry for entries in tables.values() for entry in entries):
-    said["seeds: of the samples; the values are means over them."] = None
+    said["seeds: of the samples; a value is the mean over those it was measured with."] = None
   return textwrap.fill(" ".join(said), 130)
 
 
@@ -160,19 +160,14 @@ def rows_of(records: Sequence[Record], run: epath.PathLike, last: Mapping[str, A
 
 def over_seeds(records: Sequence[Record]) -> list[str]:
   """Return a line for each value that was measured with several seeds: all of them, their mean, the least."""
-  groups: dict[tuple[Any, ...], dict[int, float]] = {}
-  for record in records:
-    if record.seed is None or record.value is None or record.metric == "images_per_second":
-      continue
-    key = (record.metric, record.nfe, record.sigmas, record.step, record.average)
-    groups.setdefault(key, {})[record.seed] = record.value
   lines = []
-  for (metric, nfe, *_), found in groups.items():
+  for group in by_seed([record for record in records if named(record.metric)]):
+    found = {seed: record.value for seed, record in group.items() if record.value is not None}
     if len(found) > 1:
-      values, seeds = list(found.values()), ", ".join(map(str, found))
-      shown = ", ".join(f"{value:.4g}" for value in values)
-      summary = f"mean {sum(values) / len(values):.4g}, min {min(values):.4g}"
-      lines.append(f"{metric}, {nfe} NFE, seeds {seeds}: {shown}; {summary}")
+      first, seeds = next(iter(group.values())), ", ".join(map(str, found))
+      shown = ", ".join(f"{value:.4g}" for value in found.values())
+      summary = f"mean {sum(found.values()) / len(found):.4g}, min {min(found.values()):.4g}"
+      lines.append(f"{first.metric}, {first.nfe} NFE, seeds {seeds}: {shown}; {summary}")
   return lines
 
 

@@ -114,12 +114,22 @@ def test_sampling_seeds_are_averaged_and_named(tmp_path):
   assert shown[0].startswith("| method | seeds    | NFE |")
   assert shown[2].startswith("| cd     | -        | 1   |") and "| 0.500 " in shown[2]
   assert shown[3].startswith("| cd     | 4, 6, 11 | 2   |") and "| 1.500 " in shown[3]
-  assert "seeds: of the samples; the values are means over them." in (tmp_path / "report.md").read_text()
+  assert (
+    "seeds: of the samples; a value is the mean over those it was measured with."
+    in (tmp_path / "report.md").read_text()
+  )
   newest = lambda: json.loads((tmp_path / "report.json").read_text())[1]
+  distance = Record(metric="nn_distance", value=3.0, nfe=2, config_sha256=digest, seed=8, n=100)
+  append(run / "evaluations.jsonl", [distance])
+  report(tmp_path)
+  assert newest()["sampling_seeds"] == [4, 6, 8, 11] and (newest()["fd"], newest()["nn_distance"]) == (
+    1.5,
+    3.0,
+  )
   append(run / "evaluations.jsonl", [at(9, None)])
   report(tmp_path)
   assert newest()["fd"] is None  # no mean of fewer than are named
-  append(run / "evaluations.jsonl", [at(3, 8.0, n=20)])
+  append(run / "evaluations.jsonl", [at(8, 8.0, n=20)])
   report(tmp_path)
   assert newest()["fd"] == 8.0 and "sampling_seeds" not in newest()  # it is of other samples
 
