@@ -6,6 +6,8 @@ stored file says (a run's config.json, a model.json) counts only where the same 
 
 import contextlib
 import importlib
+import os
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -16,6 +18,7 @@ from cm_jax.errors import UserError
 SCHEME = "python:"
 _named: set[str] = set()  # what was named now
 _entered: list[tuple[MutableMapping[str, Any], str]] = []  # which of it entered a registry
+_places: list[str] = []  # where it is looked for beside what is installed
 
 
 def is_code(name: object) -> bool:
@@ -48,6 +51,14 @@ def allow(value: Any) -> None:
   _named.update(names_in(value))
 
 
+def look_beside(file: str | os.PathLike) -> None:
+  """Let what lies beside a config file be imported, after all that could be before."""
+  folder = os.path.dirname(os.path.abspath(file))
+  if folder not in sys.path:
+    sys.path.append(folder)
+    _places.append(folder)
+
+
 def not_named(value: Any) -> list[str]:
   """Return the names of code in what a stored file says that were not named now."""
   return [name for name in names_in(value) if name not in _named]
@@ -55,8 +66,9 @@ def not_named(value: Any) -> list[str]:
 
 @contextlib.contextmanager
 def named_in_the_block() -> Iterator[None]:
-  """Forget at the end of the block what was named in it: the next command has to name it itself."""
-  named, entered = set(_named), len(_entered)
+  """Forget at the end of the block what was named in it and where it lay: the next command has to name it
+  itself."""
+  named, entered, places = set(_named), len(_entered), len(_places)
   try:
     yield
   finally:
@@ -64,6 +76,10 @@ def named_in_the_block() -> Iterator[None]:
     for registry, name in _entered[entered:]:
       registry.pop(name, None)
     del _entered[entered:]
+    for folder in _places[places:]:
+      with contextlib.suppress(ValueError):  # the person's code took it out itself
+        sys.path.remove(folder)
+    del _places[places:]
 
 
 def look_up(registry: Mapping[str, Any], name: object) -> Any:

@@ -236,6 +236,7 @@ def test_the_objective_that_is_shown_trains(tmp_path, monkeypatch, capsys):
   (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1])
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(str(tmp_path))
+  monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's: there it stays in the process
   words = shlex.split(INLINE.search(section)[1].removeprefix("cm_jax "))
   small = ["--config.network=toy", "--config.run.num_steps=3", "--config.run.num_samples=0", "--noprogress"]
   assert cli.run(words + small) == 0, capsys.readouterr().err

@@ -4,8 +4,6 @@ included, can be set by a flag."""
 import ast
 import importlib.util
 import inspect
-import os
-import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +60,7 @@ def teacher_network(spec: str) -> dict[str, Any] | None:
 
 def _module(spec: str) -> types.ModuleType:
   path = find_config(spec.partition(":")[0])
-  sys.path.append(os.path.dirname(os.path.abspath(path)))
+  outside.look_beside(path)
   module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
   if module_spec is None or module_spec.loader is None:
     raise UserError("--config", spec, "a Python file with get_config()")

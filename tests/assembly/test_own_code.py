@@ -191,3 +191,17 @@ def test_anothers_network_is_not_named_by_asking_for_the_network_of_a_teacher(ow
   with pytest.raises(UserError, match="--code=python:own_parts:Linear"):
     load_model(own / "run")
   assert not ran(own)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_next_command_does_not_look_where_the_last_ones_config_lay(own, monkeypatch, capsys, fails):
+  """Two configs of one process, each with a module of the same name beside it."""
+  monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+  before = [*sys.path]
+  line = ["train", f"--workdir={own / 'run'}", "--dry_run", "--config.network.name=python:own_parts:Linear"]
+  assert cli.run([*line, "--config=config.py", *["--config.network.hiden=3"] * fails]) == (2 if fails else 0)
+  assert sys.path == before and ran(own)
+  (own / "other").mkdir()
+  (own / "other" / "config.py").write_text(CONFIG)
+  assert cli.run([*line, "--config=other/config.py"]) == 2
+  assert "No module named 'own_parts'" in capsys.readouterr().err
