@@ -67,7 +67,9 @@ class Scm(Objective):
     c: Of the tangent normalisation g / (||g|| + c), one plain L2 norm per example.
     clip: If positive, the tangent is clipped to [-clip, clip] instead of normalised (the paper's alternative,
       with 1).
-    adaptive: Learn the weight e^w(t) (`params["weighting"]`); False: w = 0.
+    adaptive: Learn the weight e^w(t) (`params["weighting"]`), from 0; False: w = 0. Where tangents are much
+      longer than c its optimum is log D at every t, which weighs the levels as w = 0 does; in a short run
+      only the levels that are drawn often come there, and weigh up to D times as much as the others.
     scales: If given, the discrete-time fallback (dsCM): the target is one DDIM step away, on the Karras grid
       with N(k) points, and no derivative is taken. It tends to the tangent above as N grows, and loses digits
       beyond N = 1024 in float32.
