@@ -68,8 +68,9 @@ class Scm(Objective):
     clip: If positive, the tangent is clipped to [-clip, clip] instead of normalised (the paper's alternative,
       with 1).
     adaptive: Learn the weight e^w(t) (`params["weighting"]`), from 0; False: w = 0. Where tangents are much
-      longer than c its optimum is log D at every t, which weighs the levels as w = 0 does; in a short run
-      only the levels that are drawn often come there, and weigh up to D times as much as the others.
+      longer than c its optimum is log D at every t, which weighs the levels as w = 0 does. In a short run
+      only the levels that are drawn often come there, and weigh D times as much as the others, or more: look
+      at `log_weight` among the metrics, w by noise level.
     scales: If given, the discrete-time fallback (dsCM): the target is one DDIM step away, on the Karras grid
       with N(k) points, and no derivative is taken. It tends to the tangent above as N grows, and loses digits
       beyond N = 1024 in float32.
@@ -146,7 +147,8 @@ class Scm(Objective):
     per_example = jnp.exp(w) * error - w
     rms = norm / math.sqrt(math.prod(g.shape[1:]))
     metrics = {"tangent_norm": rms.mean(), **self.progress(step)}
-    return ObjectiveOutput(per_example.mean(), per_example, sigma, metrics, {"tangent_norm": rms})
+    by_level = {"tangent_norm": rms, **({"log_weight": w} if self.adaptive else {})}
+    return ObjectiveOutput(per_example.mean(), per_example, sigma, metrics, by_level)
 
   def tangent(
     self, params: Params, context: Context, batch: Batch, draws: ScmDraws, step: Array

@@ -153,6 +153,7 @@ def test_the_loss_has_the_gradient_of_the_normalised_pull(x64, fields):
   np.testing.assert_allclose(
     loss(params).per_example, jnp.exp(w) * np.mean(np.square(used), axis=(1, 2, 3)) - w, rtol=1e-10
   )
+  np.testing.assert_allclose(loss(params).by_level["log_weight"], w, rtol=1e-12)
   pull = lambda net: jnp.mean(jnp.exp(w) * (-2 * F_of(net) * used).mean(axis=(1, 2, 3)))
   got, want = jax.grad(lambda params: loss(params).loss)(params)["net"], jax.grad(pull)(params["net"])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), got, want)
